@@ -1,0 +1,56 @@
+"""Renders of the template as it is on disk, isolated from the machine's own settings."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+
+ROOT = Path(__file__).parents[1]
+Render = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of this machine's user reaches git, Copier, SQLMesh or Dagster."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "gitconfig").write_text("[user]\nname = Ada\nemail = ada@example.com\n")
+    (home / "copier.yml").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_CACHE_DIR", os.getenv("PIP_CACHE_DIR", str(Path.home() / ".cache/pip")))
+        patch.setenv("HOME", str(home))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(home / "gitconfig"))
+        patch.setenv("COPIER_SETTINGS_PATH", str(home / "copier.yml"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of this repository, uncommitted ones too, outside git."""
+    copy = tmp_path_factory.mktemp("template")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listing = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in filter(None, listing.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def render(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """`render(sample="minimal")` is a project with these answers; one per session, so only read it."""
+    renders: dict[tuple[tuple[str, str], ...], Path] = {}
+
+    def render_once(**answers: str) -> Path:
+        key = tuple(sorted(answers.items()))
+        if key not in renders:
+            project = tmp_path_factory.mktemp("render") / "project"
+            run_copy(str(source), project, data=answers, defaults=True, unsafe=False, quiet=True)
+            renders[key] = project
+        return renders[key]
+
+    return render_once
