@@ -1,0 +1,67 @@
+"""SQLMesh configuration: one DuckDB file for data and state, wherever the command is started."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlmesh.core.config import (
+    Config,
+    DuckDBConnectionConfig,
+    GatewayConfig,
+    LinterConfig,
+    ModelDefaultsConfig,
+    RunConfig,
+)
+from sqlmesh.core.config.format import FormatConfig
+from sqlmesh.utils import yaml
+
+SQLMESH_PROJECT = Path(__file__).resolve().parent
+PROJECT = SQLMESH_PROJECT.parent
+
+
+def locate_warehouse() -> Path:
+    """A relative `WAREHOUSE_PATH` starts at the project's root, not at the working directory."""
+    return PROJECT / (os.environ.get("WAREHOUSE_PATH") or "warehouse.duckdb")
+
+
+def create_missing_raw_tables() -> Iterator[str]:
+    """Yield statements that let a plan build the staging views before the first load.
+
+    A table that was loaded is left alone. An empty one cannot pass unseen: each staging model has
+    a blocking `number_of_rows` audit.
+    """
+    yield "CREATE SCHEMA IF NOT EXISTS raw"
+    for path in sorted((SQLMESH_PROJECT / "external_models").glob("*.yaml")):
+        for table in yaml.load(path):
+            columns = ", ".join(f"{name} {type_}" for name, type_ in table["columns"].items())
+            yield f"CREATE TABLE IF NOT EXISTS {table['name']} ({columns})"
+
+
+config = Config(
+    default_gateway="duckdb",
+    gateways={
+        "duckdb": GatewayConfig(
+            # The name of the catalog stays the same whatever the file is called.
+            connection=DuckDBConnectionConfig(catalogs={"warehouse": str(locate_warehouse())}),
+        ),
+    },
+    model_defaults=ModelDefaultsConfig(dialect="duckdb", start="2025-01-01", cron="@daily"),
+    before_all=list(create_missing_raw_tables()),
+    linter=LinterConfig(
+        enabled=True,
+        rules={
+            "ambiguousorinvalidcolumn",
+            "invalidselectstarexpansion",
+            "noambiguousprojections",
+            "nomissingaudits",
+            "nomissingexternalmodels",
+            "noselectstar",
+            "nomissingowner",
+            "nomissingdescription",
+        },
+    ),
+    format=FormatConfig(append_newline=True),
+    # A plan that died leaves its environment unfinished; the default is to wait six hours for it.
+    run=RunConfig(environment_check_max_wait=60),
+    disable_anonymized_analytics=True,
+)
