@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import plumbum
 import pytest
 from copier import run_copy
 
@@ -19,11 +20,15 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = tmp_path_factory.mktemp("home")
     (home / "gitconfig").write_text("[user]\nname = Ada\nemail = ada@example.com\n")
     (home / "copier.yml").write_text("{}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_CACHE_DIR", os.getenv("PIP_CACHE_DIR", str(Path.home() / ".cache/pip")))
-        patch.setenv("HOME", str(home))
-        patch.setenv("GIT_CONFIG_GLOBAL", str(home / "gitconfig"))
-        patch.setenv("COPIER_SETTINGS_PATH", str(home / "copier.yml"))
+    settings = {
+        "PIP_CACHE_DIR": os.getenv("PIP_CACHE_DIR", str(Path.home() / ".cache/pip")),
+        "HOME": str(home),
+        "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
+        "COPIER_SETTINGS_PATH": str(home / "copier.yml"),
+    }
+    with pytest.MonkeyPatch.context() as patch, plumbum.local.env(**settings):  # Copier's git
+        for name, value in settings.items():
+            patch.setenv(name, value)
         yield
 
 

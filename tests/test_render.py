@@ -1,0 +1,134 @@
+"""Every combination of two answers gives a clean tree."""
+
+import compileall
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from allpairspy import AllPairs
+from copier import run_copy
+
+from tests.conftest import ROOT, Render
+from tests.test_questions import QUESTIONS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CHOICES = {
+    name: list(choices.values() if isinstance(choices, dict) else choices)
+    for name, spec in QUESTIONS.items()
+    if (choices := spec.get("choices"))
+}
+PAIRWISE = [dict(zip(CHOICES, values, strict=True)) for values in AllPairs(CHOICES.values())]
+EXAMPLE = yaml.safe_load((ROOT / "example-answers.yml").read_text())
+ANSWERS = [*PAIRWISE, EXAMPLE]
+every_answer = pytest.mark.parametrize("answers", ANSWERS, ids=lambda a: "-".join(a.values()))
+
+
+def files(project: Path) -> list[Path]:
+    """All files that Copier wrote."""
+    return sorted(path for path in project.rglob("*") if path.is_file())
+
+
+def run(*command: str, cwd: Path) -> None:
+    """Run a Python tool in `cwd`; its output is the failure message."""
+    result = subprocess.run(
+        [sys.executable, "-m", *command], cwd=cwd, text=True, capture_output=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@every_answer
+def test_every_file_parses(render: Render, answers: dict[str, str], tmp_path: Path) -> None:
+    """No answer breaks the syntax of a file."""
+    for path in files(render(**answers)):
+        if path.suffix in {".yml", ".yaml"}:
+            list(yaml.safe_load_all(path.read_text()))
+        elif path.suffix == ".toml":
+            tomllib.loads(path.read_text())
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".py":
+            assert compileall.compile_file(path, ddir=str(tmp_path), quiet=1), path
+
+
+@every_answer
+def test_text_is_tidy(render: Render, answers: dict[str, str]) -> None:
+    """No leftover Jinja, no trailing blanks, one final newline."""
+    project = render(**answers)
+    for path in files(project):
+        if path.suffix in {".csv", ".pyc"} or not path.stat().st_size:
+            continue
+        text, name = path.read_text(), path.relative_to(project).as_posix()
+        assert text.endswith("\n") and not text.endswith("\n\n"), name
+        assert "\r" not in text and "\n\n\n\n" not in text, name
+        assert not [line for line in text.splitlines() if line != line.rstrip()], name
+        if (ROOT / "template" / f"{name}.jinja").exists():
+            assert "{%" not in text and "{{ " not in text.replace("${{ ", ""), name
+
+
+@every_answer
+def test_lint_and_format_have_nothing_to_say(render: Render, answers: dict[str, str]) -> None:
+    """The first `poe check` of a new owner is green, and `poe format` changes no Python."""
+    run("ruff", "check", "--no-cache", cwd=render(**answers))
+    run("ruff", "format", "--check", "--no-cache", cwd=render(**answers))
+
+
+def test_types_hold(render: Render, tmp_path: Path) -> None:
+    """The type checker passes on every distinct set of Python files and settings."""
+    distinct = {}
+    for answers in ANSWERS:
+        project = render(**answers)
+        sources = [path for path in files(project) if path.suffix == ".py"]
+        content = b"".join(
+            path.read_bytes() for path in sources if "sqlmesh_project" not in path.parts
+        )
+        distinct[hashlib.sha256(content).digest()] = project
+    for project in distinct.values():
+        run("mypy", "--cache-dir", str(tmp_path), cwd=project)
+
+
+@every_answer
+def test_workflows_are_valid(render: Render, answers: dict[str, str]) -> None:
+    """CI files satisfy the schemas of their providers, and only the chosen one is there."""
+    project = render(**answers)
+    schemas = {
+        "github": (".github/workflows/ci.yml", "vendor.github-workflows"),
+        "gitlab": (".gitlab-ci.yml", "vendor.gitlab-ci"),
+    }
+    for provider, (path, schema) in schemas.items():
+        assert (project / path).exists() == (answers["ci"] == provider)
+        if answers["ci"] == provider:
+            run("check_jsonschema", "--builtin-schema", schema, path, cwd=project)
+    assert (project / ".github").exists() == (answers["ci"] == "github")
+
+
+def test_the_same_answers_render_the_same_bytes(
+    source: Path, render: Render, tmp_path: Path
+) -> None:
+    """Nothing in a render depends on the time, the machine or the order of files."""
+    run_copy(str(source), tmp_path / "again", EXAMPLE, defaults=True, quiet=True)
+    first = render(**EXAMPLE)
+    written = [path for path in files(first) if path.suffix != ".pyc"]
+    assert [path.relative_to(first) for path in written] == [
+        path.relative_to(tmp_path / "again") for path in files(tmp_path / "again")
+    ]
+    for path in written:
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(first)).read_bytes()
+
+
+def test_the_message_after_a_copy_fits_the_answers(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It names the folder, the one command that runs everything, and the CI that was chosen."""
+    run_copy(str(source), tmp_path / "ada", EXAMPLE, defaults=True)
+    message = capfd.readouterr().err
+    assert f"cd {tmp_path / 'ada'}" in message
+    assert "uv run poe run" in message and ".venv/bin/poe run" in message
+    assert ".gitlab-ci.yml" in message and ".github" not in message.partition("is ready")[2]

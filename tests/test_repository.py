@@ -1,0 +1,110 @@
+"""The repository keeps its word: README, versions, CI."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, Render
+from tests.test_questions import QUESTIONS
+from tests.test_render import run, tomllib
+
+BASH_BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def toml(path: Path) -> dict[str, Any]:
+    """A parsed TOML file."""
+    return tomllib.loads(path.read_text())
+
+
+def test_the_quick_start_is_two_commands() -> None:
+    """One block generates and runs a project, one tests the template, each a single command."""
+    readme = (ROOT / "README.md").read_text()
+    quick_start = readme.partition("## Quick start\n")[2].partition("\n## ")[0]
+    blocks = BASH_BLOCK.findall(quick_start)
+    assert len(blocks) == 2 and BASH_BLOCK.findall(readme) == blocks
+    assert all(len(block.splitlines()) == 1 for block in blocks)
+    assert "copier copy --defaults" in blocks[0] and blocks[0].endswith("poe run\n")
+    assert "pytest" in blocks[1]
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    """`.ci/run` reads the second block, so that the two cannot drift."""
+    script = (ROOT / ".ci/run").read_text()
+    command = BASH_BLOCK.findall((ROOT / "README.md").read_text())[1]
+    assert "pytest" not in script
+    (extraction,) = re.findall(r"^command=\$\((.*)\)$", script, re.MULTILINE)
+    extracted = subprocess.run(
+        ["bash", "-c", extraction], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert extracted.stdout == command
+
+
+def test_the_generated_readme_has_two_commands(render: Render) -> None:
+    """Run it, test it."""
+    text = (render() / "README.md").read_text()
+    quick_start = text.partition("## Quick start\n")[2].partition("\n## ")[0]
+    assert BASH_BLOCK.findall(quick_start) == ["uv run poe run\n", "uv run poe test\n"]
+
+
+def test_the_tests_run_on_the_versions_that_projects_get(render: Render) -> None:
+    """What is tested here is what a fresh project installs."""
+    project = toml(render() / "pyproject.toml")
+    theirs = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    ours = toml(ROOT / "pyproject.toml")["dependency-groups"]["project"]
+    assert sorted(theirs) == sorted(ours)
+
+
+def test_the_floor_of_copier_is_the_same_everywhere() -> None:
+    """copier.yml, the README's command and the tests agree."""
+    copier_yml = yaml.safe_load((ROOT / "copier.yml").read_text())
+    floor = f"copier>={copier_yml['_min_copier_version'].removesuffix('.0')},<10"
+    assert f'"{floor}"' in (ROOT / "README.md").read_text()
+    assert floor in toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
+
+
+def test_every_python_on_offer_is_tested() -> None:
+    """CI's matrix is the list of choices."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+    assert matrix == QUESTIONS["python_version"]["choices"]
+
+
+def test_the_workflow_is_valid() -> None:
+    """GitHub's schema accepts it."""
+    workflow = ".github/workflows/ci.yml"
+    run("check_jsonschema", "--builtin-schema", "vendor.github-workflows", workflow, cwd=ROOT)
+
+
+def test_the_example_answers_answer_every_question() -> None:
+    """The example differs from each default, so that no default hides a missing variable."""
+    example = yaml.safe_load((ROOT / "example-answers.yml").read_text())
+    assert list(example) == list(QUESTIONS)
+    assert all(example[name] != spec["default"] for name, spec in QUESTIONS.items())
+
+
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_the_repository_is_linted_and_formatted(command: str) -> None:
+    """Ruff has nothing to say, here and in the template where it stands."""
+    run("ruff", *command.split(), cwd=ROOT)
+
+
+def test_the_repository_is_typed() -> None:
+    """mypy, strict, over the tests and the integration."""
+    run("mypy", cwd=ROOT)
+
+
+def test_no_file_names_the_machine_it_was_written_on() -> None:
+    """Paths of one machine have no place in a template."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    here = {str(ROOT), str(Path(sys.prefix)), str(Path.home())} - {"/", "/usr"}
+    for name in filter(None, listing.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            content = (ROOT / name).read_bytes()
+            assert not [path for path in here if path.encode() in content], name
