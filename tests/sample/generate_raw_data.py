@@ -72,6 +72,8 @@ LAST_NAMES = (
 
 @dataclass
 class Customer:
+    """A row of the customer list."""
+
     customer_id: int
     full_name: str
     email: str
@@ -81,6 +83,8 @@ class Customer:
 
 @dataclass
 class Part:
+    """A row of the price list."""
+
     part_code: str
     part_name: str
     category: str
@@ -90,6 +94,8 @@ class Part:
 
 @dataclass
 class RepairJob:
+    """A booked repair."""
+
     job_id: int
     workshop_code: str
     customer_id: int
@@ -101,6 +107,8 @@ class RepairJob:
 
 @dataclass
 class JobEvent:
+    """A change of a job's status."""
+
     event_id: int
     job_id: int
     event: str
@@ -110,16 +118,21 @@ class JobEvent:
 
 @dataclass
 class JobPart:
+    """A part on a job sheet."""
+
     line_id: int
     job_id: int
     part_code: str
     quantity: int
     unit_price: str
+    unit_cost: str
     fitted_at: datetime
 
 
 @dataclass
 class Payment:
+    """A payment at a till."""
+
     payment_id: int
     job_id: int
     workshop_code: str
@@ -157,18 +170,22 @@ PARTS = [
 
 
 def cents(amount: str) -> int:
+    """Read an amount with two decimals."""
     return int(amount.replace(".", ""))
 
 
 def money(amount: int) -> str:
+    """Write an amount of cents with two decimals."""
     return f"{amount // 100}.{amount % 100:02d}"
 
 
 def is_open(day: date) -> bool:
+    """Whether the workshops work on this day."""
     return day.weekday() != 6 and day != date(2025, 1, 1)
 
 
 def open_days_later(day: date, count: int) -> date:
+    """Return the day that lies `count` open days after `day`."""
     while count or not is_open(day):
         day += timedelta(days=1)
         count -= is_open(day)
@@ -299,14 +316,22 @@ class Quarter:
         count = min(self.weighted((0, 1, 2, 3), (12, 52, 26, 10)), len(codes))
         total = 0
         for code in sorted({self.pick(codes) for _ in range(count)}):
-            price = next(cents(part.list_price) for part in PARTS if part.part_code == code)
+            part = next(part for part in PARTS if part.part_code == code)
+            price = cents(part.list_price)
             if self.chance(0.05):  # the mechanic rounds down at the counter
                 price -= price % 100
             quantity = self.between(1, 6) if code == "SPK-01" else self.weighted((1, 2), (85, 15))
             fitted = started + (finished - started) * self.dice.random()
-            self.lines.append(
-                JobPart(0, job.job_id, code, quantity, money(price), fitted.replace(microsecond=0))
+            line = JobPart(
+                line_id=0,
+                job_id=job.job_id,
+                part_code=code,
+                quantity=quantity,
+                unit_price=money(price),
+                unit_cost=part.supplier_cost,
+                fitted_at=fitted.replace(microsecond=0),
             )
+            self.lines.append(line)
             total += price * quantity
         return total
 
@@ -376,6 +401,7 @@ def generate_raw_tables() -> dict[str, Sequence[object]]:
 
 
 def render_cells(record: object) -> Iterator[str]:
+    """Yield the cells of a record as DuckDB would write them."""
     for value in astuple(record):  # type: ignore[call-overload]
         yield str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -11,8 +11,10 @@ MODEL (
   grain job_id,
   references (customer_id, workshop_code),
   audits (
-    NOT_NULL(columns := (job_id, customer_id, billed)),
+    NOT_NULL(columns := (job_id, customer_id, labour, parts_sales, discount, billed)),
     UNIQUE_VALUES(columns := [job_id]),
+    ACCEPTED_RANGE("column" := billed, min_v := 0),
+    ACCEPTED_RANGE("column" := discount, min_v := 0, max_v := 100),
     NEVER_OVERPAID,
     COLLECTED_MEANS_PAID(blocking := FALSE)
   )

@@ -11,7 +11,8 @@ MODEL (
     NOT_NULL(columns := (line_id, job_id, part_code, fitted_at)),
     UNIQUE_VALUES(columns := [line_id]),
     ACCEPTED_RANGE("column" := quantity, min_v := 1, max_v := 20),
-    ACCEPTED_RANGE("column" := unit_price, min_v := 0, inclusive := FALSE)
+    ACCEPTED_RANGE("column" := unit_price, min_v := 0, inclusive := FALSE),
+    FORALL(criteria := (unit_cost > 0, unit_price > unit_cost))
   )
 );
 
@@ -21,5 +22,6 @@ SELECT
   part_code::TEXT AS part_code, /* Part of the price list */
   quantity::INT AS quantity, /* Pieces */
   unit_price::DECIMAL(10, 2) AS unit_price, /* What the customer pays for a piece, in euros */
+  unit_cost::DECIMAL(10, 2) AS unit_cost, /* What the supplier charged for a piece, in euros */
   fitted_at::TIMESTAMP AS fitted_at /* Moment at which the part left the shelf */
 FROM raw.job_parts
