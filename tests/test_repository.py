@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +95,3 @@ def test_the_repository_is_linted_and_formatted(command: str) -> None:
 def test_the_repository_is_typed() -> None:
     """mypy, strict, over the tests and the integration."""
     run("mypy", cwd=ROOT)
-
-
-def test_no_file_names_the_machine_it_was_written_on() -> None:
-    """Paths of one machine have no place in a template."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    here = {str(ROOT), str(Path(sys.prefix)), str(Path.home())} - {"/", "/usr"}
-    for name in filter(None, listing.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            content = (ROOT / name).read_bytes()
-            assert not [path for path in here if path.encode() in content], name

@@ -1,0 +1,124 @@
+"""The owner's first day: install, check, test, run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.conftest import Render
+from tests.test_render import EXAMPLE
+
+pytestmark = pytest.mark.generated
+
+
+@dataclass(frozen=True)
+class Project:
+    """A generated project and the environment that its commands run in."""
+
+    root: Path
+    environment: Mapping[str, str]
+
+    def run(self, *command: str) -> str:
+        """What a command of the project prints; its whole output is the failure message."""
+        executable = shutil.which(command[0], path=self.environment["PATH"])
+        assert executable, f"`{command[0]}` is not installed"
+        result = subprocess.run(
+            [executable, *command[1:]],
+            cwd=self.root,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+
+def with_tools_of(python: Path, **more: str) -> dict[str, str]:
+    """This process's environment, with the tools beside `python` first."""
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV", "DAGSTER_HOME", "WAREHOUSE_PATH", "SQLMESH_ENVIRONMENT")
+    inherited = {name: value for name, value in os.environ.items() if name not in hidden}
+    return {**inherited, "PATH": os.pathsep.join([str(python.parent), os.environ["PATH"]]), **more}
+
+
+def installed(root: Path) -> Project:
+    """As the README says: a virtual environment in the project, filled by pip."""
+    subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=root, check=True)
+    project = Project(root, with_tools_of(root / ".venv/bin/python"))
+    project.run("python", "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")
+    project.run("python", "-m", "pip", "install", "--quiet", "--editable", ".", "--group", "dev")
+    return project
+
+
+@pytest.fixture(scope="module", params=["full", "example"])
+def project(
+    request: pytest.FixtureRequest, render: Render, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """The default project, installed for itself; the example one, on the tests' own environment.
+
+    Both environments hold the same versions: `test_the_tests_run_on_the_versions_that_projects_get`.
+    """
+    root = tmp_path_factory.mktemp(request.param) / "project"
+    if request.param == "full":
+        return installed(shutil.copytree(render(), root))
+    shutil.copytree(render(**EXAMPLE), root)
+    return Project(root, with_tools_of(Path(sys.executable), PYTHONPATH=str(root / "src")))
+
+
+def test_dg_offers_its_commands(project: Project) -> None:
+    """A typer that is too new leaves `dg --help` without commands."""
+    listed = project.run("dg", "--help")
+    assert all(command in listed for command in ("check", "dev", "launch", "list", "scaffold"))
+
+
+def test_its_own_checks_pass(project: Project) -> None:
+    """Lint, format, types, SQLMesh's linter, tests and format, and the definitions."""
+    project.run("poe", "check")
+
+
+def test_formatting_changes_nothing(project: Project) -> None:
+    """`poe format` leaves each file as it was rendered."""
+
+    def contents() -> dict[Path, bytes]:
+        sources = [*project.root.glob("s*/**/*.py"), *project.root.glob("sqlmesh_project/**/*.sql")]
+        return {path: path.read_bytes() for path in sources}
+
+    before = contents()
+    project.run("poe", "format")
+    assert contents() == before
+
+
+def test_its_own_tests_pass(project: Project) -> None:
+    """The owner's tests; the integration's run in the template, where they stand."""
+    project.run("poe", "test", "tests/test_platform.py")
+
+
+def test_one_command_builds_every_asset_and_reports_every_check(project: Project) -> None:
+    """`poe run` on an empty warehouse, then the way to the UI; all of it in one process."""
+    said = project.run("poe", "run")
+    assert f"cd {project.root} && .venv/bin/poe dev" in said.splitlines()[-1]
+
+    defined = json.loads(project.run("dg", "list", "defs", "--json"))
+    assets = {asset["asset_key"] for asset in defined["assets"] if asset["is_executable"]}
+    checks = {(check["asset_key"], check["name"]) for check in defined["asset_checks"]}
+    with dg.DagsterInstance.from_config(str(project.root / "dagster_home")) as instance:
+        (run,) = instance.get_runs()
+        events = [e.dagster_event for e in instance.all_logs(run.run_id) if e.dagster_event]
+    materialized = [e.asset_key for e in events if e.is_step_materialization and e.asset_key]
+    reported = [
+        e.asset_check_evaluation_data
+        for e in events
+        if e.event_type_value == "ASSET_CHECK_EVALUATION"
+    ]
+    assert len(assets) > 3 and checks
+    assert sorted(key.to_user_string() for key in materialized) == sorted(assets)
+    assert {(check.asset_key.to_user_string(), check.check_name) for check in reported} == checks
+    assert not [e for e in events if e.event_type_value == "STEP_WORKER_STARTING"]
