@@ -12,8 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from tests.answers import EXAMPLE
 from tests.conftest import Render
-from tests.test_render import EXAMPLE
 
 pytestmark = pytest.mark.generated
 

@@ -9,9 +9,9 @@ import yaml
 from copier import run_copy
 from pathspec import PathSpec
 
+from tests.answers import ANSWERS, COPIER_YML
 from tests.conftest import ROOT, Render
-from tests.test_questions import COPIER_YML
-from tests.test_render import ANSWERS, files
+from tests.tree import files
 
 OWNERSHIP: dict[str, list[str]] = yaml.safe_load(
     (ROOT / "template/.template-ownership.yml").read_text()
@@ -29,7 +29,7 @@ def owners(path: str, package_name: str) -> list[str]:
     return [owner for owner, patterns in OWNERSHIP.items() if matches(patterns)]
 
 
-@pytest.mark.parametrize("answers", ANSWERS, ids=lambda a: "-".join(a.values()))
+@pytest.mark.parametrize("answers", ANSWERS.values(), ids=ANSWERS)
 def test_every_file_has_exactly_one_owner(render: Render, answers: dict[str, str]) -> None:
     """No file of a render is forgotten or claimed twice."""
     project = render(**answers)

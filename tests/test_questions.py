@@ -5,16 +5,13 @@ import keyword
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from copier import run_copy
 
-from tests.conftest import ROOT, Render
-
-COPIER_YML: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text())
-QUESTIONS = {name: spec for name, spec in COPIER_YML.items() if not name.startswith("_")}
+from tests.answers import COPIER_YML, QUESTIONS
+from tests.conftest import Render
 
 NOT_PACKAGE_NAMES = [
     *(

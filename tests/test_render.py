@@ -3,45 +3,17 @@
 import compileall
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from allpairspy import AllPairs
 from copier import run_copy
 
+from tests.answers import ANSWERS, EXAMPLE
 from tests.conftest import ROOT, Render
-from tests.test_questions import QUESTIONS
+from tests.tree import files, parse_toml, run_tool
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-CHOICES = {
-    name: list(choices.values() if isinstance(choices, dict) else choices)
-    for name, spec in QUESTIONS.items()
-    if (choices := spec.get("choices"))
-}
-PAIRWISE = [dict(zip(CHOICES, values, strict=True)) for values in AllPairs(CHOICES.values())]
-EXAMPLE = yaml.safe_load((ROOT / "example-answers.yml").read_text())
-ANSWERS = [*PAIRWISE, EXAMPLE]
-every_answer = pytest.mark.parametrize("answers", ANSWERS, ids=lambda a: "-".join(a.values()))
-
-
-def files(project: Path) -> list[Path]:
-    """All files that Copier wrote."""
-    return sorted(path for path in project.rglob("*") if path.is_file())
-
-
-def run(*command: str, cwd: Path) -> None:
-    """Run a Python tool in `cwd`; its output is the failure message."""
-    result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=cwd, text=True, capture_output=True, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+every_answer = pytest.mark.parametrize("answers", ANSWERS.values(), ids=ANSWERS)
 
 
 @every_answer
@@ -51,7 +23,7 @@ def test_every_file_parses(render: Render, answers: dict[str, str], tmp_path: Pa
         if path.suffix in {".yml", ".yaml"}:
             list(yaml.safe_load_all(path.read_text()))
         elif path.suffix == ".toml":
-            tomllib.loads(path.read_text())
+            parse_toml(path)
         elif path.suffix == ".json":
             json.loads(path.read_text())
         elif path.suffix == ".py":
@@ -76,14 +48,14 @@ def test_text_is_tidy(render: Render, answers: dict[str, str]) -> None:
 @every_answer
 def test_lint_and_format_have_nothing_to_say(render: Render, answers: dict[str, str]) -> None:
     """The first `poe check` of a new owner is green, and `poe format` changes no Python."""
-    run("ruff", "check", "--no-cache", cwd=render(**answers))
-    run("ruff", "format", "--check", "--no-cache", cwd=render(**answers))
+    run_tool("ruff", "check", "--no-cache", cwd=render(**answers))
+    run_tool("ruff", "format", "--check", "--no-cache", cwd=render(**answers))
 
 
 def test_types_hold(render: Render, tmp_path: Path) -> None:
     """The type checker passes on every distinct set of Python files and settings."""
     distinct = {}
-    for answers in ANSWERS:
+    for answers in ANSWERS.values():
         project = render(**answers)
         sources = [path for path in files(project) if path.suffix == ".py"]
         content = b"".join(
@@ -91,7 +63,7 @@ def test_types_hold(render: Render, tmp_path: Path) -> None:
         )
         distinct[hashlib.sha256(content).digest()] = project
     for project in distinct.values():
-        run("mypy", "--cache-dir", str(tmp_path), cwd=project)
+        run_tool("mypy", "--cache-dir", str(tmp_path), cwd=project)
 
 
 @every_answer
@@ -105,7 +77,7 @@ def test_workflows_are_valid(render: Render, answers: dict[str, str]) -> None:
     for provider, (path, schema) in schemas.items():
         assert (project / path).exists() == (answers["ci"] == provider)
         if answers["ci"] == provider:
-            run("check_jsonschema", "--builtin-schema", schema, path, cwd=project)
+            run_tool("check_jsonschema", "--builtin-schema", schema, path, cwd=project)
     assert (project / ".github").exists() == (answers["ci"] == "github")
 
 

@@ -2,22 +2,15 @@
 
 import re
 import subprocess
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from tests.answers import COPIER_YML, QUESTIONS
 from tests.conftest import ROOT, Render
-from tests.test_questions import QUESTIONS
-from tests.test_render import run, tomllib
+from tests.tree import parse_toml, run_tool
 
 BASH_BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def toml(path: Path) -> dict[str, Any]:
-    """A parsed TOML file."""
-    return tomllib.loads(path.read_text())
 
 
 def test_the_quick_start_is_two_commands() -> None:
@@ -52,18 +45,17 @@ def test_the_generated_readme_has_two_commands(render: Render) -> None:
 
 def test_the_tests_run_on_the_versions_that_projects_get(render: Render) -> None:
     """What is tested here is what a fresh project installs."""
-    project = toml(render() / "pyproject.toml")
+    project = parse_toml(render() / "pyproject.toml")
     theirs = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    ours = toml(ROOT / "pyproject.toml")["dependency-groups"]["project"]
+    ours = parse_toml(ROOT / "pyproject.toml")["dependency-groups"]["project"]
     assert sorted(theirs) == sorted(ours)
 
 
 def test_the_floor_of_copier_is_the_same_everywhere() -> None:
     """copier.yml, the README's command and the tests agree."""
-    copier_yml = yaml.safe_load((ROOT / "copier.yml").read_text())
-    floor = f"copier>={copier_yml['_min_copier_version'].removesuffix('.0')},<10"
+    floor = f"copier>={COPIER_YML['_min_copier_version'].removesuffix('.0')},<10"
     assert f'"{floor}"' in (ROOT / "README.md").read_text()
-    assert floor in toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
+    assert floor in parse_toml(ROOT / "pyproject.toml")["dependency-groups"]["dev"]
 
 
 def test_every_python_on_offer_is_tested() -> None:
@@ -76,7 +68,7 @@ def test_every_python_on_offer_is_tested() -> None:
 def test_the_workflow_is_valid() -> None:
     """GitHub's schema accepts it."""
     workflow = ".github/workflows/ci.yml"
-    run("check_jsonschema", "--builtin-schema", "vendor.github-workflows", workflow, cwd=ROOT)
+    run_tool("check_jsonschema", "--builtin-schema", "vendor.github-workflows", workflow, cwd=ROOT)
 
 
 def test_the_example_answers_answer_every_question() -> None:
@@ -89,9 +81,9 @@ def test_the_example_answers_answer_every_question() -> None:
 @pytest.mark.parametrize("command", ["check", "format --check"])
 def test_the_repository_is_linted_and_formatted(command: str) -> None:
     """Ruff has nothing to say, here and in the template where it stands."""
-    run("ruff", *command.split(), cwd=ROOT)
+    run_tool("ruff", *command.split(), cwd=ROOT)
 
 
 def test_the_repository_is_typed() -> None:
     """mypy, strict, over the tests and the integration."""
-    run("mypy", cwd=ROOT)
+    run_tool("mypy", cwd=ROOT)
