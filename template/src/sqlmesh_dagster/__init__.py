@@ -1,0 +1,71 @@
+"""SQLMesh in Dagster: each model its own asset, one `sqlmesh run` for each Dagster run.
+
+The data flows through the folders in this order:
+
+    definition/  SQLMesh project → records (manifest) → specs (translator) → one translated project
+    factories    translated project → assets, checks, job, schedule, `Definitions`
+    execution/   Dagster step → selection → session (sqlmesh run) → console → results → events
+    schedule     tick → due → run request
+    upstream     the few things that public APIs of Dagster and SQLMesh don't give
+"""
+
+from sqlmesh_dagster.definition.records import (
+    AuditRecord,
+    ColumnRecord,
+    ExternalRecord,
+    ModelRecord,
+    StandaloneAuditRecord,
+)
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.errors import (
+    AuditFailedError,
+    DatabaseLockedError,
+    DuplicateAssetKeyError,
+    EnvironmentBusyError,
+    EnvironmentMissingError,
+    EnvironmentNotFinalizedError,
+    InvalidSettingError,
+    ModelFailedError,
+    ModelSkippedError,
+    PlanFailedError,
+    ProjectLoadError,
+    SQLMeshDagsterError,
+    UndeployedChangesError,
+)
+from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.execution.results import SQLMeshResultsResource
+from sqlmesh_dagster.factories import (
+    sqlmesh_adaptive_schedule_factory,
+    sqlmesh_assets_factory,
+    sqlmesh_definitions_factory,
+    sqlmesh_resources,
+)
+
+__all__ = [
+    "AuditFailedError",
+    "AuditRecord",
+    "ColumnRecord",
+    "DatabaseLockedError",
+    "DuplicateAssetKeyError",
+    "EnvironmentBusyError",
+    "EnvironmentMissingError",
+    "EnvironmentNotFinalizedError",
+    "ExternalRecord",
+    "InvalidSettingError",
+    "ModelFailedError",
+    "ModelRecord",
+    "ModelSkippedError",
+    "PlanFailedError",
+    "ProjectLoadError",
+    "SQLMeshDagsterError",
+    "SQLMeshResource",
+    "SQLMeshResultsResource",
+    "SQLMeshRunOptions",
+    "SQLMeshTranslator",
+    "StandaloneAuditRecord",
+    "UndeployedChangesError",
+    "sqlmesh_adaptive_schedule_factory",
+    "sqlmesh_assets_factory",
+    "sqlmesh_definitions_factory",
+    "sqlmesh_resources",
+]

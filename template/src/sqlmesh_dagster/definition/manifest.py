@@ -1,0 +1,229 @@
+"""SQLMesh project → manifest: the one place that reads a loaded project for Dagster's definitions.
+
+Importing this module imports SQLMesh (2 to 5 CPU seconds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import sqlmesh
+from sqlglot import exp
+from sqlmesh import Context
+from sqlmesh.core.audit import Audit, StandaloneAudit
+from sqlmesh.core.model import Model
+from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
+from sqlmesh.core.snapshot.definition import Node
+from sqlmesh.utils.date import to_datetime
+
+from sqlmesh_dagster.definition.names import check_names
+from sqlmesh_dagster.definition.records import (
+    AuditRecord,
+    ColumnRecord,
+    ExternalRecord,
+    Manifest,
+    ModelRecord,
+    StandaloneAuditRecord,
+)
+from sqlmesh_dagster.upstream import model_path
+
+_CRON_EPOCH = "2024-01-01"
+"""Any fixed date: periods are measured from here, so that a manifest does not depend on the clock."""
+_CRON_SAMPLES = 30
+"""Ticks looked at for the shortest period: a month of a daily cron, a day of `*/30 8-18`."""
+
+
+def build_manifest(context: Context) -> Manifest:
+    """Reads a loaded context; opens no connection.
+
+    Args:
+        context: Loaded with `update_schemas`, so that columns have types.
+    """
+    models = context.models
+    nodes: dict[str, Node] = {**models, **context.standalone_audits}
+    fingerprints = _fingerprints(nodes)
+    root = Path(context.path)
+    records = tuple(
+        _model_record(models[fqn], models, root, fingerprints[fqn].data_hash)
+        for fqn in context.dag.sorted
+        if fqn in models and not models[fqn].kind.is_symbolic
+    )
+    audits = tuple(_standalone_record(a, models) for a in context.standalone_audits.values())
+    read = {fqn for record in (*records, *audits) for fqn in record.depends_on}
+    built = {record.fqn for record in records}
+    declared = {fqn for fqn, model in models.items() if model.kind.is_external}
+    return Manifest(
+        project_dir=str(root.resolve()),
+        gateway=context.gateway or context.config.default_gateway_name,
+        dialect=context.default_dialect or "",
+        default_catalog=context.default_catalog,
+        sqlmesh_version=sqlmesh.__version__,
+        models=records,
+        externals=tuple(
+            _external_record(fqn, models.get(fqn)) for fqn in sorted((read | declared) - built)
+        ),
+        standalone_audits=audits,
+        fingerprints=tuple(
+            sorted((name, fingerprint_text(value)) for name, value in fingerprints.items())
+        ),
+    )
+
+
+def fingerprint_text(fingerprint: SnapshotFingerprint) -> str:
+    """All four hashes of a fingerprint; equal exactly when SQLMesh sees no change."""
+    return "-".join(
+        (
+            fingerprint.data_hash,
+            fingerprint.metadata_hash,
+            fingerprint.parent_data_hash,
+            fingerprint.parent_metadata_hash,
+        )
+    )
+
+
+def audit_arguments(arguments: Mapping[str, exp.Expr]) -> dict[str, str]:
+    """Arguments of an audit call as SQL text, without `blocking`, which is not part of its identity."""
+    return {name: value.sql() for name, value in sorted(arguments.items()) if name != "blocking"}
+
+
+def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
+    cache: dict[str, SnapshotFingerprint] = {}
+    return {
+        name: fingerprint_from_node(node, nodes=dict(nodes), cache=cache)
+        for name, node in nodes.items()
+    }
+
+
+def _model_record(
+    model: Model, models: Mapping[str, Model], root: Path, code_version: str
+) -> ModelRecord:
+    return ModelRecord(
+        fqn=model.fqn,
+        name=model.name,
+        catalog=model.catalog or "",
+        schema_name=model.schema_name,
+        view_name=model.view_name,
+        kind=model.kind.name.value,
+        source_type=model.source_type,
+        dialect=model.dialect,
+        gateway=model.gateway,
+        cron=model.cron,
+        cron_tz=str(model.cron_tz) if model.cron_tz else None,
+        cron_period=_cron_period(model),
+        interval_unit=model.interval_unit.value,
+        start=str(model.start) if model.start else None,
+        owner=model.owner,
+        tags=tuple(model.tags),
+        description=model.description,
+        columns=_columns(model),
+        audits=_audits(model),
+        depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
+        grains=tuple(grain.sql(dialect=model.dialect) for grain in model.grains),
+        partitioned_by=tuple(e.sql(dialect=model.dialect) for e in model.partitioned_by),
+        path=_relative_path(model, root),
+        code_version=code_version,
+    )
+
+
+def _external_record(fqn: str, model: Model | None) -> ExternalRecord:
+    table = exp.to_table(fqn)
+    return ExternalRecord(
+        fqn=fqn,
+        catalog=table.catalog or None,
+        schema_name=table.db or None,
+        view_name=table.name,
+        description=model.description if model else None,
+        columns=_columns(model) if model else (),
+        audits=_audits(model) if model else (),
+    )
+
+
+def _standalone_record(
+    audit: StandaloneAudit, models: Mapping[str, Model]
+) -> StandaloneAuditRecord:
+    (check_name,) = check_names([(audit.name, {})])
+    return StandaloneAuditRecord(
+        audit=AuditRecord(
+            name=audit.name,
+            check_name=check_name,
+            blocking=False,
+            skip=audit.skip,
+            query=audit.query.sql(dialect=audit.dialect, comments=False),
+            description=audit.description,
+        ),
+        depends_on=tuple(sorted(_visible_dependencies(audit.depends_on, models))),
+        owner=audit.owner,
+        tags=tuple(audit.tags),
+    )
+
+
+def _audits(model: Model) -> tuple[AuditRecord, ...]:
+    calls = [
+        (audit, audit_arguments(arguments), arguments)
+        for audit, arguments in model.audits_with_args
+    ]
+    names = check_names([(audit.name, shown) for audit, shown, _ in calls])
+    return tuple(
+        AuditRecord(
+            name=audit.name,
+            check_name=check_name,
+            arguments=tuple(shown.items()),
+            blocking=_is_blocking(audit, arguments),
+            skip=audit.skip,
+            query=audit.query.sql(dialect=model.dialect, comments=False),
+        )
+        for (audit, shown, arguments), check_name in zip(calls, names, strict=True)
+    )
+
+
+def _is_blocking(audit: Audit, arguments: Mapping[str, exp.Expr]) -> bool:
+    """As `SnapshotEvaluator._audit` decides: the use's argument wins over the audit's default."""
+    given = arguments.get("blocking")
+    return given == exp.true() if given else audit.blocking
+
+
+def _visible_dependencies(names: Iterable[str], models: Mapping[str, Model]) -> set[str]:
+    """What is read, seen through embedded models: they leave no table."""
+    visible: set[str] = set()
+    seen: set[str] = set()
+    pending = list(names)
+    while pending:
+        fqn = pending.pop()
+        if fqn in seen:
+            continue
+        seen.add(fqn)
+        model = models.get(fqn)
+        if model is not None and model.kind.is_embedded:
+            pending.extend(model.depends_on)
+        else:
+            visible.add(fqn)
+    return visible
+
+
+def _columns(model: Model) -> tuple[ColumnRecord, ...]:
+    described = model.column_descriptions
+    return tuple(
+        ColumnRecord(name, data_type.sql(dialect=model.dialect), described.get(name))
+        for name, data_type in (model.columns_to_types or {}).items()
+    )
+
+
+def _cron_period(model: Model) -> float:
+    tick = to_datetime(_CRON_EPOCH)
+    shortest = float("inf")
+    for _ in range(_CRON_SAMPLES):
+        following = model.cron_next(tick)
+        if following > tick and tick != to_datetime(_CRON_EPOCH):
+            shortest = min(shortest, (following - tick).total_seconds())
+        tick = following
+    return shortest
+
+
+def _relative_path(model: Model, root: Path) -> str | None:
+    path = model_path(model)
+    if path is None:
+        return None
+    resolved = Path(path).resolve()
+    home = root.resolve()
+    return str(resolved.relative_to(home) if resolved.is_relative_to(home) else resolved)

@@ -1,0 +1,112 @@
+"""Names that Dagster accepts, made from names that SQLMesh accepts, without collisions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_]")
+_ILLEGAL_IN_TAG = re.compile(r"[^A-Za-z0-9_.-]")
+_TAG_LENGTH = 63
+"""Longest tag key or value that Dagster takes (`dagster._core.definitions.tags`)."""
+_CHECK_NAME_LENGTH = 80
+"""Long enough to read in the UI; the rest is replaced by a digest."""
+
+AuditCall = tuple[str, Mapping[str, str]]
+"""An audit's name and its arguments as SQL text, `blocking` left out."""
+
+
+def digest(text: str, length: int = 6) -> str:
+    """A short, stable hexadecimal digest of `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def key_segment(name: str) -> str:
+    """One segment of an asset key.
+
+    A name of letters, digits and underscores stays as it is; any other gets a digest of the
+    original, so that `a-b`, `a.b` and `a_b` stay three assets.
+    """
+    clean = _ILLEGAL.sub("_", name)
+    return clean if clean == name and name else f"{clean}__{digest(name)}"
+
+
+def op_name(path: Sequence[str]) -> str:
+    """The name of the op that materializes the asset with this key path.
+
+    Segments are joined by two underscores; where that would be ambiguous a digest is added.
+    """
+    joined = "__".join(_ILLEGAL.sub("_", segment) for segment in path)
+    ambiguous = any(
+        _ILLEGAL.search(s) or "__" in s or s.startswith("_") or s.endswith("_") or not s
+        for s in path
+    )
+    return f"{joined}__{digest('/'.join(path))}" if ambiguous else joined
+
+
+def tag_key(text: str) -> str:
+    """A tag key or value of at most 63 characters out of `[A-Za-z0-9_.-]`."""
+    clean = _ILLEGAL_IN_TAG.sub("_", text.strip()).strip("_.-") or f"tag_{digest(text)}"
+    if len(clean) <= _TAG_LENGTH:
+        return clean
+    return f"{clean[: _TAG_LENGTH - 7]}_{digest(text)}"
+
+
+def dagster_tags(tags: Sequence[str]) -> dict[str, str]:
+    """SQLMesh's tags as Dagster's: `finance team` → `finance_team: true`, `domain:sales` → `domain: sales`.
+
+    Two tags that would become one keep apart through a digest.
+    """
+    result: dict[str, str] = {}
+    for tag in sorted(tags, key=lambda t: (tag_key(t) != t, t)):
+        name, separator, value = tag.partition(":")
+        key, text = tag_key(name), tag_key(value) if separator and value else "true"
+        if (key in result and result[key] != text) or (key in result and not separator):
+            key = f"{key[: _TAG_LENGTH - 7]}_{digest(tag)}"
+        result[key] = text
+    return result
+
+
+def group_name(text: str) -> str:
+    """A group name: segments of letters, digits and underscores, separated by `/`."""
+    return "/".join(_ILLEGAL.sub("_", segment) for segment in text.split("/") if segment)
+
+
+def audit_identity(name: str, arguments: Mapping[str, str]) -> str:
+    """The canonical text of an audit call: `not_null(columns=(id))`, arguments sorted by name."""
+    shown = ", ".join(f"{key}={arguments[key]}" for key in sorted(arguments))
+    return f"{name}({shown})" if shown else name
+
+
+def check_names(calls: Sequence[AuditCall]) -> list[str]:
+    """The check name of each audit call of one model, in the calls' order.
+
+    A name is made from the call's own audit and arguments alone (`not_null_id`), so that adding,
+    removing or reordering other audits never renames it. Only calls that would read the same get a
+    digest of their arguments, and exact repetitions a running number.
+    """
+    readable = [_readable_check_name(name, arguments) for name, arguments in calls]
+    identities = [audit_identity(name, arguments) for name, arguments in calls]
+    spellings = {(text, identity) for text, identity in zip(readable, identities, strict=True)}
+    ambiguous = {text for text, n in Counter(text for text, _ in spellings).items() if n > 1}
+    seen: Counter[str] = Counter()
+    names = []
+    for text, identity in zip(readable, identities, strict=True):
+        unique = f"{text}_{digest(identity)}" if text in ambiguous else text
+        seen[unique] += 1
+        names.append(unique if seen[unique] == 1 else f"{unique}_{seen[unique]}")
+    return names
+
+
+def _readable_check_name(name: str, arguments: Mapping[str, str]) -> str:
+    values = [_words(arguments[key]) for key in sorted(arguments)]
+    text = "_".join(part for part in (_words(name), *values) if part)
+    if len(text) <= _CHECK_NAME_LENGTH:
+        return text
+    return f"{text[: _CHECK_NAME_LENGTH - 7]}_{digest(audit_identity(name, arguments))}"
+
+
+def _words(text: str) -> str:
+    return re.sub(r"_+", "_", _ILLEGAL.sub("_", text)).strip("_")

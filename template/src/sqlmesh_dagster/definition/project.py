@@ -1,0 +1,183 @@
+"""One project as Dagster defines it: records, translated once, for definition time and run time alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from sqlmesh_dagster.definition import names
+from sqlmesh_dagster.definition.records import (
+    AuditRecord,
+    Manifest,
+    ModelRecord,
+    StandaloneAuditRecord,
+)
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.errors import DuplicateAssetKeyError
+
+
+@dataclass(frozen=True)
+class ModelAsset:
+    """A model, its asset and its checks.
+
+    Attributes:
+        checks: Each audit that is switched on, with its check.
+    """
+
+    model: ModelRecord
+    spec: dg.AssetSpec
+    checks: tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
+
+    @property
+    def op_name(self) -> str:
+        """The op that materializes the asset."""
+        return names.op_name(self.spec.key.path)
+
+
+@dataclass(frozen=True)
+class TableCheck:
+    """Audits that run on their own: a standalone audit, or those of an external table.
+
+    Attributes:
+        snapshot: What SQLMesh calls it: the standalone audit's name, or the table's FQN.
+        depends_on: Other assets that must be built first when they are in the same run.
+    """
+
+    snapshot: str
+    checks: tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
+    depends_on: tuple[dg.AssetKey, ...]
+
+    @property
+    def op_name(self) -> str:
+        """The op that executes the checks."""
+        return f"{names.op_name(self.checks[0][1].asset_key.path)}__{self.checks[0][1].name}"
+
+
+@dataclass(frozen=True)
+class DagsterProject:
+    """A translated manifest.
+
+    Attributes:
+        name: The name that the factory was given; resource keys and the job's name begin with it.
+    """
+
+    name: str
+    manifest: Manifest
+    assets: tuple[ModelAsset, ...]
+    table_checks: tuple[TableCheck, ...]
+
+    @property
+    def results_key(self) -> str:
+        """Key of the `SQLMeshResultsResource`."""
+        return f"{self.name}_results"
+
+    @property
+    def options_key(self) -> str:
+        """Key of the `SQLMeshRunOptions`."""
+        return f"{self.name}_run_options"
+
+    @property
+    def keys_by_fqn(self) -> Mapping[str, dg.AssetKey]:
+        """The asset key of each model."""
+        return {asset.model.fqn: asset.spec.key for asset in self.assets}
+
+    @property
+    def fqns_by_key(self) -> Mapping[dg.AssetKey, str]:
+        """The model of each asset key."""
+        return {asset.spec.key: asset.model.fqn for asset in self.assets}
+
+
+def translate(
+    manifest: Manifest,
+    translator: SQLMeshTranslator,
+    *,
+    name: str,
+    group_name: str,
+    owners: Sequence[str],
+) -> DagsterProject:
+    """Applies a translator to a whole project.
+
+    Args:
+        group_name: For models whose translation has no group.
+        owners: For models whose translation has no owner.
+
+    Raises:
+        DuplicateAssetKeyError: Two models get one key.
+    """
+    specs = {model.fqn: translator.get_asset_spec(model) for model in manifest.models}
+    _refuse_duplicates(manifest, specs)
+    keys = {fqn: spec.key for fqn, spec in specs.items()}
+    for external in manifest.externals:
+        keys[external.fqn] = translator.get_external_asset_key(external.fqn)
+    assets = tuple(
+        ModelAsset(
+            model=model,
+            spec=_completed(
+                specs[model.fqn], [keys[fqn] for fqn in model.depends_on], group_name, owners
+            ),
+            checks=_checks(translator, model.audits, keys[model.fqn]),
+        )
+        for model in manifest.models
+    )
+    standalone = (
+        _standalone_check(a, manifest, translator, keys) for a in manifest.standalone_audits
+    )
+    external_checks = (
+        TableCheck(e.fqn, _checks(translator, e.audits, keys[e.fqn]), ())
+        for e in manifest.externals
+    )
+    return DagsterProject(
+        name=name,
+        manifest=manifest,
+        assets=assets,
+        table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
+    )
+
+
+def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) -> None:
+    first: dict[dg.AssetKey, ModelRecord] = {}
+    for model in manifest.models:
+        other = first.setdefault(specs[model.fqn].key, model)
+        if other is not model:
+            raise DuplicateAssetKeyError(
+                f"The models `{other.name}` and `{model.name}` get the same asset key"
+                f" `{specs[model.fqn].key.to_user_string()}`. Let the translator's `get_asset_key`"
+                " tell them apart."
+            )
+
+
+def _completed(
+    spec: dg.AssetSpec, deps: Sequence[dg.AssetKey], group_name: str, owners: Sequence[str]
+) -> dg.AssetSpec:
+    known = {dep.asset_key for dep in spec.deps}
+    added = [key for key in dict.fromkeys(deps) if key not in known and key != spec.key]
+    return spec.merge_attributes(deps=added).replace_attributes(
+        group_name=spec.group_name or names.group_name(group_name),
+        owners=list(spec.owners) or list(owners),
+    )
+
+
+def _checks(
+    translator: SQLMeshTranslator, audits: Sequence[AuditRecord], key: dg.AssetKey
+) -> tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]:
+    return tuple(
+        (audit, translator.get_check_spec(audit, key)) for audit in audits if not audit.skip
+    )
+
+
+def _standalone_check(
+    record: StandaloneAuditRecord,
+    manifest: Manifest,
+    translator: SQLMeshTranslator,
+    keys: Mapping[str, dg.AssetKey],
+) -> TableCheck | None:
+    order = [e.fqn for e in manifest.externals] + [m.fqn for m in manifest.models]
+    candidates = [fqn for fqn in order if fqn in record.depends_on]
+    if not candidates:
+        return None
+    shown_on = translator.get_standalone_check_asset(record, candidates)
+    others = tuple(keys[fqn] for fqn in candidates if fqn != shown_on)
+    checks = _checks(translator, [record.audit], keys[shown_on])
+    return TableCheck(record.audit.name, checks, others)

@@ -1,0 +1,132 @@
+"""What Dagster must know of a SQLMesh project: frozen, plain data that imports nothing of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ColumnRecord:
+    """A column of a model's output; `data_type` is in the model's dialect."""
+
+    name: str
+    data_type: str
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """One use of an audit on a model, or a standalone audit.
+
+    Attributes:
+        name: The audit's name.
+        check_name: The name of its Dagster check; unique on its asset, see `names.check_names`.
+        arguments: Pairs of argument name and SQL text, sorted; `blocking` left out.
+        blocking: Whether a failure fails the model: the use's `blocking` wins over the audit's.
+        skip: Whether the audit is switched off (`skip true`): it then never reports.
+        query: The audit's own SQL, macros not rendered.
+    """
+
+    name: str
+    check_name: str
+    arguments: tuple[tuple[str, str], ...] = ()
+    blocking: bool = True
+    skip: bool = False
+    query: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A SQLMesh model, as it stands in the project's files.
+
+    Attributes:
+        fqn: Quoted, fully qualified name, SQLMesh's identity of it: `"db"."schema"."model"`.
+        name: The name as written in the model's file.
+        kind: SQLMesh's model kind, e.g. `INCREMENTAL_BY_TIME_RANGE`.
+        cron: Cron expression as SQLMesh holds it, e.g. `@daily`.
+        cron_period: Shortest time between two ticks of `cron`, in seconds.
+        interval_unit: SQLMesh's interval unit, e.g. `day`.
+        depends_on: FQNs of what it reads: models and external tables; embedded models are replaced
+            by what they read themselves.
+        path: File of the definition, relative to the project's folder.
+        code_version: SQLMesh's data hash: changes when the data that the model makes may change.
+    """
+
+    fqn: str
+    name: str
+    catalog: str
+    schema_name: str
+    view_name: str
+    kind: str
+    source_type: str
+    dialect: str
+    gateway: str | None
+    cron: str
+    cron_tz: str | None
+    cron_period: float
+    interval_unit: str
+    start: str | None
+    owner: str | None
+    tags: tuple[str, ...]
+    description: str | None
+    columns: tuple[ColumnRecord, ...]
+    audits: tuple[AuditRecord, ...]
+    depends_on: tuple[str, ...]
+    grains: tuple[str, ...]
+    partitioned_by: tuple[str, ...]
+    path: str | None
+    code_version: str
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether it is built once, from a file."""
+        return self.kind == "SEED"
+
+
+@dataclass(frozen=True)
+class ExternalRecord:
+    """A table that models read and SQLMesh does not build.
+
+    It need not be declared in `external_models.yaml`; then `columns` and `audits` are empty.
+    """
+
+    fqn: str
+    catalog: str | None
+    schema_name: str | None
+    view_name: str
+    description: str | None = None
+    columns: tuple[ColumnRecord, ...] = ()
+    audits: tuple[AuditRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class StandaloneAuditRecord:
+    """An audit that belongs to no model; `depends_on` holds the FQNs that its query reads."""
+
+    audit: AuditRecord
+    depends_on: tuple[str, ...]
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole project, as Dagster sees it.
+
+    Attributes:
+        models: Every model that becomes an asset, upstream before downstream.
+        externals: Every external table that a model or a standalone audit reads.
+        fingerprints: Pairs of snapshot name and fingerprint of each node in the files, to tell
+            local changes from what an environment runs.
+    """
+
+    project_dir: str
+    gateway: str
+    dialect: str
+    default_catalog: str | None
+    sqlmesh_version: str
+    models: tuple[ModelRecord, ...]
+    externals: tuple[ExternalRecord, ...]
+    standalone_audits: tuple[StandaloneAuditRecord, ...]
+    fingerprints: tuple[tuple[str, str], ...]

@@ -1,0 +1,57 @@
+"""The errors of the integration: each says what happened, to which name, and what to do next."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+
+class SQLMeshDagsterError(dg.Failure):
+    """Anything that the integration reports; a `dagster.Failure`, so that it fails a step cleanly."""
+
+
+class ProjectLoadError(SQLMeshDagsterError):
+    """The SQLMesh project cannot be loaded: a model, macro or config is broken."""
+
+
+class InvalidSettingError(SQLMeshDagsterError, ValueError):
+    """A factory or resource was given a value it cannot work with."""
+
+
+class DuplicateAssetKeyError(SQLMeshDagsterError):
+    """Two models of one project are translated to the same asset key."""
+
+
+class EnvironmentMissingError(SQLMeshDagsterError):
+    """The SQLMesh environment has never been planned."""
+
+
+class EnvironmentNotFinalizedError(SQLMeshDagsterError):
+    """A plan of the environment is in progress, or died before it finished."""
+
+
+class UndeployedChangesError(SQLMeshDagsterError):
+    """The project's files differ from what the environment runs."""
+
+
+class PlanFailedError(SQLMeshDagsterError):
+    """Deploying the local changes failed."""
+
+
+class DatabaseLockedError(SQLMeshDagsterError):
+    """Another process holds the DuckDB file."""
+
+
+class EnvironmentBusyError(SQLMeshDagsterError):
+    """Another run works on the same SQLMesh project, and waiting for it took too long."""
+
+
+class ModelFailedError(SQLMeshDagsterError):
+    """A model's evaluation failed in the engine or in Python."""
+
+
+class AuditFailedError(SQLMeshDagsterError):
+    """A blocking audit of a model found rows that it must not find."""
+
+
+class ModelSkippedError(SQLMeshDagsterError):
+    """SQLMesh did not reach a model: an upstream model failed, or the run was stopped."""

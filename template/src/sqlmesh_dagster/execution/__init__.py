@@ -1,0 +1,1 @@
+"""During a run: one `sqlmesh run` is led, captured and shaped into Dagster events."""

@@ -1,0 +1,335 @@
+"""SQLMesh's console → outcomes: hears what a run starts, finishes, skips and fails, and tells each model once.
+
+SQLMesh calls a console from its worker threads, and an exception in a callback fails a model that
+succeeded: every callback is guarded.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec
+
+from sqlglot import exp
+from sqlmesh.core.console import NoopConsole
+from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.errors import NodeAuditsErrors
+
+from sqlmesh_dagster.definition.manifest import audit_arguments
+from sqlmesh_dagster.definition.names import audit_identity, check_names
+from sqlmesh_dagster.execution.cancel import RunCancelled
+from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
+
+_log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+
+
+@dataclass
+class _Capture:
+    """What was heard of one model so far."""
+
+    planned: list[tuple[int, int]] = field(default_factory=list)
+    executed: list[tuple[int, int]] = field(default_factory=list)
+    duration_ms: int = 0
+    rows: int | None = None
+    bytes: int | None = None
+    snapshot: str | None = None
+    signal: str | None = None
+    audits: dict[str, AuditOutcome] = field(default_factory=dict)
+    error: ErrorOutcome | None = None
+    blocked: bool = False
+    cancelled: bool = False
+    told: bool = False
+
+
+def _guarded(
+    callback: Callable[Concatenate[CaptureConsole, _P], None],
+) -> Callable[Concatenate[CaptureConsole, _P], None]:
+    @functools.wraps(callback)
+    def guard(self: CaptureConsole, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            with self._lock:
+                callback(self, *args, **kwargs)
+        except Exception:  # the one seam where capture must never fail a model
+            _log.exception(
+                "Could not capture `%s`; the model itself is not affected.", callback.__name__
+            )
+
+    return guard
+
+
+class CaptureConsole(NoopConsole):
+    """Captures one run or audit and tells the outcome of each model as soon as it is known.
+
+    Args:
+        selected: FQNs whose outcome is told; what else SQLMesh may evaluate is captured only.
+        tell: Receives each outcome once, from SQLMesh's threads.
+        log: Receives SQLMesh's own warnings and errors, a line each.
+    """
+
+    def __init__(
+        self,
+        selected: Iterable[str],
+        tell: Callable[[ModelOutcome], None],
+        log: Callable[[str], None] = _log.info,
+        *,
+        audit_only: bool = False,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._selected = set(selected)
+        self._tell = tell
+        self._log = log
+        self._audit_only = audit_only
+        self._captures: dict[str, _Capture] = {}
+        self._next_due: dict[str, str | None] = {}
+        self._execution_time: str | None = None
+        self._failures: list[str] = []
+        self._errors: list[str] = []
+
+    @property
+    def first_error(self) -> str | None:
+        """What went wrong first: a plan raises without saying it."""
+        return self._errors[0] if self._errors else None
+
+    def begin(
+        self, snapshots: Mapping[str, Snapshot], execution_time: datetime, hint: str
+    ) -> list[str]:
+        """Takes the environment's snapshots, by name, and tells the models that it does not have.
+
+        Args:
+            hint: How to deploy a model that is missing.
+
+        Returns:
+            The selected names that the environment has, sorted.
+        """
+        with self._lock:
+            self._execution_time = execution_time.isoformat()
+            for name in sorted(self._selected - snapshots.keys()):
+                self._tell_once(name, self._capture(name), "not_deployed", hint)
+            present = sorted(self._selected & snapshots.keys())
+            for name in present:
+                self._capture(name).snapshot = snapshots[name].identifier
+                self._next_due[name] = _next_due(snapshots[name], execution_time)
+            return present
+
+    def finish(self, status: Status = "upstream_failed", reason: str | None = None) -> None:
+        """Tells every selected model that is still untold: nothing was due, or it was not reached."""
+        with self._lock:
+            for name in sorted(self._selected):
+                capture = self._capture(name)
+                if capture.told:
+                    continue
+                if capture.error or capture.cancelled:
+                    self._tell_failed(name, capture)
+                elif capture.planned or status != "upstream_failed":
+                    self._tell_once(name, capture, status, reason)
+                else:
+                    self._tell_once(name, capture, "up_to_date", "nothing is due")
+
+    def fail(self, error: ErrorOutcome) -> None:
+        """Tells every untold model that the run as a whole failed."""
+        with self._lock:
+            for name in sorted(self._selected):
+                capture = self._capture(name)
+                if not capture.told:
+                    capture.error = capture.error or error
+                    self._tell_failed(name, capture)
+
+    # ------------------------------------------------------------ what SQLMesh calls
+
+    @_guarded
+    def update_signal_progress(
+        self,
+        snapshot: Snapshot,
+        signal_name: str,
+        signal_idx: int,
+        total_signals: int,
+        ready_intervals: list[tuple[int, int]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Remembers the signal that let nothing through."""
+        if not ready_intervals:
+            self._capture(snapshot.name).signal = signal_name
+
+    @_guarded
+    def start_evaluation_progress(
+        self, batched_intervals: Mapping[Snapshot, list[tuple[int, int]]], *args: Any, **kwargs: Any
+    ) -> None:
+        """Knows now what will be executed, and tells the models for which nothing will."""
+        planned = {snapshot.name: batches for snapshot, batches in batched_intervals.items()}
+        for name in sorted(self._selected):
+            capture = self._capture(name)
+            if name not in planned:
+                if not self._audit_only:
+                    self._tell_once(name, capture, "up_to_date", "nothing is due")
+            elif not planned[name]:
+                self._tell_once(name, capture, "not_ready", self._waits_for(capture))
+            else:
+                capture.planned = list(planned[name])
+
+    @_guarded
+    def update_snapshot_evaluation_progress(
+        self,
+        snapshot: Snapshot,
+        interval: tuple[int, int],
+        batch_idx: int,
+        duration_ms: int | None,
+        *args: Any,
+        execution_stats: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Counts a batch; a batch without a duration has failed (SQLMesh calls this in `finally`)."""
+        capture = self._capture(snapshot.name)
+        if duration_ms is None:
+            if capture.error or capture.cancelled:
+                self._tell_failed(snapshot.name, capture)
+            return
+        capture.executed.append((interval[0], interval[1]))
+        capture.duration_ms += duration_ms
+        if execution_stats is not None:
+            capture.rows = _add(capture.rows, execution_stats.total_rows_processed)
+            capture.bytes = _add(capture.bytes, execution_stats.total_bytes_processed)
+        if len(capture.executed) >= len(capture.planned):
+            self._tell_once(
+                snapshot.name, capture, "audited" if self._audit_only else "executed", None
+            )
+
+    @_guarded
+    def log_skipped_models(self, snapshot_names: set[str]) -> None:
+        """Tells the models that SQLMesh skipped because an upstream model failed."""
+        for name in sorted(snapshot_names):
+            capture = self._capture(name)
+            if not capture.error and not capture.cancelled:
+                self._tell_once(
+                    name,
+                    capture,
+                    "upstream_failed",
+                    f"SQLMesh skipped it, because upstream failed: {', '.join(self._failures)}",
+                )
+
+    @_guarded
+    def log_failed_models(self, errors: list[Any]) -> None:
+        """Tells failures that happened outside an evaluation, such as creating a table."""
+        for error in errors:
+            name = getattr(error.node, "snapshot_name", None) or error.node.name
+            capture = self._capture(name)
+            if not capture.told:
+                self.capture_failure(name, error.__cause__ or error)
+                self._tell_failed(name, capture)
+
+    def log_warning(
+        self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Passes SQLMesh's warning on."""
+        self._log((long_message or short_message).strip())
+
+    def log_error(self, message: str, *args: Any, **kwargs: Any) -> None:
+        """Passes SQLMesh's error on."""
+        self._errors.append(message.strip())
+        self._log(message.strip())
+
+    # ------------------------------------------------------------ what the session calls
+
+    @_guarded
+    def capture_failure(self, name: str, error: BaseException, query: str | None = None) -> None:
+        """Keeps why an evaluation failed; the outcome is told when SQLMesh ends the batch."""
+        capture = self._capture(name)
+        self._failures.append(name)
+        if isinstance(error, RunCancelled):
+            capture.cancelled = True
+        elif isinstance(error, NodeAuditsErrors):
+            capture.blocked = True
+            capture.error = ErrorOutcome("audit", str(error))
+        else:
+            capture.error = replace(as_error(error), query=query)
+            self._errors.append(f"{name}: {error}")
+
+    @_guarded
+    def capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:
+        """Adds the results of one batch's audits, in the order of the model's audit calls."""
+        calls = [(result.audit.name, audit_arguments(result.audit_args)) for result in results]
+        adds = self._capture(snapshot.name).audits
+        dialect = snapshot.model.dialect if snapshot.is_model else snapshot.node.dialect
+        for (name, arguments), check_name, result in zip(
+            calls, check_names(calls), results, strict=True
+        ):
+            if result.skipped:
+                continue
+            before = adds.get(check_name)
+            query = (
+                result.query.sql(dialect=dialect, pretty=True)
+                if isinstance(result.query, exp.Expr)
+                else None
+            )
+            adds[check_name] = AuditOutcome(
+                name=name,
+                identity=audit_identity(name, arguments),
+                check_name=check_name,
+                blocking=result.blocking,
+                failing_rows=(before.failing_rows if before else 0) + (result.count or 0),
+                query=query if result.count or before is None else before.query,
+            )
+
+    # ------------------------------------------------------------
+
+    def _capture(self, name: str) -> _Capture:
+        return self._captures.setdefault(name, _Capture())
+
+    def _waits_for(self, capture: _Capture) -> str:
+        if capture.signal:
+            return f"signal `{capture.signal}` is not ready"
+        waiting = sorted(n for n, c in self._captures.items() if c.signal)
+        return f"upstream waits for a signal: {', '.join(waiting) or 'unknown'}"
+
+    def _tell_failed(self, name: str, capture: _Capture) -> None:
+        if capture.cancelled:
+            self._tell_once(name, capture, "cancelled", "the Dagster run was cancelled")
+        else:
+            self._tell_once(name, capture, "audit_failed" if capture.blocked else "failed", None)
+
+    def _tell_once(self, name: str, capture: _Capture, status: Status, reason: str | None) -> None:
+        if capture.told or name not in self._selected:
+            return
+        capture.told = True
+        self._tell(
+            ModelOutcome(
+                fqn=name,
+                status=status,
+                intervals=tuple(capture.executed),
+                batches=len(capture.executed),
+                duration_ms=capture.duration_ms,
+                rows_processed=capture.rows,
+                bytes_processed=capture.bytes,
+                snapshot=capture.snapshot,
+                execution_time=self._execution_time,
+                next_due=self._next_due.get(name),
+                reason=reason,
+                audits=tuple(capture.audits.values()),
+                error=capture.error,
+            )
+        )
+
+
+def as_error(error: BaseException) -> ErrorOutcome:
+    """An exception as data."""
+    return ErrorOutcome(
+        kind=type(error).__name__,
+        message=str(error).strip(),
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def _next_due(snapshot: Snapshot, after: datetime) -> str | None:
+    if not snapshot.evaluatable or snapshot.is_seed:
+        return None
+    return snapshot.node.cron_next(after).isoformat()
+
+
+def _add(total: int | None, more: int | None) -> int | None:
+    return total if more is None else (total or 0) + more

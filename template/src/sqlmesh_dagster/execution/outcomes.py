@@ -1,0 +1,94 @@
+"""What one sqlmesh run did with each model, as plain data that steps in other processes can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+Status = Literal[
+    "executed",
+    "up_to_date",
+    "not_ready",
+    "failed",
+    "audit_failed",
+    "upstream_failed",
+    "cancelled",
+    "not_deployed",
+    "audited",
+]
+
+
+@dataclass(frozen=True)
+class AuditOutcome:
+    """One audit call in one run.
+
+    Attributes:
+        identity: `names.audit_identity` of the call.
+        blocking: As it counted in this run; SQLMesh blocks nothing on a development preview table.
+        failing_rows: Rows found, summed over the batches.
+        query: SQL of the last batch that found rows, else of the last batch; runs as it stands.
+    """
+
+    name: str
+    identity: str
+    check_name: str
+    blocking: bool
+    failing_rows: int
+    query: str | None = None
+
+
+@dataclass(frozen=True)
+class ErrorOutcome:
+    """Why a model, or the whole run, failed: the engine's or Python's own words."""
+
+    kind: str
+    message: str
+    query: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
+    """What became of one model in one sqlmesh run.
+
+    Attributes:
+        fqn: The model's FQN, or a standalone audit's name.
+        intervals: Executed intervals, pairs of epoch milliseconds, end exclusive.
+        batches: Executed batches; SQLMesh splits intervals by `batch_size`.
+        rows_processed: Rows that the engine says it wrote; None where it does not say (DuckDB).
+        next_due: When the model is due next, ISO 8601 in UTC; None if never again.
+        reason: Why nothing was executed, in words.
+    """
+
+    fqn: str
+    status: Status
+    intervals: tuple[tuple[int, int], ...] = ()
+    batches: int = 0
+    duration_ms: int = 0
+    rows_processed: int | None = None
+    bytes_processed: int | None = None
+    snapshot: str | None = None
+    execution_time: str | None = None
+    next_due: str | None = None
+    reason: str | None = None
+    audits: tuple[AuditOutcome, ...] = ()
+    error: ErrorOutcome | None = None
+
+
+_JSON = TypeAdapter(ModelOutcome)
+
+
+def to_line(outcome: ModelOutcome) -> bytes:
+    """One line of JSON, newline included."""
+    return _JSON.dump_json(outcome) + b"\n"
+
+
+def from_line(line: bytes) -> ModelOutcome:
+    """The reverse of `to_line`.
+
+    Raises:
+        pydantic.ValidationError: The line is torn or of another version.
+    """
+    return _JSON.validate_json(line)

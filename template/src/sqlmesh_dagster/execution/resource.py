@@ -1,0 +1,270 @@
+"""`SQLMeshResource`: one project's context and connection, and the thread in which it runs."""
+
+# No `from __future__ import annotations`: Dagster reads the type of a `ResourceDependency` unquoted.
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import anyio.from_thread
+import anyio.to_thread
+import dagster as dg
+from pydantic import PrivateAttr
+
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.execution.cancel import CancelToken
+from sqlmesh_dagster.execution.locks import ProjectLock
+from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions, UndeployedChanges
+from sqlmesh_dagster.upstream import is_interrupted
+
+if TYPE_CHECKING:
+    from sqlmesh import Context
+    from sqlmesh.core.engine_adapter import EngineAdapter
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.2
+_STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
+class SQLMeshRunOptions(dg.ConfigurableResource):
+    """How this run's sqlmesh run is done; set in the launchpad."""
+
+    ignore_cron: bool = False
+    """Build every missing interval, also of models whose cron has not elapsed."""
+    start: str | None = None
+    """Build no interval before this date or time."""
+    end: str | None = None
+    """Build no interval after this date or time."""
+    execution_time: str | None = None
+    """The run's "now", ISO 8601; UTC where it names no time zone. Default: the time of the run."""
+    skip_janitor: bool = False
+    """Leave expired environments and tables alone; production runs clean up otherwise."""
+
+    def resolve(self) -> RunOptions:
+        """The options, checked.
+
+        Raises:
+            InvalidSettingError: `execution_time` is no ISO 8601 date or time.
+        """
+        return RunOptions(
+            ignore_cron=self.ignore_cron,
+            start=self.start,
+            end=self.end,
+            execution_time=_utc(self.execution_time) if self.execution_time else None,
+            skip_janitor=self.skip_janitor,
+        )
+
+
+class SQLMeshResource(dg.ConfigurableResource):
+    """A SQLMesh project, gateway and environment; give each project one instance.
+
+    Raises:
+        InvalidSettingError: When a setting is used that makes no sense, such as an unset variable.
+    """
+
+    project_dir: str = "sqlmesh_project"
+    """Folder of SQLMesh's config; a relative one starts at the working directory."""
+    gateway: str | None = None
+    """SQLMesh gateway; by default the project's `default_gateway`."""
+    environment: str = "prod"
+    """SQLMesh environment that runs build."""
+    concurrency_limit: int | None = None
+    """Models that SQLMesh builds at once; by default the connection's `concurrent_tasks`."""
+    undeployed_changes: str | None = None
+    """What a run does about local changes that are not deployed, and about an environment that does
+    not exist yet: `apply`, `warn` or `fail`. By default `fail` for `prod` and `apply` elsewhere."""
+    wait_timeout: float = 600.0
+    """Seconds to wait for another run, plan or process that holds the project or its DuckDB file."""
+    translator: dg.ResourceDependency[SQLMeshTranslator] = SQLMeshTranslator()  # type: ignore[assignment]
+    """How models look in Dagster."""
+
+    _holder: str = PrivateAttr(default_factory=lambda: f"process {os.getpid()}")
+    _work: "_Work | None" = PrivateAttr(default=None)
+    _messages: deque[str] = PrivateAttr(default_factory=deque)
+
+    @property
+    def settings(self) -> ProjectSettings:
+        """What this resource was configured with, checked; reads environment variables."""
+        environment = _text("environment", self.environment)
+        limit = self.concurrency_limit
+        if limit is not None and limit < 1:
+            raise InvalidSettingError(f"`concurrency_limit` is {limit}. It must be 1 or more.")
+        policy = self.undeployed_changes or ("fail" if environment == "prod" else "apply")
+        for known in get_args(UndeployedChanges):
+            if policy == known:
+                return ProjectSettings(
+                    project_dir=str(
+                        Path(_text("project_dir", self.project_dir)).expanduser().resolve()
+                    ),
+                    gateway=_text("gateway", self.gateway) if self.gateway else None,
+                    environment=environment,
+                    concurrency_limit=limit,
+                    undeployed_changes=known,
+                    wait_timeout=self.wait_timeout,
+                )
+        raise InvalidSettingError(
+            f"`undeployed_changes` is `{policy}`. Use one of: {', '.join(get_args(UndeployedChanges))}."
+        )
+
+    @contextmanager
+    def open_context(self, *, load: bool = True) -> Iterator["Context"]:
+        """SQLMesh's own context, for what the integration has no word for.
+
+        It is alone on the project: runs of this host wait. All connections are released at the end.
+
+        Args:
+            load: Whether the project's files are needed, not only what is deployed.
+
+        Raises:
+            ProjectLoadError: The project cannot be loaded.
+            EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
+        """
+        from sqlmesh_dagster.execution.session import open_context  # imports SQLMesh
+
+        settings = self.settings
+        lock = ProjectLock(settings.lock_name)
+        with (
+            lock.held(self.holder, settings.wait_timeout),
+            open_context(settings, load=load) as context,
+        ):
+            yield context
+
+    @contextmanager
+    def connection(self) -> Iterator["EngineAdapter"]:
+        """The warehouse's connection, as SQLMesh's engine adapter, for assets that load raw data.
+
+        Raises:
+            DatabaseLockedError: Another process held the DuckDB file for longer than `wait_timeout`.
+        """
+        from sqlmesh_dagster.execution.session import open_adapter  # imports SQLMesh
+
+        with self.open_context(load=False) as context:
+            yield open_adapter(context, self.settings)
+
+    # ------------------------------------------------------------ used by the integration's steps
+
+    @property
+    def holder(self) -> str:
+        """Who holds the project's lock when this resource does: a Dagster run, or a process outside."""
+        return self._holder
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Notes which Dagster run this is; opens nothing."""
+        if context.run is not None:
+            self._holder = f"Dagster run {context.run.run_id}"
+
+    def start_work(self, work: Callable[[CancelToken], None]) -> None:
+        """Starts `work` in a worker thread; it may outlive the step, and ends before the teardown."""
+        if self._work is not None:
+            self._work.join()
+        self._work = _Work(work)
+
+    def run_work(self, work: Callable[[CancelToken], None]) -> None:
+        """Runs `work` in a worker thread, and waits for it; raises what it raises."""
+        self.start_work(work)
+        running = self._work
+        assert running is not None
+        try:
+            while not running.is_done(_POLL_SECONDS):
+                pass  # short waits, so that an interrupt is noticed
+        except BaseException:
+            running.token.cancel()
+            raise
+        self._work = None
+        running.join()
+
+    def cancel_work(self) -> None:
+        """Stops SQLMesh; returns at once."""
+        if self._work is not None:
+            self._work.token.cancel()
+
+    def say(self, message: str) -> None:
+        """Keeps a message of the worker thread for the next step that waits."""
+        _log.info(message)
+        self._messages.append(message)
+
+    def heard(self) -> Iterator[str]:
+        """Takes the messages kept so far."""
+        while self._messages:
+            yield self._messages.popleft()
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Waits for SQLMesh's work, and stops it when the Dagster run is being stopped."""
+        work = self._work
+        if work is None:
+            return
+        while not work.is_done(_POLL_SECONDS):
+            if is_interrupted() or _is_stopping(context):
+                work.token.cancel()
+        work.join()
+        self._work = None
+
+
+class _Work:
+    """A function in an AnyIO worker thread."""
+
+    def __init__(self, work: Callable[[CancelToken], None]) -> None:
+        self.token = CancelToken()
+        self._portal = anyio.from_thread.start_blocking_portal()
+        self._future: Future[None] = self._portal.__enter__().start_task_soon(
+            anyio.to_thread.run_sync, work, self.token
+        )
+
+    def is_done(self, timeout: float) -> bool:
+        """Whether it has ended, after waiting for `timeout` seconds at most."""
+        return bool(wait([self._future], timeout).done)
+
+    def join(self) -> None:
+        """Waits for its end; raises what it raised."""
+        try:
+            self._future.result()
+        finally:
+            self._portal.__exit__(None, None, None)
+
+
+def _is_stopping(context: dg.InitResourceContext) -> bool:
+    run = context.run
+    if run is None or context.instance is None:
+        return False
+    stored = context.instance.get_run_by_id(run.run_id)
+    return stored is not None and stored.status in _STOPPING
+
+
+def _text(name: str, value: Any) -> str:
+    """A setting's text, an environment variable's value read.
+
+    Raises:
+        InvalidSettingError: The variable is not set, or the text is empty.
+    """
+    if isinstance(value, dg.EnvVar):
+        text = value.get_value()
+        if not text:
+            raise InvalidSettingError(
+                f"`{name}` is taken from the environment variable `{value.env_var_name}`, which is"
+                " not set. Set it, e.g. in `.env`."
+            )
+        return text
+    if not value:
+        raise InvalidSettingError(f"`{name}` is empty.")
+    return str(value)
+
+
+def _utc(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise InvalidSettingError(
+            f"`execution_time` is `{text}`, which is no ISO 8601 time such as `2025-01-31T06:00:00`."
+        ) from error
+    return (
+        moment.replace(tzinfo=timezone.utc)
+        if moment.tzinfo is None
+        else moment.astimezone(timezone.utc)
+    )

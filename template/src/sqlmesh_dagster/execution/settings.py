@@ -1,0 +1,63 @@
+"""What project a run works on, and how: plain data, checked once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+UndeployedChanges = Literal["apply", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class ProjectSettings:
+    """A SQLMesh project, gateway and environment.
+
+    Attributes:
+        project_dir: Absolute path of the folder that holds SQLMesh's config.
+        gateway: None for the project's default gateway.
+        concurrency_limit: Models that SQLMesh builds at once; None for the connection's own
+            `concurrent_tasks`.
+        undeployed_changes: What a run does when the files differ from what the environment runs.
+        wait_timeout: Seconds to wait for another run, plan or process that holds the project.
+    """
+
+    project_dir: str
+    gateway: str | None
+    environment: str
+    concurrency_limit: int | None
+    undeployed_changes: UndeployedChanges
+    wait_timeout: float
+
+    @property
+    def project_path(self) -> Path:
+        """`project_dir` as a path."""
+        return Path(self.project_dir)
+
+    @property
+    def lock_name(self) -> str:
+        """The same for every run that must not overlap with another.
+
+        Environments of one project share it: on DuckDB they share the file.
+        """
+        identity = f"{self.project_dir}\0{self.gateway or ''}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How one sqlmesh run is done; the launchpad's choices.
+
+    Attributes:
+        start: Limits the missing intervals that are built; SQLMesh's own formats.
+        end: As `start`.
+        execution_time: The run's "now", in UTC.
+    """
+
+    ignore_cron: bool = False
+    start: str | None = None
+    end: str | None = None
+    execution_time: datetime | None = None
+    skip_janitor: bool = False

@@ -1,0 +1,191 @@
+"""What a model's Dagster step does: lead the sqlmesh run or wait for it, then report its own model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset, TableCheck
+from sqlmesh_dagster.execution import events
+from sqlmesh_dagster.execution.cancel import CancelToken
+from sqlmesh_dagster.execution.locks import ProjectLock
+from sqlmesh_dagster.execution.outcomes import ErrorOutcome, ModelOutcome
+from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.execution.results import RunResults, SQLMeshResultsResource
+from sqlmesh_dagster.execution.selection import select_models
+from sqlmesh_dagster.execution.settings import RunOptions
+from sqlmesh_dagster.upstream import output_without_materialization, run_plan, succeeded_steps
+
+StepEvent = dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation | dg.Output[None]
+_POLL_SECONDS = 0.1
+_SLOWEST_POLL_SECONDS = 1.0
+_SUCCESSES = ("executed", "up_to_date", "not_ready")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a Dagster run, with what it needs of its resources."""
+
+    context: dg.OpExecutionContext
+    project: DagsterProject
+    resource: SQLMeshResource
+    results: RunResults
+    options: RunOptions
+    lock: ProjectLock
+
+    @classmethod
+    def of(cls, context: dg.OpExecutionContext, project: DagsterProject) -> Step:
+        """The step in which `context` is."""
+        resource: SQLMeshResource = getattr(context.resources, project.name)
+        results: SQLMeshResultsResource = getattr(context.resources, project.results_key)
+        options: SQLMeshRunOptions = getattr(context.resources, project.options_key)
+        return cls(
+            context=context,
+            project=project,
+            resource=resource,
+            results=results.of_run(context.instance, context.run_id, project.name),
+            options=options.resolve(),
+            lock=ProjectLock(resource.settings.lock_name),
+        )
+
+    @property
+    def holder(self) -> str:
+        """How this Dagster run names itself to those who wait for the lock."""
+        return self.resource.holder
+
+
+def materialize_model(
+    context: dg.OpExecutionContext, project: DagsterProject, asset: ModelAsset
+) -> Iterator[StepEvent]:
+    """Yields what became of one model, or raises.
+
+    When only checks are selected, the model is audited and not rebuilt.
+
+    Raises:
+        SQLMeshDagsterError: The model was not built; see `events`.
+    """
+    step = Step.of(context, project)
+    selected = tuple(c for c in asset.checks if c[1].key in context.selected_asset_check_keys)
+    if asset.spec.key not in context.selected_asset_keys:
+        yield from _audit(step, asset.model.name, asset.model.fqn, selected)
+        return
+    outcome = _wait_for(step, asset.model.fqn)
+    if outcome.status == "executed":
+        yield events.materialization(asset, outcome)
+    elif outcome.status in _SUCCESSES:
+        context.log.info(f"{asset.model.name}: {outcome.reason}.")
+        yield events.observation(asset, outcome)
+        yield output_without_materialization(context.output_for_asset_key(asset.spec.key))
+    yield from events.check_results(selected, outcome)
+    if outcome.status not in _SUCCESSES:
+        events.raise_for(asset.model.name, outcome)
+
+
+def check_table(
+    context: dg.OpExecutionContext, project: DagsterProject, check: TableCheck
+) -> Iterator[StepEvent]:
+    """Yields the result of a standalone audit, or of an external table's audits."""
+    selected = tuple(c for c in check.checks if c[1].key in context.selected_asset_check_keys)
+    yield from _audit(Step.of(context, project), check.snapshot, check.snapshot, selected)
+
+
+def _wait_for(step: Step, fqn: str) -> ModelOutcome:
+    """The model's outcome in this attempt of the step; leads a sqlmesh run if nobody does."""
+    before = len(step.results.of(fqn)) if step.context.retry_number else 0
+    patience = step.lock.patience(step.holder, step.resource.wait_timeout)
+    pause = _POLL_SECONDS
+    try:
+        while True:
+            outcomes = step.results.of(fqn)
+            if len(outcomes) > before:
+                return outcomes[before]
+            if step.lock.try_acquire(step.holder):
+                if len(step.results.of(fqn)) > before:  # told between the look and the lock
+                    step.lock.release()
+                    continue
+                _lead(step, fqn)
+            else:
+                patience.check()
+            step.results.wait(pause)
+            pause = min(pause * 1.2, _SLOWEST_POLL_SECONDS)
+            _pass_on_messages(step)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # the run is being stopped
+            step.resource.cancel_work()
+        raise
+    finally:
+        _pass_on_messages(step)
+
+
+def _lead(step: Step, fqn: str) -> None:
+    """Starts one sqlmesh run for every selected model that may be built now; the lock is held."""
+    plan = run_plan(step.context)
+    fqns = step.project.fqns_by_key
+    latest = step.results.latest()
+    models = {s: fqns[key] for key, s in plan.assets.items() if key in fqns}
+    selected = select_models(
+        models=models,
+        upstream=plan.upstream,
+        succeeded=succeeded_steps(step.context.instance, step.context.run_id),
+        own_step=plan.own_step,
+        attempted=latest.keys(),
+        failed={f for f, outcome in latest.items() if outcome.status not in _SUCCESSES},
+    )
+    step.context.log.info(f"Starting one sqlmesh run for {len(selected)} of {len(models)} models.")
+
+    def work(cancel: CancelToken) -> None:
+        try:
+            from sqlmesh_dagster.execution.session import run_models  # imports SQLMesh
+
+            run_models(
+                step.resource.settings,
+                step.options,
+                selected,
+                step.results.append,
+                step.resource.say,
+                cancel,
+                step.project.manifest,
+            )
+        except BaseException as error:  # a step waits for each outcome, whatever happens
+            told = step.results.latest().keys()
+            failure = ErrorOutcome(type(error).__name__, str(error))
+            for name in set(selected) - told:
+                step.results.append(ModelOutcome(name, "failed", error=failure))
+            raise
+        finally:
+            step.lock.release()
+
+    step.resource.start_work(work)
+
+
+def _audit(
+    step: Step, name: str, snapshot: str, checks: events.Checks
+) -> Iterator[dg.AssetCheckResult]:
+    """Runs audits alone, in this step, when nothing else works on the project."""
+    told: list[ModelOutcome] = []
+
+    def work(cancel: CancelToken) -> None:
+        from sqlmesh_dagster.execution.session import audit_snapshots  # imports SQLMesh
+
+        settings = step.resource.settings
+        with step.lock.held(step.holder, settings.wait_timeout):
+            told.append(
+                audit_snapshots(settings, step.options, snapshot, step.resource.say, cancel)
+            )
+
+    step.resource.run_work(work)
+    _pass_on_messages(step)
+    (outcome,) = told
+    if outcome.status in _SUCCESSES:
+        step.context.log.warning(f"The audits of {name} did not run: {outcome.reason}.")
+    elif outcome.status in ("audited", "audit_failed"):
+        yield from events.check_results(checks, outcome)
+    else:
+        events.raise_for(name, outcome)
+
+
+def _pass_on_messages(step: Step) -> None:
+    for message in step.resource.heard():
+        step.context.log.warning(message)

@@ -1,0 +1,286 @@
+"""The factories: a SQLMesh project as Dagster assets, checks, a job, a schedule, or all of them."""
+
+# No `from __future__ import annotations`: Dagster reads the type of an op's `context` unquoted.
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.names import digest, op_name
+from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset, TableCheck, translate
+from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.definition.translator import (
+    SQLMeshTranslator,
+    TemplateTranslator,
+    unknown_properties,
+)
+from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.execution.results import SQLMeshResultsResource
+from sqlmesh_dagster.execution.steps import StepEvent, check_table, materialize_model
+from sqlmesh_dagster.schedule import adaptive_schedule
+from sqlmesh_dagster.upstream import AssetJob
+
+_OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
+"""Lower priority than other ops', so that ingest goes first and one sqlmesh run takes all models."""
+
+_OUTPUT = "table"
+
+
+def sqlmesh_assets_factory(
+    *,
+    sqlmesh_resource: SQLMeshResource,
+    name: str = "sqlmesh",
+    group_name: str = "sqlmesh",
+    op_tags: Mapping[str, str] | None = None,
+    owners: Sequence[str] | None = None,
+) -> list[dg.AssetsDefinition]:
+    """One asset and op for each model, with its audits as checks, and an op for each standalone audit.
+
+    The assets need three resources: `<name>`, `<name>_results` and `<name>_run_options`, see
+    `sqlmesh_resources`.
+
+    Args:
+        name: Keeps several projects of one code location apart.
+        op_tags: Added to each op's tags.
+        owners: E-mails or `team:<name>`, for models that name no owner.
+
+    Raises:
+        ProjectLoadError: The project cannot be loaded.
+        DuplicateAssetKeyError: The translator gives two models one key.
+    """
+    project = _project(sqlmesh_resource, name, group_name, owners)
+    return _assets(project, op_tags)
+
+
+def sqlmesh_adaptive_schedule_factory(
+    *,
+    sqlmesh_resource: SQLMeshResource,
+    name: str | None = None,
+    project_name: str = "sqlmesh",
+    group_name: str = "sqlmesh",
+    op_tags: Mapping[str, str] | None = None,
+    owners: Sequence[str] | None = None,
+    default_status: dg.DefaultScheduleStatus = dg.DefaultScheduleStatus.STOPPED,
+) -> tuple[dg.ScheduleDefinition, AssetJob, list[dg.AssetsDefinition]]:
+    """A schedule that asks SQLMesh at each tick what is due and requests only that, its job and assets.
+
+    Its cron is the finest among the models' crons.
+
+    Args:
+        name: The schedule's name; by default `<project_name>_adaptive_schedule`.
+
+    Raises:
+        InvalidSettingError: The project has no model.
+    """
+    project = _project(sqlmesh_resource, project_name, group_name, owners)
+    assets = _assets(project, op_tags)
+    job = _job(project, assets)
+    schedule = adaptive_schedule(
+        project,
+        job,
+        sqlmesh_resource.settings,
+        name or f"{project_name}_adaptive_schedule",
+        default_status,
+    )
+    return schedule, job, assets
+
+
+def sqlmesh_definitions_factory(
+    *,
+    project_dir: str | Path = "sqlmesh_project",
+    gateway: str | None = None,
+    environment: str = "prod",
+    concurrency_limit: int | None = None,
+    translator: SQLMeshTranslator | None = None,
+    external_asset_mapping: str | None = None,
+    group_name: str = "sqlmesh",
+    op_tags: Mapping[str, str] | None = None,
+    owners: Sequence[str] | None = None,
+    schedule_name: str | None = None,
+    enable_schedule: bool = False,
+    undeployed_changes: str | None = None,
+    wait_timeout: float = 600.0,
+    name: str = "sqlmesh",
+) -> dg.Definitions:
+    """A whole SQLMesh project: assets, checks, the job `<name>_job`, the adaptive schedule, resources.
+
+    Args:
+        project_dir: Folder of SQLMesh's config.
+        gateway: SQLMesh gateway; by default the project's own.
+        environment: SQLMesh environment that runs build.
+        concurrency_limit: Models that SQLMesh builds at once; by default the connection's setting.
+        translator: How models look in Dagster.
+        external_asset_mapping: Asset key of external tables, such as `raw/{node.schema}/{node.name}`;
+            with `node.database`, `node.schema`, `node.name`, `node.fqn`. A translator wins over it.
+        group_name: Asset group of models that name none.
+        op_tags: Added to each op's tags.
+        owners: E-mails or `team:<name>`, for models that name no owner.
+        schedule_name: By default `<name>_adaptive_schedule`.
+        enable_schedule: Whether the schedule runs from the start; it can be switched in the UI.
+        undeployed_changes: `apply`, `warn` or `fail`, see `SQLMeshResource`.
+        wait_timeout: Seconds to wait for another run or process that holds the project.
+        name: Keeps several projects of one code location apart: prefix of job and resource keys.
+
+    Raises:
+        ProjectLoadError: The project cannot be loaded.
+        InvalidSettingError: A parameter makes no sense.
+        DuplicateAssetKeyError: The translator gives two models one key.
+    """
+    if op_name([name]) != name:
+        raise InvalidSettingError(
+            f"`name` is `{name}`. Use letters, digits and single underscores between them."
+        )
+    if translator is not None and external_asset_mapping is not None:
+        warnings.warn(
+            "Both `translator` and `external_asset_mapping` are given: the translator is used, and"
+            " the mapping is ignored.",
+            UserWarning,
+            stacklevel=2,
+        )
+    resource = SQLMeshResource(
+        project_dir=str(project_dir),
+        gateway=gateway,
+        environment=environment,
+        concurrency_limit=concurrency_limit,
+        undeployed_changes=undeployed_changes,
+        wait_timeout=wait_timeout,
+        translator=_translator(translator, external_asset_mapping),
+    )
+    project = _project(resource, name, group_name, owners)
+    assets = _assets(project, op_tags)
+    job = _job(project, assets)
+    schedules = []
+    if project.assets:
+        status = (
+            dg.DefaultScheduleStatus.RUNNING
+            if enable_schedule
+            else dg.DefaultScheduleStatus.STOPPED
+        )
+        schedule = schedule_name or f"{name}_adaptive_schedule"
+        schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
+    return dg.Definitions(
+        assets=assets,
+        jobs=[job],
+        schedules=schedules,
+        resources=sqlmesh_resources(resource, name=name),
+    )
+
+
+def sqlmesh_resources(
+    sqlmesh_resource: SQLMeshResource, *, name: str = "sqlmesh"
+) -> dict[str, dg.ConfigurableResource]:
+    """The resources that the assets of a project need, by key."""
+    return {
+        name: sqlmesh_resource,
+        f"{name}_results": SQLMeshResultsResource(),
+        f"{name}_run_options": SQLMeshRunOptions(),
+    }
+
+
+def _translator(
+    translator: SQLMeshTranslator | None, external_asset_mapping: str | None
+) -> SQLMeshTranslator:
+    if translator is not None:
+        return translator
+    if external_asset_mapping is not None:
+        return TemplateTranslator(external_asset_mapping)
+    return SQLMeshTranslator()
+
+
+def _project(
+    resource: SQLMeshResource, name: str, group_name: str, owners: Sequence[str] | None
+) -> DagsterProject:
+    from sqlmesh_dagster.execution.session import load_manifest  # imports SQLMesh
+
+    manifest = load_manifest(resource.settings)
+    _warn_of_unknown_properties(manifest)
+    return translate(
+        manifest, resource.translator, name=name, group_name=group_name, owners=owners or ()
+    )
+
+
+def _warn_of_unknown_properties(manifest: Manifest) -> None:
+    for model in manifest.models:
+        for tag in unknown_properties(model.tags):
+            warnings.warn(
+                f"The tag `{tag}` of model `{model.name}` sets nothing in Dagster. Known are"
+                " `dagster:group_name:…`, `dagster:owner:…` and `dagster:description:…`.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+
+def _assets(
+    project: DagsterProject, op_tags: Mapping[str, str] | None
+) -> list[dg.AssetsDefinition]:
+    tags = {**_OP_TAGS, **(op_tags or {})}
+    return [
+        *(_model_asset(project, asset, tags) for asset in project.assets),
+        *(_table_check(project, check, tags) for check in project.table_checks),
+    ]
+
+
+def _model_asset(
+    project: DagsterProject, asset: ModelAsset, op_tags: Mapping[str, str]
+) -> dg.AssetsDefinition:
+    """An op and its asset, put together by hand.
+
+    `multi_asset` would name inputs and outputs after the keys, where `a / b_c` and `a_b / c` are one
+    name, and the model that reads both would silently lose a dependency.
+    """
+    inputs = {
+        f"upstream_{digest('/'.join(dep.asset_key.path), 12)}": dep for dep in asset.spec.deps
+    }
+    checks = {f"check_{op_name([spec.name])}": spec for _, spec in asset.checks}
+
+    @dg.op(
+        name=asset.op_name,
+        description=asset.spec.description,
+        ins={name: dg.In(dg.Nothing) for name in inputs},
+        out={
+            _OUTPUT: dg.Out(dg.Nothing, is_required=False, code_version=asset.spec.code_version),
+            **{name: dg.Out(is_required=False) for name in checks},
+        },
+        required_resource_keys={project.name, project.results_key, project.options_key},
+        tags=op_tags,
+    )
+    def materialize(context: dg.OpExecutionContext) -> Iterator[StepEvent]:
+        yield from materialize_model(context, project, asset)
+
+    return dg.AssetsDefinition(
+        node_def=materialize,
+        keys_by_input_name={name: dep.asset_key for name, dep in inputs.items()},
+        keys_by_output_name={_OUTPUT: asset.spec.key},
+        specs=[asset.spec],
+        check_specs_by_output_name=checks,
+        can_subset=True,
+    )
+
+
+def _table_check(
+    project: DagsterProject, check: TableCheck, op_tags: Mapping[str, str]
+) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        name=check.op_name,
+        specs=[spec for _, spec in check.checks],
+        can_subset=True,
+        required_resource_keys={project.name, project.results_key, project.options_key},
+        op_tags=dict(op_tags),
+    )
+    def execute(context: dg.OpExecutionContext) -> Iterator[StepEvent]:
+        yield from check_table(context, project, check)
+
+    return execute
+
+
+def _job(project: DagsterProject, assets: Sequence[dg.AssetsDefinition]) -> AssetJob:
+    keys = [asset.spec.key for asset in project.assets]
+    checks = dg.AssetSelection.checks(*assets)
+    return dg.define_asset_job(
+        f"{project.name}_job",
+        selection=dg.AssetSelection.assets(*keys) | checks,
+        description=f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`.",
+    )

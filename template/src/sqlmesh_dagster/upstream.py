@@ -1,0 +1,187 @@
+"""The exceptions: what the integration needs of Dagster and SQLMesh and their public APIs don't give.
+
+Each function says what it leans on; `tests/sqlmesh_dagster/test_upstream_contract.py` fails clearly
+when one of them moves. Verified on Dagster 1.13.27 and SQLMesh 0.236.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.execution.stats import StepEventStatus
+from dagster._utils.interrupts import check_captured_interrupt
+
+if TYPE_CHECKING:
+    from sqlmesh import Context
+    from sqlmesh.core.config.connection import ConnectionConfig
+    from sqlmesh.core.engine_adapter import EngineAdapter
+    from sqlmesh.core.model import Model
+    from sqlmesh.core.snapshot import SnapshotEvaluator
+    from sqlmesh.core.state_sync import StateSync
+
+# ---------------------------------------------------------------------------- Dagster
+
+AssetJob = UnresolvedAssetJobDefinition
+"""What `dagster.define_asset_job` returns; Dagster exports no name for it."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The steps of one Dagster run, seen from one of them.
+
+    Attributes:
+        own_step: Key of the step that asks.
+        upstream: The steps that this run executes, each with the keys of its direct upstream steps
+            in this run; blocking checks are steps, too.
+        assets: Selected asset keys, each with the key of its step.
+    """
+
+    own_step: str
+    upstream: Mapping[str, frozenset[str]]
+    assets: Mapping[dg.AssetKey, str]
+
+
+def run_plan(context: dg.OpExecutionContext) -> RunPlan:
+    """What this Dagster run executes, whichever executor runs its steps.
+
+    `context.selected_asset_keys` holds the op's own asset alone; the whole selection is on the
+    job's asset layer, narrowed by the run's `step_keys_to_execute` on a re-execution.
+    """
+    step_context = context.get_step_execution_context()
+    deps = step_context.execution_plan.get_all_step_deps()
+    executed = set(context.run.step_keys_to_execute or deps)
+    layer = context.job_def.asset_layer
+    assets = {
+        key: str(layer.get_op_output_handle(key).node_handle) for key in layer.selected_asset_keys
+    }
+    return RunPlan(
+        own_step=step_context.step.key,
+        upstream={key: frozenset(deps[key] & executed) for key in deps if key in executed},
+        assets={key: step for key, step in assets.items() if step in executed},
+    )
+
+
+def succeeded_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]:
+    """Keys of the steps of a run that have succeeded so far, in whichever process."""
+    return frozenset(
+        step.step_key
+        for step in instance.get_run_step_stats(run_id)
+        if step.status is StepEventStatus.SUCCESS
+    )
+
+
+def output_without_materialization(output_name: str) -> dg.Output[None]:
+    """A step output that lets downstream steps go on and records no materialization.
+
+    Dagster writes none for an output whose metadata carries this key; it made the key for
+    observable source assets.
+    """
+    return dg.Output(
+        None, output_name=output_name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+    )
+
+
+def is_interrupted() -> bool:
+    """Whether this process was asked to stop while Dagster holds signals back, as in a teardown."""
+    return check_captured_interrupt()
+
+
+# ---------------------------------------------------------------------------- SQLMesh
+
+
+@contextmanager
+def single_process_loading() -> Iterator[None]:
+    """Keeps SQLMesh from forking to load a project: unsafe in Dagster's threaded processes.
+
+    The constant is read each time; forking is also slower on two cores or fewer.
+    """
+    from sqlmesh.core import constants
+
+    before = constants.MAX_FORK_WORKERS
+    constants.MAX_FORK_WORKERS = 1
+    try:
+        yield
+    finally:
+        constants.MAX_FORK_WORKERS = before
+
+
+def model_path(model: Model) -> Path | None:
+    """The file that defines a model; `Model` has it under a private name only."""
+    return model._path
+
+
+def on_audit(evaluator: SnapshotEvaluator, seen: Callable[[Any, list[Any]], None]) -> None:
+    """Calls `seen(snapshot, audit_results)` after each model's audits.
+
+    A console hears only how many failed, and nothing of a blocking failure; the results themselves
+    are what `SnapshotEvaluator.audit` returns. Evaluators are cloned for each run, and wrapped once.
+    """
+    if "audit" in vars(evaluator):
+        return
+    audit = evaluator.audit
+
+    def audit_and_tell(snapshot: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        results = audit(snapshot, *args, **kwargs) if args else audit(snapshot=snapshot, **kwargs)
+        seen(snapshot, results)
+        return results
+
+    evaluator.audit = audit_and_tell  # type: ignore[method-assign]
+
+
+def opened_adapter(context: Context) -> EngineAdapter | None:
+    """The context's own engine adapter if it was used; the public property would create one."""
+    return context._engine_adapter
+
+
+def existing_state(context: Context) -> StateSync | None:
+    """The project's state, or None where there is none yet; unlike `Context.state_sync` it creates nothing.
+
+    The caller closes it.
+    """
+    connection = context.config.get_state_connection(context.gateway) or context.connection_config
+    if any(not path.exists() for path in duckdb_files(connection)):
+        return None
+    state = context.config.get_scheduler(context.gateway).create_state_sync(context)
+    if state.get_versions(validate=False).schema_version == 0:
+        state.close()
+        return None
+    return state
+
+
+def duckdb_files(connection: ConnectionConfig) -> list[Path]:
+    """The database files of a DuckDB connection; none for other engines and in-memory databases."""
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig, DuckDBAttachOptions
+
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return []
+    attached = [connection.database, *(connection.catalogs or {}).values()]
+    paths = [
+        (item.path if item.type == "duckdb" else None)
+        if isinstance(item, DuckDBAttachOptions)
+        else item
+        for item in attached
+    ]
+    return [
+        Path(path)
+        for path in paths
+        if path and not path.startswith((":memory:", "md:", "motherduck:"))
+    ]
+
+
+def interrupt(cursor: Any) -> None:
+    """Stops the query that a DB-API cursor runs, from another thread, where its driver can.
+
+    DuckDB's cursor is a connection of its own and has `interrupt`; psycopg2's connection has
+    `cancel`. Other drivers finish the query, and SQLMesh stops before the next model.
+    """
+    if hasattr(cursor, "interrupt"):
+        cursor.interrupt()
+    elif hasattr(getattr(cursor, "connection", None), "cancel"):
+        cursor.connection.cancel()
