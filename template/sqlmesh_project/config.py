@@ -10,6 +10,7 @@ from sqlmesh.core.config import (
     GatewayConfig,
     LinterConfig,
     ModelDefaultsConfig,
+    PlanConfig,
     RunConfig,
 )
 from sqlmesh.core.config.format import FormatConfig
@@ -33,8 +34,9 @@ def create_missing_raw_tables() -> Iterator[str]:
     yield "CREATE SCHEMA IF NOT EXISTS raw"
     for path in sorted((SQLMESH_PROJECT / "external_models").glob("*.yaml")):
         for table in yaml.load(path):
-            columns = ", ".join(f"{name} {type_}" for name, type_ in table["columns"].items())
-            yield f"CREATE TABLE IF NOT EXISTS {table['name']} ({columns})"
+            if table["name"].startswith("raw."):
+                columns = ", ".join(f"{name} {type_}" for name, type_ in table["columns"].items())
+                yield f"CREATE TABLE IF NOT EXISTS {table['name']} ({columns})"
 
 
 config = Config(
@@ -61,6 +63,9 @@ config = Config(
         },
     ),
     format=FormatConfig(append_newline=True),
+    # With previews, one forward-only model (a slowly changing dimension) makes the first
+    # `sqlmesh plan dev` build yesterday instead of all days since `start`.
+    plan=PlanConfig(enable_preview=False),
     # A plan that died leaves its environment unfinished; the default is to wait six hours for it.
     run=RunConfig(environment_check_max_wait=60),
     disable_anonymized_analytics=True,
