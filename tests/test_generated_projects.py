@@ -26,7 +26,7 @@ class Project:
     environment: Mapping[str, str]
 
     def run(self, *command: str) -> str:
-        """What a command of the project prints; its whole output is the failure message."""
+        """What a command of the project prints; all that it said is the failure message."""
         executable = shutil.which(command[0], path=self.environment["PATH"])
         assert executable, f"`{command[0]}` is not installed"
         result = subprocess.run(
@@ -34,11 +34,10 @@ class Project:
             cwd=self.root,
             env=self.environment,
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             check=False,
         )
-        assert result.returncode == 0, result.stdout
+        assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
 
