@@ -171,7 +171,7 @@ def sqlmesh_definitions_factory(
 
 def sqlmesh_resources(
     sqlmesh_resource: SQLMeshResource, *, name: str = "sqlmesh"
-) -> dict[str, dg.ConfigurableResource]:
+) -> dict[str, dg.ConfigurableResource[None]]:
     """The resources that the assets of a project need, by key."""
     return {
         name: sqlmesh_resource,

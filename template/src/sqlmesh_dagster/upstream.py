@@ -21,7 +21,7 @@ from dagster._utils.interrupts import check_captured_interrupt
 if TYPE_CHECKING:
     from sqlmesh import Context
     from sqlmesh.core.config.connection import ConnectionConfig
-    from sqlmesh.core.engine_adapter import EngineAdapter
+    from sqlmesh.core.engine_adapter.base import EngineAdapter
     from sqlmesh.core.model import Model
     from sqlmesh.core.snapshot import SnapshotEvaluator
     from sqlmesh.core.state_sync import StateSync

@@ -50,7 +50,8 @@ def build_manifest(context: Context) -> Manifest:
         if fqn in models and not models[fqn].kind.is_symbolic
     )
     audits = tuple(_standalone_record(a, models) for a in context.standalone_audits.values())
-    read = {fqn for record in (*records, *audits) for fqn in record.depends_on}
+    read = {fqn for model in records for fqn in model.depends_on}
+    read |= {fqn for audit in audits for fqn in audit.depends_on}
     built = {record.fqn for record in records}
     declared = {fqn for fqn, model in models.items() if model.kind.is_external}
     return Manifest(
@@ -111,7 +112,7 @@ def _model_record(
         cron=model.cron,
         cron_tz=str(model.cron_tz) if model.cron_tz else None,
         cron_period=_cron_period(model),
-        interval_unit=model.interval_unit.value,
+        interval_unit=model.interval_unit.value if model.interval_unit else "",
         start=str(model.start) if model.start else None,
         owner=model.owner,
         tags=tuple(model.tags),
@@ -183,11 +184,11 @@ def _is_blocking(audit: Audit, arguments: Mapping[str, exp.Expr]) -> bool:
     return given == exp.true() if given else audit.blocking
 
 
-def _visible_dependencies(names: Iterable[str], models: Mapping[str, Model]) -> set[str]:
+def _visible_dependencies(names: Iterable[str] | None, models: Mapping[str, Model]) -> set[str]:
     """What is read, seen through embedded models: they leave no table."""
     visible: set[str] = set()
     seen: set[str] = set()
-    pending = list(names)
+    pending = list(names or ())
     while pending:
         fqn = pending.pop()
         if fqn in seen:
@@ -195,14 +196,14 @@ def _visible_dependencies(names: Iterable[str], models: Mapping[str, Model]) -> 
         seen.add(fqn)
         model = models.get(fqn)
         if model is not None and model.kind.is_embedded:
-            pending.extend(model.depends_on)
+            pending.extend(model.depends_on or ())
         else:
             visible.add(fqn)
     return visible
 
 
 def _columns(model: Model) -> tuple[ColumnRecord, ...]:
-    described = model.column_descriptions
+    described = model.column_descriptions or {}
     return tuple(
         ColumnRecord(name, data_type.sql(dialect=model.dialect), described.get(name))
         for name, data_type in (model.columns_to_types or {}).items()

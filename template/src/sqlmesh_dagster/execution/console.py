@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, TypeVar, cast
 
 from sqlglot import exp
 from sqlmesh.core.console import NoopConsole
@@ -26,7 +26,7 @@ from sqlmesh_dagster.execution.cancel import RunCancelled
 from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
 
 _log = logging.getLogger(__name__)
-_P = ParamSpec("_P")
+_Callback = TypeVar("_Callback", bound=Callable[..., None])
 
 
 @dataclass
@@ -48,10 +48,10 @@ class _Capture:
 
 
 def _guarded(
-    callback: Callable[Concatenate[CaptureConsole, _P], None],
-) -> Callable[Concatenate[CaptureConsole, _P], None]:
+    callback: _Callback,
+) -> _Callback:
     @functools.wraps(callback)
-    def guard(self: CaptureConsole, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def guard(self: CaptureConsole, *args: Any, **kwargs: Any) -> None:
         try:
             with self._lock:
                 callback(self, *args, **kwargs)
@@ -60,7 +60,7 @@ def _guarded(
                 "Could not capture `%s`; the model itself is not affected.", callback.__name__
             )
 
-    return guard
+    return cast(_Callback, guard)
 
 
 class CaptureConsole(NoopConsole):
@@ -69,14 +69,14 @@ class CaptureConsole(NoopConsole):
     Args:
         selected: FQNs whose outcome is told; what else SQLMesh may evaluate is captured only.
         tell: Receives each outcome once, from SQLMesh's threads.
-        log: Receives SQLMesh's own warnings and errors, a line each.
+        log: Receives a logging level and a message: what SQLMesh itself says.
     """
 
     def __init__(
         self,
         selected: Iterable[str],
         tell: Callable[[ModelOutcome], None],
-        log: Callable[[str], None] = _log.info,
+        log: Callable[[int, str], None] = _log.log,
         *,
         audit_only: bool = False,
     ) -> None:
@@ -227,12 +227,12 @@ class CaptureConsole(NoopConsole):
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
         """Passes SQLMesh's warning on."""
-        self._log((long_message or short_message).strip())
+        self._log(logging.INFO, (long_message or short_message).strip())
 
     def log_error(self, message: str, *args: Any, **kwargs: Any) -> None:
         """Passes SQLMesh's error on."""
         self._errors.append(message.strip())
-        self._log(message.strip())
+        self._log(logging.ERROR, message.strip())
 
     # ------------------------------------------------------------ what the session calls
 

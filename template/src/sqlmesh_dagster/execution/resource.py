@@ -26,14 +26,14 @@ from sqlmesh_dagster.upstream import is_interrupted
 
 if TYPE_CHECKING:
     from sqlmesh import Context
-    from sqlmesh.core.engine_adapter import EngineAdapter
+    from sqlmesh.core.engine_adapter.base import EngineAdapter
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
-class SQLMeshRunOptions(dg.ConfigurableResource):
+class SQLMeshRunOptions(dg.ConfigurableResource[None]):
     """How this run's sqlmesh run is done; set in the launchpad."""
 
     ignore_cron: bool = False
@@ -62,7 +62,7 @@ class SQLMeshRunOptions(dg.ConfigurableResource):
         )
 
 
-class SQLMeshResource(dg.ConfigurableResource):
+class SQLMeshResource(dg.ConfigurableResource[None]):
     """A SQLMesh project, gateway and environment; give each project one instance.
 
     Raises:
@@ -87,7 +87,7 @@ class SQLMeshResource(dg.ConfigurableResource):
 
     _holder: str = PrivateAttr(default_factory=lambda: f"process {os.getpid()}")
     _work: "_Work | None" = PrivateAttr(default=None)
-    _messages: deque[str] = PrivateAttr(default_factory=deque)
+    _messages: deque[tuple[int, str]] = PrivateAttr(default_factory=deque)
 
     @property
     def settings(self) -> ProjectSettings:
@@ -185,12 +185,12 @@ class SQLMeshResource(dg.ConfigurableResource):
         if self._work is not None:
             self._work.token.cancel()
 
-    def say(self, message: str) -> None:
-        """Keeps a message of the worker thread for the next step that waits."""
-        _log.info(message)
-        self._messages.append(message)
+    def say(self, level: int, message: str) -> None:
+        """Keeps a message of the worker thread, with its logging level, for the next step that waits."""
+        _log.log(level, message)
+        self._messages.append((level, message))
 
-    def heard(self) -> Iterator[str]:
+    def heard(self) -> Iterator[tuple[int, str]]:
         """Takes the messages kept so far."""
         while self._messages:
             yield self._messages.popleft()

@@ -78,7 +78,7 @@ class RunResults:
         yield from (line for line in complete.split(b"\n") if line)
 
 
-class SQLMeshResultsResource(dg.ConfigurableResource):
+class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     """Where the steps of a Dagster run share what its sqlmesh run captured.
 
     One code path for every executor on one host: files in the instance's storage folder.

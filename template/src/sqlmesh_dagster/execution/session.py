@@ -17,7 +17,7 @@ import duckdb
 from sqlmesh import Context
 from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.console import Console, NoopConsole, set_console
-from sqlmesh.core.engine_adapter import EngineAdapter
+from sqlmesh.core.engine_adapter.base import EngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler
@@ -158,7 +158,7 @@ def run_models(
     options: RunOptions,
     fqns: Collection[str],
     tell: Callable[[ModelOutcome], None],
-    log: Callable[[str], None],
+    log: Callable[[int, str], None],
     cancel: CancelToken,
     manifest: Manifest,
 ) -> None:
@@ -202,7 +202,7 @@ def audit_snapshots(
     settings: ProjectSettings,
     options: RunOptions,
     name: str,
-    log: Callable[[str], None],
+    log: Callable[[int, str], None],
     cancel: CancelToken,
 ) -> ModelOutcome:
     """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
@@ -250,7 +250,7 @@ def _prepare_environment(
     settings: ProjectSettings,
     options: RunOptions,
     manifest: Manifest,
-    log: Callable[[str], None],
+    log: Callable[[int, str], None],
     cancel: CancelToken,
 ) -> None:
     """Compares the files with what the environment runs, and does what the settings say."""
@@ -268,14 +268,14 @@ def _prepare_environment(
         else f"Environment `{settings.environment}` does not exist yet."
     )
     if policy == "apply":
-        log(f"{what} Deploying them.")
+        log(logging.INFO, f"{what} Deploying the project's files.")
         _deploy(settings, options, environment, log, cancel)
     elif environment is None:
         raise errors.EnvironmentMissingError(f"{what} {_plan_hint(settings)}")
     elif policy == "fail":
         raise errors.UndeployedChangesError(f"{what} {_plan_hint(settings)}")
     else:
-        log(f"{what} This run uses the deployed versions. {_plan_hint(settings)}")
+        log(logging.WARNING, f"{what} This run uses the deployed versions. {_plan_hint(settings)}")
 
 
 def changed_nodes(manifest: Manifest, environment: Environment | None) -> list[str]:
@@ -293,7 +293,7 @@ def _deploy(
     settings: ProjectSettings,
     options: RunOptions,
     environment: Environment | None,
-    log: Callable[[str], None],
+    log: Callable[[int, str], None],
     cancel: CancelToken,
 ) -> None:
     """Plans and applies without prompts; the run that follows builds the selected models.

@@ -187,5 +187,5 @@ def _audit(
 
 
 def _pass_on_messages(step: Step) -> None:
-    for message in step.resource.heard():
-        step.context.log.warning(message)
+    for level, message in step.resource.heard():
+        step.context.log.log(level, message)

@@ -1,0 +1,208 @@
+"""Small SQLMesh projects on DuckDB, run by real Dagster, for the integration's tests."""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+
+from sqlmesh_dagster import sqlmesh_definitions_factory
+
+NOW = "2025-01-10T00:30:00"
+"""The "now" of most runs: fixed, so that crons and intervals are."""
+
+_CONFIG = """
+gateways:
+  local:
+    connection:
+      type: duckdb
+      database: {database}
+default_gateway: local
+model_defaults:
+  dialect: duckdb
+  start: 2025-01-01
+  cron: '@daily'
+disable_anonymized_analytics: true
+before_all:
+  - CREATE TABLE IF NOT EXISTS main.run_log (began_at TIMESTAMP)
+  - INSERT INTO main.run_log VALUES (now())
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a Dagster run recorded."""
+
+    success: bool
+    run_id: str
+    events: Sequence[dg.DagsterEvent]
+
+    @property
+    def materialized(self) -> list[str]:
+        """Last part of each materialized key, in order."""
+        return [_name(e.asset_key) for e in self.events if e.is_step_materialization]
+
+    @property
+    def observed(self) -> list[str]:
+        """Last part of each observed key, in order."""
+        return [_name(e.asset_key) for e in self.events if e.is_asset_observation]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The error's text of each failed step."""
+        return {
+            str(e.step_key): _error_text(e)
+            for e in self.events
+            if e.event_type is dg.DagsterEventType.STEP_FAILURE
+        }
+
+    @property
+    def started(self) -> list[str]:
+        """Keys of the steps that Dagster started, in order."""
+        return [
+            str(e.step_key) for e in self.events if e.event_type is dg.DagsterEventType.STEP_START
+        ]
+
+    @property
+    def checks(self) -> dict[str, dg.AssetCheckEvaluation]:
+        """Check results by `<model>:<check>`."""
+        return {f"{_name(c.asset_key)}:{c.check_name}": c for c in self._evaluations()}
+
+    @property
+    def passed(self) -> dict[str, bool]:
+        """Whether each check passed."""
+        return {name: check.passed for name, check in self.checks.items()}
+
+    def metadata(self, name: str) -> Mapping[str, Any]:
+        """Metadata values of a model's materialization or observation."""
+        for event in self.events:
+            if event.is_step_materialization and _name(event.asset_key) == name:
+                return {k: v.value for k, v in event.materialization.metadata.items()}
+            if event.is_asset_observation and _name(event.asset_key) == name:
+                observed = event.asset_observation_data.asset_observation
+                return {k: v.value for k, v in observed.metadata.items()}
+        raise KeyError(name)
+
+    def _evaluations(self) -> Iterator[dg.AssetCheckEvaluation]:
+        for event in self.events:
+            if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                evaluation = event.event_specific_data
+                assert isinstance(evaluation, dg.AssetCheckEvaluation)
+                yield evaluation
+
+
+@dataclass
+class Project:
+    """A SQLMesh project in a folder of its own, with a DuckDB file beside it."""
+
+    root: Path
+    settings: dict[str, Any] = field(default_factory=lambda: {"environment": "dev"})
+
+    def __post_init__(self) -> None:
+        """Writes the config."""
+        self.write("config.yaml", _CONFIG.format(database=self.database))
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB file."""
+        return self.root / "warehouse.duckdb"
+
+    def write(self, path: str, text: str) -> None:
+        """Writes a file of the project."""
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text))
+
+    def model(self, name: str, query: str, properties: str = "kind FULL") -> None:
+        """Writes a SQL model `demo.<name>` unless `name` has a schema."""
+        full = name if "." in name else f"demo.{name}"
+        file = "".join(c if c.isalnum() else f"_{ord(c)}_" for c in full)
+        self.write(f"models/{file}.sql", f"MODEL (name {full}, {properties});\n{query};\n")
+
+    def definitions(self, **settings: Any) -> dg.Definitions:
+        """The factory's definitions of this project, as it stands now."""
+        return sqlmesh_definitions_factory(project_dir=self.root, **{**self.settings, **settings})
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Rows of a query; fails when anything still holds the file."""
+        with contextlib.closing(duckdb.connect(str(self.database))) as connection:
+            return connection.execute(sql).fetchall()
+
+    def execute(self, sql: str) -> None:
+        """A statement."""
+        self.query(sql)
+
+    def sqlmesh_runs(self) -> int:
+        """How often SQLMesh has begun a run or applied a plan."""
+        ((count,),) = self.query("SELECT count(*) FROM main.run_log")
+        return int(count)
+
+
+def run_in_process(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *names: str,
+    checks: Sequence[dg.AssetCheckKey] = (),
+    options: Mapping[str, Any] | None = None,
+    now: str | None = NOW,
+) -> Run:
+    """Materializes the assets with these last key parts, or all, and the named checks alone."""
+    job = definitions.resolve_implicit_global_asset_job_def()
+    keys = [k for k in definitions.resolve_asset_graph().executable_asset_keys if _name(k) in names]
+    result = (
+        job.execute_in_process(
+            instance=instance,
+            asset_selection=keys if names or checks else None,
+            run_config=run_config(options, now),
+            raise_on_error=False,
+        )
+        if not checks
+        else _checks_alone(definitions, instance, keys, checks, run_config(options, now))
+    )
+    return Run(result.success, result.run_id, result.all_events)
+
+
+def run_config(options: Mapping[str, Any] | None = None, now: str | None = NOW) -> dict[str, Any]:
+    """Launchpad config with run options."""
+    given = {**({"execution_time": now} if now else {}), **(options or {})}
+    return {"resources": {"sqlmesh_run_options": {"config": given}}}
+
+
+def _checks_alone(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    keys: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
+    config: Mapping[str, Any],
+) -> dg.ExecuteInProcessResult:
+    selection: dg.AssetSelection = dg.AssetSelection.checks(*checks)
+    if keys:
+        selection = selection | dg.AssetSelection.assets(*keys).without_checks()
+    return dg.materialize(
+        list(definitions.assets or ()),  # type: ignore[arg-type]
+        selection=selection,
+        resources=dict(definitions.resources or {}),
+        instance=instance,
+        run_config=config,
+        raise_on_error=False,
+    )
+
+
+def _name(key: dg.AssetKey | None) -> str:
+    assert key is not None
+    return key.path[-1]
+
+
+def _error_text(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    texts = []
+    while error is not None:
+        texts.append(error.message)
+        error = error.cause
+    return "\n".join(texts)
