@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 import dagster as dg
 import pytest
@@ -98,6 +100,29 @@ def test_formatting_changes_nothing(project: Project) -> None:
 def test_its_own_tests_pass(project: Project) -> None:
     """The owner's tests; the integration's run in the template, where they stand."""
     project.run("poe", "test", "tests/test_platform.py")
+
+
+def test_the_translator_of_the_readme_works(project: Project, tmp_path: Path) -> None:
+    """Pasted as the README says, it tags each model and keeps the raw files upstream."""
+    root = shutil.copytree(
+        project.root, tmp_path / "project", ignore=shutil.ignore_patterns(".venv")
+    )
+    example = re.search(r"  ```python\n(.*?)  ```\n", (root / "README.md").read_text(), re.DOTALL)
+    assert example
+    (transform,) = root.glob("src/*/defs/transform.py")
+    code = transform.read_text()
+    code = code.replace("@dg.definitions", f"{dedent(example[1])}\n\n@dg.definitions")
+    code = re.sub("external_asset_mapping=.*", "translator=ProjectTranslator(),", code)
+    transform.write_text(code)
+
+    pasted = Project(root, {**project.environment, "PYTHONPATH": str(root / "src")})
+    show = "[print(s.key.to_user_string(), dict(s.tags)) for s in defs().resolve_all_asset_specs()]"
+    package = transform.parents[1].name
+    shown = pasted.run("python", "-c", f"from {package}.definitions import defs; {show}")
+    assets = dict(line.split(" ", 1) for line in shown.splitlines())
+    assert "raw/payments" in assets and not [key for key in assets if "/raw/" in key]
+    tagged = {key for key, tags in assets.items() if "'domain': 'repairs'" in tags}
+    assert tagged == {key for key in assets if not key.startswith("raw/")} != set()
 
 
 def test_one_command_builds_every_asset_and_reports_every_check(project: Project) -> None:
