@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,3 +210,54 @@ def _error_text(event: dg.DagsterEvent) -> str:
         texts.append(error.message)
         error = error.cause
     return "\n".join(texts)
+
+
+def run_multiprocess(
+    project: Project,
+    home: Path,
+    *,
+    select: str = "*",
+    body: str = "",
+    max_concurrent: int = 2,
+    options: Mapping[str, Any] | None = None,
+) -> Run:
+    """Materializes assets with the command line and one process for each step.
+
+    Args:
+        home: Folder for `DAGSTER_HOME`.
+        select: An asset selection.
+        body: Python that may define `translator`, and a list `extra` of further definitions.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    code = home / "defs.py"
+    lines = [
+        "import dagster as dg",
+        "from sqlmesh_dagster import *",
+        "extra, translator = [], None",
+        textwrap.dedent(body),
+        f"settings = {{'project_dir': {str(project.root)!r}, **{project.settings!r}}}",
+        f"executor = dg.multiprocess_executor.configured({{'max_concurrent': {max_concurrent}}})",
+        "defs = dg.Definitions.merge(",
+        "    sqlmesh_definitions_factory(translator=translator, **settings),",
+        "    dg.Definitions(assets=extra, executor=executor),",
+        ")",
+    ]
+    code.write_text("\n".join(lines))
+    (home / "config.json").write_text(json.dumps(run_config(options)))
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(code)]
+    command += ["--select", select, "-c", str(home / "config.json")]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        records = instance.get_run_records(limit=1)
+        assert records, done.stderr
+        run = records[0].dagster_run
+        log = instance.all_logs(run.run_id)
+        events = [entry.dagster_event for entry in log if entry.dagster_event is not None]
+        return Run(run.is_success, run.run_id, events)

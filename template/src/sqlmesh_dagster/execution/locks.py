@@ -35,6 +35,8 @@ class ProjectLock:
 
     def try_acquire(self, holder: str) -> bool:
         """Takes the lock if it is free; `holder` names the taker to those who wait."""
+        if self._lock.is_locked:  # by this very object: a `FileLock` would let it in again
+            return False
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

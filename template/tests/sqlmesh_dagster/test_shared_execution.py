@@ -1,0 +1,221 @@
+"""One sqlmesh run for each Dagster run, whichever assets are selected and whichever executor runs the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.sqlmesh_dagster.projects import Project, Run, run_in_process, run_multiprocess
+
+
+def _diamond(project: Project) -> None:
+    project.model("top", "SELECT 1::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
+    project.model("left_side", "SELECT id FROM demo.top")
+    project.model("right_side", "SELECT id FROM demo.top")
+    project.model("bottom", "SELECT l.id FROM demo.left_side AS l, demo.right_side AS r")
+
+
+def _deployed(project: Project, instance: dg.DagsterInstance) -> None:
+    """Creates the environment without building anything, so that runs are counted alone."""
+    project.model("bootstrap", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance, "bootstrap")
+    project.execute("DELETE FROM main.run_log")
+
+
+def test_all_selected_models_share_one_sqlmesh_run_in_process(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: as many models, one run."""
+    _diamond(project)
+    _deployed(project, instance)
+    run = run_in_process(project.definitions(), instance)
+    assert run.success
+    assert sorted(run.materialized) == ["bottom", "left_side", "right_side", "top"]
+    assert project.sqlmesh_runs() == 1
+
+
+@pytest.mark.parametrize("max_concurrent", [1, 3])
+def test_all_selected_models_share_one_sqlmesh_run_in_many_processes(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path, max_concurrent: int
+) -> None:
+    """Promise: the multiprocess executor gives the same events, and one run."""
+    _diamond(project)
+    _deployed(project, instance)
+    run = run_multiprocess(project, tmp_path / "home", max_concurrent=max_concurrent)
+    assert run.success, run.failed
+    assert sorted(run.materialized) == ["bottom", "left_side", "right_side", "top"]
+    assert run.observed == ["bootstrap"]
+    assert run.passed == {"top:not_null_id": True}
+    assert project.sqlmesh_runs() == 1
+    assert project.query("SELECT count(*) FROM demo__dev.bottom") == [(1,)]
+
+
+def test_models_that_are_not_selected_are_not_touched(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: neither upstream nor downstream of the selection is built."""
+    _diamond(project)
+    definitions = project.definitions()
+    first = run_in_process(definitions, instance, "top", "left_side")
+    assert first.materialized == ["top", "left_side"]
+    assert project.query("SELECT count(*) FROM demo__dev.right_side") == [(0,)]
+    second = run_in_process(definitions, instance, "bottom", "right_side")
+    assert second.materialized == ["right_side", "bottom"]
+
+
+def test_a_step_ends_when_its_model_has_and_not_when_the_run_ends(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the first model's step is not held up by a slow one."""
+    project.model("quick", "SELECT 1::INT AS id")
+    project.write(
+        "models/slow.py",
+        """
+        import time
+        import typing as t
+        import pandas as pd
+        from sqlmesh import ExecutionContext, model
+
+        @model("demo.slow", columns={"id": "int"}, kind="FULL", depends_on=["demo.quick"])
+        def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
+            time.sleep(4)
+            return pd.DataFrame({"id": [1]})
+        """,
+    )
+    run = run_in_process(project.definitions(), instance)
+    assert run.success
+    starts = {s.step_key: s for s in instance.get_run_step_stats(run.run_id)}
+    quick, slow = starts["warehouse__demo__quick"], starts["warehouse__demo__slow"]
+    assert quick.end_time is not None
+    assert slow.end_time is not None
+    assert slow.end_time - quick.end_time >= 3.5
+
+
+_INGEST = """
+import time
+import duckdb
+
+@dg.asset(key=["raw", "orders"])
+def orders(sqlmesh: SQLMeshResource) -> None:
+    time.sleep(6)
+    with sqlmesh.connection() as adapter:
+        adapter.execute("CREATE OR REPLACE TABLE raw.orders AS SELECT 2 AS id")
+
+extra = [orders]
+
+class Translator(SQLMeshTranslator):
+    def get_external_asset_key(self, external_fqn):
+        return dg.AssetKey(["raw", "orders"])
+
+translator = Translator()
+"""
+
+
+def _reads_raw(project: Project, instance: dg.DagsterInstance) -> None:
+    project.execute("CREATE SCHEMA raw")
+    project.execute("CREATE TABLE raw.orders AS SELECT 1 AS id")
+    project.model("staged", "SELECT id::INT AS id FROM raw.orders")
+    project.model("mart", "SELECT id FROM demo.staged")
+    project.model("unrelated", "SELECT 1::INT AS id")
+    _deployed(project, instance)
+
+
+def _ingest_in_process(project: Project, instance: dg.DagsterInstance, home: Path) -> Run:
+    scope = {"dg": dg}
+    exec("from sqlmesh_dagster import *", scope)
+    exec(_INGEST, scope)
+    merged = dg.Definitions.merge(
+        project.definitions(translator=scope["translator"]),
+        dg.Definitions(assets=scope["extra"]),  # type: ignore[arg-type]
+    )
+    return run_in_process(merged, instance)
+
+
+def _ingest_in_processes(project: Project, instance: dg.DagsterInstance, home: Path) -> Run:
+    return run_multiprocess(project, home, body=_INGEST, max_concurrent=3)
+
+
+@pytest.mark.parametrize("execute", [_ingest_in_process, _ingest_in_processes])
+def test_a_slow_ingest_asset_is_finished_before_the_models_that_read_it_are_built(
+    project: Project,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    execute: Callable[[Project, dg.DagsterInstance, Path], Run],
+) -> None:
+    """Promise: models are never built on the data of before; others are not wrong for waiting."""
+    _reads_raw(project, instance)
+    run = execute(project, instance, tmp_path / "home")
+    assert run.success, run.failed
+    assert set(run.materialized) == {"orders", "staged", "mart", "unrelated"}
+    assert project.query("SELECT id FROM demo__dev.mart") == [(2,)]
+    assert project.sqlmesh_runs() <= 2
+
+
+def test_a_failed_ingest_asset_leaves_the_models_that_read_it_alone(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: what Dagster skips, SQLMesh does not build; what does not depend on it is built."""
+    project.execute("CREATE SCHEMA raw")
+    project.execute("CREATE TABLE raw.orders AS SELECT 1 AS id")
+    project.model("staged", "SELECT id::INT AS id FROM raw.orders")
+    project.model("mart", "SELECT id FROM demo.staged")
+    project.model("unrelated", "SELECT 1::INT AS id")
+
+    @dg.asset(key=["raw", "orders"])
+    def orders() -> None:
+        raise RuntimeError("the supplier is closed")
+
+    merged = dg.Definitions.merge(
+        project.definitions(external_asset_mapping="{node.schema}/{node.name}"),
+        dg.Definitions(assets=[orders]),
+    )
+    run = run_in_process(merged, instance)
+    assert not run.success
+    assert run.materialized == ["unrelated"]
+    assert list(run.failed) == ["raw__orders"]
+    assert project.query("SELECT count(*) FROM demo__dev.mart") == [(0,)]
+
+
+def test_a_python_asset_between_two_models_is_run_between_them(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: model → Python → model in one Dagster run, each on what the one before it made."""
+    project.execute("CREATE SCHEMA py")
+    project.execute("CREATE TABLE py.scored AS SELECT 0 AS id")
+    project.model("first", "SELECT 7::INT AS id")
+    project.model("last_one", "SELECT id::INT AS id FROM py.scored")
+
+    @dg.asset(key=["py", "scored"], deps=[["warehouse", "demo", "first"]])
+    def scored() -> None:
+        rows = project.query("SELECT id + 1 FROM demo__dev.first")
+        project.execute(f"CREATE OR REPLACE TABLE py.scored AS SELECT {rows[0][0]} AS id")
+
+    merged = dg.Definitions.merge(
+        project.definitions(external_asset_mapping="{node.schema}/{node.name}"),
+        dg.Definitions(assets=[scored]),
+    )
+    run = run_in_process(merged, instance)
+    assert run.success, run.failed
+    assert run.materialized == ["first", "scored", "last_one"]
+    assert project.query("SELECT id FROM demo__dev.last_one") == [(8,)]
+
+
+def test_a_custom_translator_is_honoured_in_every_process(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: the keys of the events are the translator's, also in the step processes."""
+    project.model("renamed", "SELECT 1::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
+    body = """
+    class Translator(SQLMeshTranslator):
+        def get_asset_key(self, model):
+            return dg.AssetKey(["custom", model.view_name + "_mine"])
+
+    translator = Translator()
+    """
+    run = run_multiprocess(project, tmp_path / "home", body=body)
+    assert run.success, run.failed
+    assert run.materialized == ["renamed_mine"]
+    assert run.passed == {"renamed_mine:not_null_id": True}
