@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -116,9 +115,8 @@ def test_what_work_leaves_behind_is_never_copied(source: Path, tmp_path: Path) -
             path = dirty / "template" / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    answers: dict[str, Any] = {"sample": "full"}
-    run_copy(str(dirty), tmp_path / "out", answers, defaults=True, quiet=True)
-    run_copy(str(source), tmp_path / "clean", answers, defaults=True, quiet=True)
+    run_copy(str(dirty), tmp_path / "out", defaults=True, quiet=True)
+    run_copy(str(source), tmp_path / "clean", defaults=True, quiet=True)
     assert [path.relative_to(tmp_path / "out") for path in files(tmp_path / "out")] == [
         path.relative_to(tmp_path / "clean") for path in files(tmp_path / "clean")
     ]
