@@ -10,6 +10,7 @@ import functools
 import logging
 import threading
 import traceback
+import unittest
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -92,9 +93,9 @@ class CaptureConsole(NoopConsole):
         self._errors: list[str] = []
 
     @property
-    def first_error(self) -> str | None:
-        """What went wrong first: a plan raises without saying it."""
-        return self._errors[0] if self._errors else None
+    def errors(self) -> str:
+        """What went wrong, in the order it did: a plan raises without saying it."""
+        return "\n".join(self._errors)
 
     def begin(
         self, snapshots: Mapping[str, Snapshot], execution_time: datetime, hint: str
@@ -223,6 +224,13 @@ class CaptureConsole(NoopConsole):
                 self.capture_failure(name, error.__cause__ or error)
                 self._tell_failed(name, capture)
 
+    @_guarded
+    def log_test_results(self, result: unittest.TestResult, target_dialect: str) -> None:
+        """Keeps what failing unit tests say: the plan that they stop does not."""
+        self._errors.extend(
+            f"{test}: {text.strip()}" for test, text in (*result.errors, *result.failures)
+        )
+
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
@@ -245,10 +253,12 @@ class CaptureConsole(NoopConsole):
             capture.cancelled = True
         elif isinstance(error, NodeAuditsErrors):
             capture.blocked = True
-            capture.error = ErrorOutcome("audit", str(error))
+            found = "; ".join(str(audit) for audit in error.errors)
+            capture.error = ErrorOutcome("audit", found)
         else:
             capture.error = replace(as_error(error), query=query)
-            self._errors.append(f"{name}: {error}")
+        if capture.error:
+            self._errors.append(f"`{name}`: {capture.error.message}")
 
     @_guarded
     def capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import duckdb
@@ -22,7 +22,7 @@ from sqlmesh.core.environment import Environment
 from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
-from sqlmesh.utils.date import to_datetime
+from sqlmesh.utils.date import TimeLike, to_datetime
 from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
@@ -204,6 +204,7 @@ def audit_snapshots(
     name: str,
     log: Callable[[int, str], None],
     cancel: CancelToken,
+    manifest: Manifest,
 ) -> ModelOutcome:
     """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
 
@@ -218,6 +219,7 @@ def audit_snapshots(
     told: list[ModelOutcome] = []
     console = CaptureConsole([name], told.append, log, audit_only=True)
     try:
+        _prepare_environment(settings, options, manifest, log, cancel)
         with open_context(settings, load=False, console=console, cancel=cancel) as context:
             _wait_for_database(context, settings, cancel)
             snapshots = _deployed_snapshots(context, settings.environment)
@@ -262,8 +264,8 @@ def _prepare_environment(
         return
     policy = settings.undeployed_changes
     what = (
-        f"{len(changed)} local changes are not deployed to environment `{settings.environment}`"
-        f" ({_shortened(changed)})."
+        f"Local changes of {_shortened(changed)} are not deployed to environment"
+        f" `{settings.environment}`."
         if environment is not None
         else f"Environment `{settings.environment}` does not exist yet."
     )
@@ -316,7 +318,7 @@ def _deploy(
                 execution_time=options.execution_time,
             )
         except SQLMeshError as error:
-            cause = console.first_error or str(error)
+            cause = console.errors or str(error)
             raise errors.PlanFailedError(
                 f"Could not deploy the local changes to environment `{settings.environment}`:"
                 f" {cause.strip()}\nMend it, or run `sqlmesh plan {settings.environment}` to see more."
@@ -428,21 +430,22 @@ def _audited_span(
     snapshots: Mapping[str, Snapshot],
     options: RunOptions,
     execution_time: datetime,
-) -> tuple[datetime, datetime] | None:
+) -> tuple[TimeLike, TimeLike] | None:
     """The time span to audit: what the options say, else all that is recorded as done."""
     sources = [snapshot]
     if isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external:
         sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]
         sources = [s for s in sources if not s.is_external]
         if not sources:
-            start = to_datetime(snapshot.node.start or "1 week ago", relative_base=execution_time)
-            return to_datetime(options.start or start), to_datetime(options.end or execution_time)
+            day_before = execution_time - timedelta(days=1)
+            return options.start or day_before, options.end or execution_time
     intervals = [interval for s in sources for interval in (*s.intervals, *s.dev_intervals)]
     if not intervals:
         return None
-    start = to_datetime(options.start or min(low for low, _ in intervals))
-    end = to_datetime(options.end or max(high for _, high in intervals))
-    return start, end
+    return (
+        options.start or to_datetime(min(low for low, _ in intervals)),
+        options.end or to_datetime(max(high for _, high in intervals)),
+    )
 
 
 def _explained(error: Exception, settings: ProjectSettings) -> Exception:

@@ -171,9 +171,8 @@ def _audit(
 
         settings = step.resource.settings
         with step.lock.held(step.holder, settings.wait_timeout):
-            told.append(
-                audit_snapshots(settings, step.options, snapshot, step.resource.say, cancel)
-            )
+            say, manifest = step.resource.say, step.project.manifest
+            told.append(audit_snapshots(settings, step.options, snapshot, say, cancel, manifest))
 
     step.resource.run_work(work)
     _pass_on_messages(step)

@@ -1,0 +1,152 @@
+"""Audits as asset checks: with their model, alone, standalone, and on external tables."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+
+def _check(model: str, name: str) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(dg.AssetKey(["warehouse", "demo", model]), name)
+
+
+def test_a_check_is_executed_alone_without_rebuilding_its_model(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: only the audit runs; what it finds now is what is reported."""
+    project.model(
+        "kept",
+        "SELECT 1::INT AS id, now()::TIMESTAMP AS built_at",
+        "kind FULL, audits (not_null(columns := (id)), unique_values(columns := (id)))",
+    )
+    definitions = project.definitions()
+    run_in_process(definitions, instance)
+    before = project.query("SELECT built_at FROM demo__dev.kept")
+    ((table,),) = project.query(
+        "SELECT table_schema || '.' || table_name FROM information_schema.tables"
+        " WHERE table_schema = 'sqlmesh__demo' AND table_type = 'BASE TABLE'"
+    )
+    project.execute(f"UPDATE {table} SET id = NULL")
+    alone = run_in_process(definitions, instance, checks=[_check("kept", "not_null_id")])
+    assert alone.passed == {"kept:not_null_id": False}
+    assert alone.checks["kept:not_null_id"].severity is dg.AssetCheckSeverity.ERROR
+    assert alone.materialized == []
+    assert project.query("SELECT built_at FROM demo__dev.kept") == before
+
+
+def test_a_check_of_a_model_that_was_never_built_has_no_result(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: nothing to audit is not a pass."""
+    project.model("other", "SELECT 1::INT AS id")
+    project.model("unbuilt", "SELECT 1::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
+    definitions = project.definitions()
+    run_in_process(definitions, instance, "other")
+    alone = run_in_process(definitions, instance, checks=[_check("unbuilt", "not_null_id")])
+    assert alone.success
+    assert alone.checks == {}
+
+
+def test_a_check_alone_covers_every_interval_unless_narrowed(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: an audit of an incremental model looks at all that is recorded; options narrow it."""
+    project.model(
+        "daily",
+        "SELECT @start_ds::DATE AS day, 1::INT AS n",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1),"
+        " audits (accepted_range(column := n, min_v := 2, blocking := false))",
+    )
+    definitions = project.definitions()
+    run_in_process(definitions, instance)
+    key = _check("daily", "accepted_range_n_2")
+    alone = run_in_process(definitions, instance, checks=[key])
+    assert alone.checks["daily:accepted_range_n_2"].metadata["sqlmesh/failing_rows"].value == 9
+    narrow = {"start": "2025-01-02", "end": "2025-01-03"}
+    narrowed = run_in_process(definitions, instance, checks=[key], options=narrow)
+    assert narrowed.checks["daily:accepted_range_n_2"].metadata["sqlmesh/failing_rows"].value == 2
+
+
+def test_the_same_audit_twice_gives_two_results(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: each use of an audit is a check, built-in and custom alike, each with its own finding."""
+    project.write(
+        "audits/above.sql", "AUDIT (name above); SELECT * FROM @this_model WHERE @c <= @n;"
+    )
+    project.model(
+        "twice",
+        "SELECT 5::INT AS a, NULL::INT AS b",
+        "kind FULL, audits (above(c := a, n := 1), above(c := a, n := 9, blocking := false),"
+        " not_null(columns := (a)), not_null(columns := (b), blocking := false))",
+    )
+    run = run_in_process(project.definitions(), instance)
+    assert run.success
+    assert run.passed == {
+        "twice:above_a_1": True,
+        "twice:above_a_9": False,
+        "twice:not_null_a": True,
+        "twice:not_null_b": False,
+    }
+
+
+def test_a_standalone_audit_is_a_check_that_runs_after_its_models(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: it is shown on a model that it reads, and sees what this run built."""
+    project.model("orders", "SELECT 3::INT AS id")
+    project.model("payments", "SELECT 4::INT AS id")
+    project.write(
+        "audits/paid.sql",
+        """
+        AUDIT (name all_paid, standalone true);
+        SELECT o.id FROM demo.orders AS o LEFT JOIN demo.payments AS p USING (id) WHERE p.id IS NULL
+        """,
+    )
+    run = run_in_process(project.definitions(), instance)
+    assert run.success
+    ((name, passed),) = run.passed.items()
+    assert name.endswith(":all_paid")
+    assert not passed
+    assert run.checks[name].severity is dg.AssetCheckSeverity.WARN
+    assert run.checks[name].metadata["sqlmesh/failing_rows"].value == 1
+
+
+def test_audits_of_an_external_table_are_checks_on_its_asset(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: raw data is audited where it is loaded."""
+    project.execute("CREATE TABLE main.source AS SELECT NULL::INT AS id")
+    project.write(
+        "external_models.yaml",
+        """
+        - name: main.source
+          columns:
+            id: INT
+          audits:
+            - name: not_null
+              columns: "(id)"
+        """,
+    )
+    project.model("reader", "SELECT id::INT AS id FROM main.source")
+    definitions = project.definitions(external_asset_mapping="raw/{node.name}")
+    run = run_in_process(definitions, instance)
+    assert run.passed == {"source:not_null_id": False}
+
+
+def test_a_check_whose_audit_cannot_be_executed_fails_its_step(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: an audit that raises is an error, neither a pass nor a finding."""
+    project.write(
+        "audits/raising.sql",
+        "AUDIT (name raising); SELECT 1 AS one FROM @this_model WHERE error('no audit') IS NULL;",
+    )
+    project.model("kept", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.model("kept", "SELECT 1::INT AS id", "kind FULL, audits (raising)")
+    run = run_in_process(project.definitions(), instance)
+    assert run.checks == {}
+    ((_, error),) = run.failed.items()
+    assert "no audit" in error

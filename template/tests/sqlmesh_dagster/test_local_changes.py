@@ -1,0 +1,123 @@
+"""Local changes are not deployed changes: apply, warn or fail, and environments that are new."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+
+def test_a_new_development_environment_is_created_by_the_first_run(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the first click works."""
+    project.model("first", "SELECT 1::INT AS id")
+    run = run_in_process(project.definitions(environment="dev"), instance)
+    assert run.materialized == ["first"]
+
+
+def test_production_is_never_created_or_changed_without_being_told_to(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the default for `prod` is to fail, with the command to run."""
+    project.model("first", "SELECT 1::INT AS id")
+    run = run_in_process(project.definitions(environment="prod"), instance)
+    ((_, error),) = run.failed.items()
+    assert "Environment `prod` does not exist yet" in error
+    assert "sqlmesh" in error
+    assert "plan" in error
+
+
+def test_apply_deploys_a_changed_model_and_runs_the_new_code(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: what Dagster shows is what ran; models that are not selected are not touched."""
+    project.model("changed", "SELECT 1::INT AS id")
+    project.model("same", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.model("changed", "SELECT 2::INT AS id")
+    project.model("added", "SELECT id FROM demo.changed")
+    run = run_in_process(project.definitions(), instance, "changed", "added")
+    assert run.materialized == ["changed", "added"]
+    assert project.query("SELECT id FROM demo__dev.added") == [(2,)]
+
+
+def test_warn_runs_the_deployed_code_and_says_so(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: nothing is deployed, and the log names what differs; a new model fails clearly."""
+    project.model("changed", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.model("changed", "SELECT 2::INT AS id")
+    project.model("added", "SELECT 3::INT AS id")
+    definitions = project.definitions(undeployed_changes="warn")
+    run = run_in_process(definitions, instance, now="2025-01-11T00:30:00")
+    assert run.materialized == ["changed"]
+    assert project.query("SELECT id FROM demo__dev.changed") == [(1,)]
+    ((step, error),) = run.failed.items()
+    assert step == "warehouse__demo__added"
+    assert "not deployed" in error
+    messages = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert any("demo.added, warehouse.demo.changed" in text for text in messages)
+
+
+def test_fail_refuses_to_run_old_code_and_names_the_command(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: with `fail`, every selected model says why, and nothing is built."""
+    project.model("changed", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.model("changed", "SELECT 2::INT AS id")
+    run = run_in_process(
+        project.definitions(undeployed_changes="fail"), instance, now="2025-01-11T00:30:00"
+    )
+    assert run.materialized == []
+    ((_, error),) = run.failed.items()
+    assert "demo.changed" in error
+    assert "plan dev" in error
+    assert project.query("SELECT id FROM demo__dev.changed") == [(1,)]
+
+
+def test_applying_to_an_existing_production_never_shows_an_empty_table(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: what is not selected is backfilled by the plan before `prod` is promoted."""
+    settings = {"environment": "prod", "undeployed_changes": "apply"}
+    project.model("changed", "SELECT 1::INT AS id")
+    project.model("below", "SELECT id FROM demo.changed")
+    assert run_in_process(project.definitions(**settings), instance).success
+    project.model("changed", "SELECT 2::INT AS id")
+    run = run_in_process(project.definitions(**settings), instance, "changed")
+    assert run.success
+    assert project.query("SELECT id FROM demo.below") == [(2,)]
+
+
+def test_a_failing_unit_test_stops_the_deployment_with_its_message(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: SQLMesh's unit tests guard what is deployed, and the failing one is named."""
+    project.model("tested", "SELECT 1::INT AS id")
+    project.write(
+        "tests/test_tested.yaml",
+        """
+        test_tested:
+          model: demo.tested
+          outputs:
+            query:
+              - id: 2
+        """,
+    )
+    run = run_in_process(project.definitions(), instance)
+    ((_, error),) = run.failed.items()
+    assert "test_tested" in error
+    assert run.materialized == []
+
+
+def test_a_broken_model_below_a_good_one_does_not_hide_its_name_when_deployed(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: when creating a table fails, the error says which model and why."""
+    project.model("broken", "SELECT id::INT AS id FROM main.nowhere")
+    run = run_in_process(project.definitions(), instance)
+    ((_, error),) = run.failed.items()
+    assert "nowhere" in error

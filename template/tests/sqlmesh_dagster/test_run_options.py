@@ -1,0 +1,77 @@
+"""The launchpad's run options."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+
+def _daily(project: Project) -> None:
+    project.model(
+        "daily",
+        "SELECT @start_ds::DATE AS day, @execution_ds::DATE AS ran_on",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)",
+    )
+
+
+def test_start_and_end_limit_what_is_built(project: Project, instance: dg.DagsterInstance) -> None:
+    """Promise: only missing intervals inside the bounds are executed."""
+    _daily(project)
+    options = {"start": "2025-01-03", "end": "2025-01-05"}
+    run = run_in_process(project.definitions(), instance, options=options)
+    assert run.metadata("daily")["sqlmesh/batches"] == 3
+
+
+def test_execution_time_is_utc_and_reaches_sqlmesh(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a time with an offset is converted; one without is UTC."""
+    _daily(project)
+    run_in_process(project.definitions(), instance, now="2025-01-03T20:00:00-08:00")
+    assert project.query("SELECT max(day)::TEXT, max(ran_on)::TEXT FROM demo__dev.daily") == [
+        ("2025-01-03", "2025-01-04")
+    ]
+
+
+def test_ignore_cron_builds_what_its_cron_would_hold_back(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a weekly model is brought up to yesterday."""
+    project.model(
+        "weekly",
+        "SELECT @start_ds::DATE AS day",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '@weekly', interval_unit 'day'",
+    )
+    definitions = project.definitions()
+    run_in_process(definitions, instance)
+    assert run_in_process(definitions, instance).observed == ["weekly"]
+    run = run_in_process(definitions, instance, options={"ignore_cron": True})
+    assert run.materialized == ["weekly"]
+
+
+def test_a_bad_execution_time_is_named(project: Project, instance: dg.DagsterInstance) -> None:
+    """Promise: a typing error is told as one."""
+    _daily(project)
+    run = run_in_process(project.definitions(), instance, now="yesterdayish")
+    ((_, error),) = run.failed.items()
+    assert "`yesterdayish`" in error
+
+
+def test_the_janitor_is_skipped_when_told_to(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: expired environments stay when `skip_janitor` is set, and go when it is not."""
+    project.model("kept", "SELECT 1::INT AS id")
+    settings = {"environment": "prod", "undeployed_changes": "apply"}
+    run_in_process(project.definitions(environment="old"), instance)
+    run_in_process(project.definitions(**settings), instance)
+    project.execute("UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'old'")
+
+    def is_there() -> bool:
+        return bool(project.query("SELECT 1 FROM sqlmesh._environments WHERE name = 'old'"))
+
+    run_in_process(project.definitions(**settings), instance, options={"skip_janitor": True})
+    assert is_there()
+    run_in_process(project.definitions(**settings), instance)
+    assert not is_there()
