@@ -145,14 +145,33 @@ def existing_state(context: Context) -> StateSync | None:
 
     The caller closes it.
     """
-    connection = context.config.get_state_connection(context.gateway) or context.connection_config
-    if any(not path.exists() for path in duckdb_files(connection)):
+    if any(not path.exists() for path in duckdb_files(_state_connection(context))):
         return None
+    open_duckdb_state(context)
     state = context.config.get_scheduler(context.gateway).create_state_sync(context)
     if state.get_versions(validate=False).schema_version == 0:
         state.close()
         return None
     return state
+
+
+def open_duckdb_state(context: Context) -> None:
+    """Opens the state's DuckDB file, so that a lock on it is an error here.
+
+    SQLMesh takes a file that it cannot open for one without tables, and goes on to create them; its
+    context then keeps a state that it never validated. Adapters are shared by path, so that this
+    is the connection that the state uses.
+
+    Raises:
+        duckdb.IOException: Another process holds the file.
+    """
+    connection = _state_connection(context)
+    if duckdb_files(connection):
+        connection.create_engine_adapter().cursor  # noqa: B018
+
+
+def _state_connection(context: Context) -> ConnectionConfig:
+    return context.config.get_state_connection(context.gateway) or context.connection_config
 
 
 def duckdb_files(connection: ConnectionConfig) -> list[Path]:

@@ -148,6 +148,18 @@ class Project:
         return int(count)
 
 
+@contextlib.contextmanager
+def held_by_another_process(database: Path) -> Iterator[None]:
+    """Meanwhile another process has the DuckDB file open."""
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield
+        holder.communicate(b"\n")
+
+
 def run_in_process(
     definitions: dg.Definitions,
     instance: dg.DagsterInstance,

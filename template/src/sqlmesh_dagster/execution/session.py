@@ -32,7 +32,12 @@ from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole, as_error
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
-from sqlmesh_dagster.upstream import on_audit, opened_adapter, single_process_loading
+from sqlmesh_dagster.upstream import (
+    on_audit,
+    open_duckdb_state,
+    opened_adapter,
+    single_process_loading,
+)
 
 _log = logging.getLogger(__name__)
 _PROCESS = threading.RLock()
@@ -387,8 +392,9 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
 def _wait_for_database(
     context: CaptureContext, settings: ProjectSettings, cancel: CancelToken
 ) -> None:
-    """Opens the state, and creates it in an empty database."""
-    _retry_while_locked(lambda: context.state_sync, settings, cancel)
+    """Opens the state, waiting while another process holds its DuckDB file."""
+    _retry_while_locked(lambda: open_duckdb_state(context), settings, cancel)
+    context.state_sync  # noqa: B018  opens it, and creates it in an empty database
 
 
 def _retry_while_locked(

@@ -1,0 +1,187 @@
+"""The adaptive schedule: asks SQLMesh what is due, requests only that, and changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
+
+BUILT_AT = "2025-01-10T00:30:00"
+
+
+def _tick(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, at: str
+) -> tuple[list[dg.RunRequest], str | None]:
+    """Run requests, or the reason for none, of a tick at a moment in UTC."""
+    schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
+    context = dg.build_schedule_context(
+        instance,
+        scheduled_execution_time=datetime.fromisoformat(at).replace(tzinfo=timezone.utc),
+        repository_def=definitions.get_repository_def(),
+    )
+    data = schedule.evaluate_tick(context)
+    return list(data.run_requests or ()), data.skip_message
+
+
+def _requested(requests: list[dg.RunRequest]) -> list[str]:
+    return sorted(key.path[-1] for request in requests for key in request.asset_selection or ())
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance on disk: a tick opens its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as local:
+        yield local
+
+
+@pytest.fixture
+def built(project: Project, instance: dg.DagsterInstance) -> Project:
+    """An hourly, a daily and a weekly model, all built at `BUILT_AT`."""
+    project.model("hourly", "SELECT 1::INT AS id", "kind FULL, cron '@hourly'")
+    project.model("daily", "SELECT id FROM demo.hourly")
+    project.model("weekly", "SELECT id FROM demo.daily", "kind FULL, cron '@weekly'")
+    project.write("seeds/names.csv", "id\n1\n")
+    project.model("names", "", "kind SEED (path '../seeds/names.csv'), columns (id INT)")
+    assert run_in_process(project.definitions(), instance, now=BUILT_AT).success
+    return project
+
+
+def test_its_cron_is_the_finest_among_the_models(built: Project) -> None:
+    """Promise: no model waits longer than its own cron says."""
+    schedule = built.definitions().resolve_schedule_def("sqlmesh_adaptive_schedule")
+    assert schedule.cron_schedule == "@hourly"
+    assert schedule.execution_timezone == "UTC"
+
+
+def test_a_tick_requests_only_what_is_due(built: Project, instance: dg.DagsterInstance) -> None:
+    """Promise: hourly at the hour, daily too at midnight, and weekly on Sunday."""
+    definitions = built.definitions()
+    assert _requested(_tick(definitions, instance, "2025-01-10T01:00:00")[0]) == ["hourly"]
+    assert _requested(_tick(definitions, instance, "2025-01-11T00:00:00")[0]) == ["daily", "hourly"]
+    sunday, _ = _tick(definitions, instance, "2025-01-12T00:00:00")
+    assert _requested(sunday) == ["daily", "hourly", "weekly"]
+
+
+def test_a_requested_run_builds_what_the_tick_saw(
+    built: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the run request is valid, and its run has the tick's time as its now."""
+    definitions = built.definitions()
+    ((request,), _) = _tick(definitions, instance, "2025-01-11T00:00:00")
+    job = definitions.resolve_job_def("sqlmesh_job")
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=request.asset_selection,
+        run_config=request.run_config,
+        tags=request.tags,
+    )
+    names = [
+        e.asset_key.path[-1] for e in result.all_events if e.is_step_materialization and e.asset_key
+    ]
+    assert names == ["hourly", "daily"]
+    assert _tick(definitions, instance, "2025-01-11T00:00:00")[0] == []
+
+
+def test_a_tick_with_nothing_due_says_when_the_next_is(
+    built: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: an idle tick is a skip with a date."""
+    requests, reason = _tick(built.definitions(), instance, "2025-01-10T00:45:00")
+    assert requests == []
+    assert reason is not None
+    assert "2025-01-10T01:00:00+00:00" in reason
+
+
+def test_a_tick_does_not_pile_up_on_an_active_run(
+    built: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: while a run of the project has not ended, a tick skips and names it."""
+    definitions = built.definitions()
+    job = definitions.resolve_job_def("sqlmesh_job")
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    requests, reason = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert requests == []
+    assert reason is not None
+    assert run.run_id in reason
+    instance.delete_run(run.run_id)
+    assert _tick(definitions, instance, "2025-01-11T00:00:00")[0]
+
+
+def test_a_tick_on_a_locked_file_skips_with_the_reason(
+    built: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: somebody else's open database is no failure."""
+    with held_by_another_process(built.database):
+        requests, reason = _tick(built.definitions(), instance, "2025-01-11T00:00:00")
+    assert requests == []
+    assert reason is not None
+    assert "in use" in reason
+    assert _tick(built.definitions(), instance, "2025-01-11T00:00:00")[0]
+
+
+def test_a_tick_on_an_unfinalized_environment_skips_with_the_reason(
+    built: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a plan that died is named, and how to finish it."""
+    built.execute("UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    requests, reason = _tick(built.definitions(), instance, "2025-01-11T00:00:00")
+    assert requests == []
+    assert reason is not None
+    assert "sqlmesh plan dev" in reason
+
+
+def test_a_tick_of_a_new_development_environment_requests_everything(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: where runs may create the environment, the first tick does; it creates no file itself."""
+    project.model("first", "SELECT 1::INT AS id")
+    requests, _ = _tick(project.definitions(), instance, "2025-01-11T00:00:00")
+    assert _requested(requests) == ["first"]
+    assert not project.database.exists()
+
+
+def test_a_tick_of_a_missing_production_environment_skips_with_the_command(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: production is planned by a person first."""
+    project.model("first", "SELECT 1::INT AS id")
+    definitions = project.definitions(environment="prod")
+    requests, reason = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert requests == []
+    assert reason is not None
+    assert "plan prod" in reason
+
+
+def test_a_tick_changes_nothing_in_sqlmeshs_state(
+    built: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: state tables are the same, row by row, before and after ticks."""
+    before = _state(built, tmp_path / "before.duckdb")
+    for at in ("2025-01-10T00:45:00", "2025-01-11T00:00:00", "2025-01-12T00:00:00"):
+        _tick(built.definitions(), instance, at)
+    assert _state(built, tmp_path / "after.duckdb") == before
+
+
+def test_daily_crons_at_different_hours_all_have_a_tick(project: Project) -> None:
+    """Promise: where the finest period is shared, no model waits for another day."""
+    project.model("early", "SELECT 1::INT AS id", "kind FULL, cron '0 5 * * *'")
+    project.model("late", "SELECT 1::INT AS id", "kind FULL, cron '0 17 * * *'")
+    schedule = project.definitions().resolve_schedule_def("sqlmesh_adaptive_schedule")
+    assert schedule.cron_schedule == ["0 17 * * *", "0 5 * * *"]
+
+
+def _state(project: Project, copy: Path) -> dict[str, list[tuple[object, ...]]]:
+    shutil.copy(project.database, copy)
+    tables = project.query("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'sqlmesh'")
+    return {
+        name: sorted(project.query(f'SELECT * FROM sqlmesh."{name}"'), key=str)
+        for (name,) in tables
+    }
