@@ -11,11 +11,7 @@ import dagster as dg
 from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset, TableCheck, translate
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.definition.translator import (
-    SQLMeshTranslator,
-    TemplateTranslator,
-    unknown_properties,
-)
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator, unknown_properties
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import SQLMeshResultsResource
@@ -147,7 +143,7 @@ def sqlmesh_definitions_factory(
         concurrency_limit=concurrency_limit,
         undeployed_changes=undeployed_changes,
         wait_timeout=wait_timeout,
-        translator=_translator(translator, external_asset_mapping),
+        translator=translator or SQLMeshTranslator(external_asset_mapping),
     )
     project = _project(resource, name, group_name, owners)
     assets = _assets(project, op_tags)
@@ -178,16 +174,6 @@ def sqlmesh_resources(
         f"{name}_results": SQLMeshResultsResource(),
         f"{name}_run_options": SQLMeshRunOptions(),
     }
-
-
-def _translator(
-    translator: SQLMeshTranslator | None, external_asset_mapping: str | None
-) -> SQLMeshTranslator:
-    if translator is not None:
-        return translator
-    if external_asset_mapping is not None:
-        return TemplateTranslator(external_asset_mapping)
-    return SQLMeshTranslator()
 
 
 def _project(

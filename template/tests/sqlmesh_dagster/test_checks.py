@@ -60,12 +60,12 @@ def test_a_check_alone_covers_every_interval_unless_narrowed(
     )
     definitions = project.definitions()
     run_in_process(definitions, instance)
-    key = _check("daily", "accepted_range_n_2")
+    key = _check("daily", "accepted_range_n_min_v_2")
     alone = run_in_process(definitions, instance, checks=[key])
-    assert alone.checks["daily:accepted_range_n_2"].metadata["sqlmesh/failing_rows"].value == 9
+    assert alone.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value == 9
     narrow = {"start": "2025-01-02", "end": "2025-01-03"}
     narrowed = run_in_process(definitions, instance, checks=[key], options=narrow)
-    assert narrowed.checks["daily:accepted_range_n_2"].metadata["sqlmesh/failing_rows"].value == 2
+    assert narrowed.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value == 2
 
 
 def test_the_same_audit_twice_gives_two_results(
@@ -84,8 +84,8 @@ def test_the_same_audit_twice_gives_two_results(
     run = run_in_process(project.definitions(), instance)
     assert run.success
     assert run.passed == {
-        "twice:above_a_1": True,
-        "twice:above_a_9": False,
+        "twice:above_c_a_n_1": True,
+        "twice:above_c_a_n_9": False,
         "twice:not_null_a": True,
         "twice:not_null_b": False,
     }

@@ -84,8 +84,15 @@ def fingerprint_text(fingerprint: SnapshotFingerprint) -> str:
 
 
 def audit_arguments(arguments: Mapping[str, exp.Expr]) -> dict[str, str]:
-    """Arguments of an audit call as SQL text, without `blocking`, which is not part of its identity."""
-    return {name: value.sql() for name, value in sorted(arguments.items()) if name != "blocking"}
+    """Arguments of an audit call as SQL text, without `blocking`, which is not part of its identity.
+
+    The text does not depend on the model's dialect; in DuckDB's, a list reads as it is written, `[id]`.
+    """
+    return {
+        name: value.sql(dialect="duckdb")
+        for name, value in sorted(arguments.items())
+        if name != "blocking"
+    }
 
 
 def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import keyword
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +15,14 @@ _TAG_LENGTH = 63
 """Longest tag key or value that Dagster takes (`dagster._core.definitions.tags`)."""
 _CHECK_NAME_LENGTH = 80
 """Long enough to read in the UI; the rest is replaced by a digest."""
+_RESERVED = frozenset(
+    ["context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict", "output_arg_dict", "int", "str", "float", "bool", "input", "output", "type"]
+)
+"""Names that Dagster refuses for an op, beside Python's keywords (`dagster._core.definitions.utils`)."""
+
+_COLUMNS = ("column", "columns")
+"""Arguments whose values say enough: `not_null_id`, but `number_of_rows_threshold_1`."""
+_ARRAY = re.compile(r"^ARRAY\b")
 
 AuditCall = tuple[str, Mapping[str, str]]
 """An audit's name and its arguments as SQL text, `blocking` left out."""
@@ -43,12 +53,16 @@ def op_name(path: Sequence[str]) -> str:
         _ILLEGAL.search(s) or "__" in s or s.startswith("_") or s.endswith("_") or not s
         for s in path
     )
-    return f"{joined}__{digest('/'.join(path))}" if ambiguous else joined
+    if ambiguous or joined in _RESERVED or keyword.iskeyword(joined):
+        return f"{joined}__{digest('/'.join(path))}"
+    return joined
 
 
 def tag_key(text: str) -> str:
-    """A tag key or value of at most 63 characters out of `[A-Za-z0-9_.-]`."""
-    clean = _ILLEGAL_IN_TAG.sub("_", text.strip()).strip("_.-") or f"tag_{digest(text)}"
+    """A tag key or value of at most 63 characters out of `[A-Za-z0-9_.-]`; accents are dropped."""
+    plain = unicodedata.normalize("NFKD", text.strip())
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    clean = _ILLEGAL_IN_TAG.sub("_", plain).strip("_.-") or f"tag_{digest(text)}"
     if len(clean) <= _TAG_LENGTH:
         return clean
     return f"{clean[: _TAG_LENGTH - 7]}_{digest(text)}"
@@ -60,7 +74,7 @@ def dagster_tags(tags: Sequence[str]) -> dict[str, str]:
     Two tags that would become one keep apart through a digest.
     """
     result: dict[str, str] = {}
-    for tag in sorted(tags, key=lambda t: (tag_key(t) != t, t)):
+    for tag in sorted(set(tags), key=lambda t: (tag_key(t) != t, t)):
         name, separator, value = tag.partition(":")
         key, text = tag_key(name), tag_key(value) if separator and value else "true"
         if (key in result and result[key] != text) or (key in result and not separator):
@@ -85,7 +99,8 @@ def check_names(calls: Sequence[AuditCall]) -> list[str]:
 
     A name is made from the call's own audit and arguments alone (`not_null_id`), so that adding,
     removing or reordering other audits never renames it. Only calls that would read the same get a
-    digest of their arguments, and exact repetitions a running number.
+    digest of their arguments, and exact repetitions a running number after two underscores, which
+    no other name has.
     """
     readable = [_readable_check_name(name, arguments) for name, arguments in calls]
     identities = [audit_identity(name, arguments) for name, arguments in calls]
@@ -96,13 +111,17 @@ def check_names(calls: Sequence[AuditCall]) -> list[str]:
     for text, identity in zip(readable, identities, strict=True):
         unique = f"{text}_{digest(identity)}" if text in ambiguous else text
         seen[unique] += 1
-        names.append(unique if seen[unique] == 1 else f"{unique}_{seen[unique]}")
+        names.append(unique if seen[unique] == 1 else f"{unique}__{seen[unique]}")
     return names
 
 
 def _readable_check_name(name: str, arguments: Mapping[str, str]) -> str:
-    values = [_words(arguments[key]) for key in sorted(arguments)]
-    text = "_".join(part for part in (_words(name), *values) if part)
+    shown = [
+        _words(_ARRAY.sub("", arguments[key]) if key in _COLUMNS else f"{key} {arguments[key]}")
+        for key in sorted(arguments)
+    ]
+    audit = _words(name) or f"audit_{digest(name)}"
+    text = "_".join((audit, *filter(None, shown)))
     if len(text) <= _CHECK_NAME_LENGTH:
         return text
     return f"{text[: _CHECK_NAME_LENGTH - 7]}_{digest(audit_identity(name, arguments))}"

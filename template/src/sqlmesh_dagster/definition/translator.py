@@ -12,7 +12,6 @@ from sqlmesh_dagster.definition import names
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
-    ExternalRecord,
     ModelRecord,
     StandaloneAuditRecord,
 )
@@ -20,6 +19,7 @@ from sqlmesh_dagster.errors import InvalidSettingError
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PLACEHOLDER = re.compile(r"\{\{?\s*(.*?)\s*\}?\}")
+_FIELDS = ("node.database", "node.schema", "node.name", "node.fqn")
 _PROPERTY = "dagster:"
 """Tags `dagster:<property>:<value>` of a model set a property of its asset."""
 _PROPERTIES = ("group_name", "owner", "description")
@@ -32,7 +32,22 @@ class SQLMeshTranslator:
     record of the project's files (`sqlmesh_dagster.definition.records`), so that no override needs a
     loaded SQLMesh model. `get_asset_spec` and `get_check_spec` are the last word on an asset and a
     check; the other methods are the parts that they are made of.
+
+    Args:
+        external_asset_mapping: Template of the keys of external tables, such as
+            `raw/{node.schema}/{node.name}`; with `node.database`, `node.schema`, `node.name` and
+            `node.fqn`. Without one, they are keyed as models are.
+
+    Raises:
+        InvalidSettingError: The template names another field, or gives an empty key.
     """
+
+    external_asset_mapping: str | None = None
+
+    def __init__(self, external_asset_mapping: str | None = None) -> None:
+        if external_asset_mapping is not None:
+            _check_template(external_asset_mapping)
+            self.external_asset_mapping = external_asset_mapping
 
     def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
         """`catalog / schema / model`; characters that Dagster refuses are replaced, see `names`."""
@@ -46,7 +61,21 @@ class SQLMeshTranslator:
         Args:
             external_fqn: Quoted name, e.g. `"warehouse"."raw"."orders"`.
         """
-        return dg.AssetKey([names.key_segment(part) for part in split_fqn(external_fqn)])
+        parts = split_fqn(external_fqn)
+        if self.external_asset_mapping is None:
+            return _table_key(*parts)
+        database, schema, name = ["", "", *parts][-3:]
+        fields = {
+            "node.database": database,
+            "node.schema": schema,
+            "node.name": name,
+            "node.fqn": ".".join(parts),
+        }
+        segments = (
+            _PLACEHOLDER.sub(lambda match: fields[match[1]], segment)
+            for segment in self.external_asset_mapping.split("/")
+        )
+        return dg.AssetKey([names.key_segment(segment) for segment in segments if segment])
 
     def get_description(self, model: ModelRecord) -> str | None:
         """The tag `dagster:description:…`, or the model's own description."""
@@ -114,8 +143,9 @@ class SQLMeshTranslator:
     def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
         """One use of an audit as an asset check.
 
-        The spec is never `blocking` for Dagster: when a blocking audit fails, SQLMesh fails the
-        model, and the step with it. Dagster would warn on each run in which the audit did not run.
+        Not `blocking` for Dagster, whatever it is for SQLMesh: SQLMesh itself fails the model of a
+        blocking audit, and the step with it. Dagster would warn of each blocking check, once for
+        each downstream step, in every run in which nothing was due and so nothing audited.
         """
         return dg.AssetCheckSpec(
             name=audit.check_name,
@@ -144,66 +174,17 @@ class SQLMeshTranslator:
         return candidates[-1]
 
 
-class TemplateTranslator(SQLMeshTranslator):
-    """A translator that takes the keys of external tables from a template such as `raw/{node.name}`."""
-
-    def __init__(self, external_asset_mapping: str) -> None:
-        """Checks the template.
-
-        Raises:
-            InvalidSettingError: The template names something other than `node.database`,
-                `node.schema`, `node.name` or `node.fqn`, or gives an empty key.
-        """
-        self.external_asset_mapping = external_asset_mapping
-        known = {"node.database", "node.schema", "node.name", "node.fqn"}
-        for field in _PLACEHOLDER.findall(external_asset_mapping):
-            if field not in known:
-                raise InvalidSettingError(
-                    f"`external_asset_mapping` has the unknown field `{field}` in"
-                    f" `{external_asset_mapping}`. Use one of: {', '.join(sorted(known))}."
-                )
-        if not external_asset_mapping.strip("/ "):
+def _check_template(template: str) -> None:
+    for field in _PLACEHOLDER.findall(template):
+        if field not in _FIELDS:
             raise InvalidSettingError(
-                "`external_asset_mapping` is empty. Write a key such as `raw/{node.name}`."
+                f"`external_asset_mapping` has the unknown field `{field}` in `{template}`."
+                f" Use one of: {', '.join(_FIELDS)}."
             )
-
-    def get_external_asset_key(self, external_fqn: str) -> dg.AssetKey:
-        """The template's segments, with the table's names put in."""
-        database, schema, name = ["", "", *split_fqn(external_fqn)][-3:]
-        fields = {
-            "node.database": database,
-            "node.schema": schema,
-            "node.name": name,
-            "node.fqn": ".".join(split_fqn(external_fqn)),
-        }
-        segments = (
-            _PLACEHOLDER.sub(lambda match: fields[match[1]], segment)
-            for segment in self.external_asset_mapping.split("/")
+    if not template.strip("/ "):
+        raise InvalidSettingError(
+            "`external_asset_mapping` is empty. Write a key such as `raw/{node.name}`."
         )
-        return dg.AssetKey([names.key_segment(segment) for segment in segments if segment])
-
-
-def choose_translator(
-    translator: SQLMeshTranslator | None, external_asset_mapping: str | None
-) -> SQLMeshTranslator:
-    """The translator given, one made from the mapping, or the default one."""
-    if translator is not None:
-        return translator
-    if external_asset_mapping is not None:
-        return TemplateTranslator(external_asset_mapping)
-    return SQLMeshTranslator()
-
-
-def external_spec(external: ExternalRecord, key: dg.AssetKey) -> dg.AssetSpec:
-    """An external table as an asset that something else loads."""
-    return dg.AssetSpec(
-        key=key,
-        description=external.description,
-        metadata={
-            "dagster/table_name": ".".join(split_fqn(external.fqn)),
-            **_column_schema(external.columns),
-        },
-    )
 
 
 def split_fqn(fqn: str) -> list[str]:
@@ -253,8 +234,8 @@ def _column_schema(columns: Sequence[ColumnRecord]) -> dict[str, dg.TableSchema]
 
 def _audit_description(audit: AuditRecord) -> str:
     arguments = ", ".join(f"{name} := {value}" for name, value in audit.arguments)
-    effect = "fails the model" if audit.blocking else "warns"
-    return f"SQLMesh audit `{audit.name}({arguments})`; {effect} when it finds rows."
+    effect = "blocking: SQLMesh fails the model" if audit.blocking else "non-blocking: it warns"
+    return f"SQLMesh audit `{audit.name}({arguments})`, {effect} when it finds rows."
 
 
 def _sql_block(sql: str) -> str:
