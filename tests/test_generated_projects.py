@@ -103,7 +103,7 @@ def test_its_own_tests_pass(project: Project) -> None:
 
 
 def test_the_translator_of_the_readme_works(project: Project, tmp_path: Path) -> None:
-    """Pasted as the README says, it tags each model and keeps the raw files upstream."""
+    """In the place of the one that is there, it tags each model and keeps the raw files upstream."""
     root = shutil.copytree(
         project.root, tmp_path / "project", ignore=shutil.ignore_patterns(".venv")
     )
@@ -111,8 +111,9 @@ def test_the_translator_of_the_readme_works(project: Project, tmp_path: Path) ->
     assert example
     (transform,) = root.glob("src/*/defs/transform.py")
     code = transform.read_text()
-    code = code.replace("@dg.definitions", f"{dedent(example[1])}\n\n@dg.definitions")
-    code = re.sub("external_asset_mapping=.*", "translator=ProjectTranslator(),", code)
+    before, rest = code.split("class ProjectTranslator")
+    after = rest.partition("@dg.definitions")[2]
+    code = f"{before}{dedent(example[1])}\n\n@dg.definitions{after}"
     transform.write_text(code)
 
     pasted = Project(root, {**project.environment, "PYTHONPATH": str(root / "src")})

@@ -18,7 +18,7 @@ class InvalidSettingError(SQLMeshDagsterError, ValueError):
 
 
 class DuplicateAssetKeyError(SQLMeshDagsterError):
-    """Two models of one project are translated to the same asset key."""
+    """Two models of one project are translated to the same asset key, or two audits to one check."""
 
 
 class EnvironmentMissingError(SQLMeshDagsterError):

@@ -137,7 +137,8 @@ def sqlmesh_definitions_factory(
             stacklevel=2,
         )
     resource = SQLMeshResource(
-        project_dir=str(project_dir),
+        # an `EnvVar` is a `str` that must not be read before it is used
+        project_dir=project_dir if isinstance(project_dir, str) else str(project_dir),
         gateway=gateway,
         environment=environment,
         concurrency_limit=concurrency_limit,
@@ -182,10 +183,21 @@ def _project(
     from sqlmesh_dagster.execution.session import load_manifest  # imports SQLMesh
 
     manifest = load_manifest(resource.settings)
+    _warn_of_an_empty_project(manifest)
     _warn_of_unknown_properties(manifest)
     return translate(
         manifest, resource.translator, name=name, group_name=group_name, owners=owners or ()
     )
+
+
+def _warn_of_an_empty_project(manifest: Manifest) -> None:
+    if not manifest.models:
+        warnings.warn(
+            f"The SQLMesh project at `{manifest.project_dir}` has no models, so Dagster has no assets"
+            " and no schedule of it. Add a file to its `models` folder and reload.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _warn_of_unknown_properties(manifest: Manifest) -> None:

@@ -54,7 +54,8 @@ def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     """The cron with the shortest period, and its time zone.
 
     Several when that period is shared, such as `0 5 * * *` and `0 7 * * *`: a model would otherwise
-    wait for almost a whole period. Crons with longer periods wait for the next tick.
+    wait for almost a whole period. Beside a cron that pauses, such as `*/15 8-18 * * 1-5`, also those
+    whose own ticks are closer than the pause is long. Other models wait for the next tick.
 
     Raises:
         InvalidSettingError: There is no model but seeds.
@@ -63,10 +64,12 @@ def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     if not ticking:
         raise InvalidSettingError("A schedule needs a project with at least one model.")
     shortest = min(model.cron_period for model in ticking)
-    finest = [model for model in ticking if model.cron_period == shortest]
+    pause = min(model.cron_gap for model in ticking if model.cron_period == shortest)
+    finest = [m for m in ticking if m.cron_period == shortest or m.cron_gap < pause]
     zones = {model.cron_tz or "UTC" for model in finest}
-    if len(zones) > 1:  # one schedule has one time zone: each hour covers every zone's full hours
-        return ("0 * * * *",), "UTC"
+    if len(zones) > 1:  # a schedule has one time zone; even steps fit all whose full hours agree
+        minutes = int(shortest // 60)
+        return (f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *",), "UTC"
     return tuple(sorted({model.cron for model in finest})), zones.pop()
 
 

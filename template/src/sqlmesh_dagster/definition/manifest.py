@@ -6,6 +6,8 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta, tzinfo
+from functools import lru_cache
 from pathlib import Path
 
 import sqlmesh
@@ -15,6 +17,7 @@ from sqlmesh.core.audit import Audit, StandaloneAudit
 from sqlmesh.core.model import Model
 from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
 from sqlmesh.core.snapshot.definition import Node
+from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.date import to_datetime
 
 from sqlmesh_dagster.definition.names import check_names
@@ -29,9 +32,11 @@ from sqlmesh_dagster.definition.records import (
 from sqlmesh_dagster.upstream import model_path
 
 _CRON_EPOCH = "2024-01-01"
-"""Any fixed date: periods are measured from here, so that a manifest does not depend on the clock."""
+"""A Monday; any fixed date does: a manifest must not depend on the clock."""
 _CRON_SAMPLES = 30
-"""Ticks looked at for the shortest period: a month of a daily cron, a day of `*/30 8-18`."""
+"""Ticks looked at, at least: a month of a daily cron."""
+_CRON_SPAN = timedelta(hours=25)
+"""Time looked at, at least: a night of `*/5 8-18`, SQLMesh's shortest period being 5 minutes."""
 
 
 def build_manifest(context: Context) -> Manifest:
@@ -106,6 +111,7 @@ def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
 def _model_record(
     model: Model, models: Mapping[str, Model], root: Path, code_version: str
 ) -> ModelRecord:
+    period, gap = _cron_spacing(model.cron, model.cron_tz)
     return ModelRecord(
         fqn=model.fqn,
         name=model.name,
@@ -118,7 +124,8 @@ def _model_record(
         gateway=model.gateway,
         cron=model.cron,
         cron_tz=str(model.cron_tz) if model.cron_tz else None,
-        cron_period=_cron_period(model),
+        cron_period=period,
+        cron_gap=gap,
         interval_unit=model.interval_unit.value if model.interval_unit else "",
         start=str(model.start) if model.start else None,
         owner=model.owner,
@@ -217,15 +224,21 @@ def _columns(model: Model) -> tuple[ColumnRecord, ...]:
     )
 
 
-def _cron_period(model: Model) -> float:
-    tick = to_datetime(_CRON_EPOCH)
-    shortest = float("inf")
-    for _ in range(_CRON_SAMPLES):
-        following = model.cron_next(tick)
-        if following > tick and tick != to_datetime(_CRON_EPOCH):
-            shortest = min(shortest, (following - tick).total_seconds())
+@lru_cache(maxsize=256)
+def _cron_spacing(cron: str, time_zone: tzinfo | None) -> tuple[float, float]:
+    """Shortest and longest time between two ticks, in seconds."""
+    start = to_datetime(_CRON_EPOCH)
+    tick = CroniterCache(cron, start, time_zone).get_next()
+    end = tick + _CRON_SPAN
+    spaces: list[timedelta] = []
+    while len(spaces) < _CRON_SAMPLES or tick < end:
+        following = CroniterCache(cron, tick, time_zone).get_next()
+        spaces.append(following - tick)
         tick = following
-    return shortest
+    for day in range(7):  # the weekend of `*/5 8-18 * * 1-5` is beyond that span
+        before = CroniterCache(cron, start + timedelta(days=day, hours=12), time_zone).get_prev()
+        spaces.append(CroniterCache(cron, before, time_zone).get_next() - before)
+    return min(spaces).total_seconds(), max(spaces).total_seconds()
 
 
 def _relative_path(model: Model, root: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -42,12 +42,10 @@ class TableCheck:
 
     Attributes:
         snapshot: What SQLMesh calls it: the standalone audit's name, or the table's FQN.
-        depends_on: Other assets that must be built first when they are in the same run.
     """
 
     snapshot: str
     checks: tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
-    depends_on: tuple[dg.AssetKey, ...]
 
     @property
     def op_name(self) -> str:
@@ -104,28 +102,29 @@ def translate(
         owners: For models whose translation has no owner.
 
     Raises:
-        DuplicateAssetKeyError: Two models get one key.
+        DuplicateAssetKeyError: Two models get one key, or two audits one check.
     """
     specs = {model.fqn: translator.get_asset_spec(model) for model in manifest.models}
     _refuse_duplicates(manifest, specs)
     keys = {fqn: spec.key for fqn, spec in specs.items()}
     for external in manifest.externals:
         keys[external.fqn] = translator.get_external_asset_key(external.fqn)
+    used: set[dg.AssetCheckKey] = set()
     assets = tuple(
         ModelAsset(
             model=model,
             spec=_completed(
                 specs[model.fqn], [keys[fqn] for fqn in model.depends_on], group_name, owners
             ),
-            checks=_checks(translator, model.audits, keys[model.fqn]),
+            checks=_checks(translator, model.audits, keys[model.fqn], model.name, used),
         )
         for model in manifest.models
     )
     standalone = (
-        _standalone_check(a, manifest, translator, keys) for a in manifest.standalone_audits
+        _standalone_check(a, manifest, translator, keys, used) for a in manifest.standalone_audits
     )
     external_checks = (
-        TableCheck(e.fqn, _checks(translator, e.audits, keys[e.fqn]), ())
+        TableCheck(e.fqn, _checks(translator, e.audits, keys[e.fqn], e.fqn, used))
         for e in manifest.externals
     )
     return DagsterProject(
@@ -160,11 +159,37 @@ def _completed(
 
 
 def _checks(
-    translator: SQLMeshTranslator, audits: Sequence[AuditRecord], key: dg.AssetKey
+    translator: SQLMeshTranslator,
+    audits: Sequence[AuditRecord],
+    key: dg.AssetKey,
+    source: str,
+    used: set[dg.AssetCheckKey],
 ) -> tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]:
-    return tuple(
-        (audit, translator.get_check_spec(audit, key)) for audit in audits if not audit.skip
-    )
+    """The checks of one model, external table or standalone audit, whose name is `source`.
+
+    A standalone audit may have the name of a model's check, and two external tables may share a key:
+    the later one's check gets a digest of `source`.
+
+    Args:
+        used: Check keys of the project so far; this adds to them.
+    """
+    checks = []
+    for audit in audits:
+        if audit.skip:
+            continue
+        spec = translator.get_check_spec(audit, key)
+        if spec.key in used:
+            name = f"{audit.check_name}_{names.digest(source)}"
+            spec = translator.get_check_spec(replace(audit, check_name=name), key)
+        if spec.key in used:
+            raise DuplicateAssetKeyError(
+                f"Two audits get the same check `{spec.name}` on `{key.to_user_string()}`; one is"
+                f" `{audit.name}` of `{source}`. Let the translator's `get_check_spec` tell them"
+                " apart by `audit.check_name`."
+            )
+        used.add(spec.key)
+        checks.append((audit, spec))
+    return tuple(checks)
 
 
 def _standalone_check(
@@ -172,12 +197,31 @@ def _standalone_check(
     manifest: Manifest,
     translator: SQLMeshTranslator,
     keys: Mapping[str, dg.AssetKey],
+    used: set[dg.AssetCheckKey],
 ) -> TableCheck | None:
     order = [e.fqn for e in manifest.externals] + [m.fqn for m in manifest.models]
     candidates = [fqn for fqn in order if fqn in record.depends_on]
     if not candidates:
         return None
     shown_on = translator.get_standalone_check_asset(record, candidates)
-    others = tuple(keys[fqn] for fqn in candidates if fqn != shown_on)
-    checks = _checks(translator, [record.audit], keys[shown_on])
-    return TableCheck(record.audit.name, checks, others)
+    others = [keys[fqn] for fqn in candidates if keys[fqn] != keys[shown_on]]
+    checks = _checks(translator, [record.audit], keys[shown_on], record.audit.name, used)
+    return TableCheck(
+        record.audit.name, tuple((audit, _built_after(spec, others)) for audit, spec in checks)
+    )
+
+
+def _built_after(spec: dg.AssetCheckSpec, others: Sequence[dg.AssetKey]) -> dg.AssetCheckSpec:
+    """The check, executed after these assets when they are in the same run."""
+    known = {dep.asset_key for dep in spec.additional_deps}
+    added = [dg.AssetDep(key) for key in dict.fromkeys(others) if key not in known]
+    return dg.AssetCheckSpec(
+        spec.name,
+        asset=spec.asset_key,
+        description=spec.description,
+        additional_deps=[*spec.additional_deps, *added],
+        blocking=spec.blocking,
+        metadata=spec.metadata,
+        automation_condition=spec.automation_condition,
+        partitions_def=spec.partitions_def,
+    )

@@ -46,6 +46,7 @@ class ModelRecord:
         kind: SQLMesh's model kind, e.g. `INCREMENTAL_BY_TIME_RANGE`.
         cron: Cron expression as SQLMesh holds it, e.g. `@daily`.
         cron_period: Shortest time between two ticks of `cron`, in seconds.
+        cron_gap: Longest time between two ticks, e.g. a weekend of `0 * * * 1-5`.
         interval_unit: SQLMesh's interval unit, e.g. `day`.
         depends_on: FQNs of what it reads: models and external tables; embedded models are replaced
             by what they read themselves.
@@ -65,6 +66,7 @@ class ModelRecord:
     cron: str
     cron_tz: str | None
     cron_period: float
+    cron_gap: float
     interval_unit: str
     start: str | None
     owner: str | None

@@ -20,6 +20,8 @@ from sqlmesh_dagster.errors import InvalidSettingError
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PLACEHOLDER = re.compile(r"\{\{?\s*(.*?)\s*\}?\}")
 _FIELDS = ("node.database", "node.schema", "node.name", "node.fqn")
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
+"""Segments that a Dagster `@asset` can have in its key, so that a mapping lines up with them."""
 _PROPERTY = "dagster:"
 """Tags `dagster:<property>:<value>` of a model set a property of its asset."""
 _PROPERTIES = ("group_name", "owner", "description")
@@ -60,6 +62,9 @@ class SQLMeshTranslator:
 
         Args:
             external_fqn: Quoted name, e.g. `"warehouse"."raw"."orders"`.
+
+        Raises:
+            InvalidSettingError: The template has only fields that are empty for this table.
         """
         parts = split_fqn(external_fqn)
         if self.external_asset_mapping is None:
@@ -75,7 +80,13 @@ class SQLMeshTranslator:
             _PLACEHOLDER.sub(lambda match: fields[match[1]], segment)
             for segment in self.external_asset_mapping.split("/")
         )
-        return dg.AssetKey([names.key_segment(segment) for segment in segments if segment])
+        path = [s if _PLAIN.fullmatch(s) else names.key_segment(s) for s in segments if s]
+        if not path:
+            raise InvalidSettingError(
+                f"`external_asset_mapping` `{self.external_asset_mapping}` gives the table"
+                f" `{external_fqn}` no name. Add `{{node.name}}`."
+            )
+        return dg.AssetKey(path)
 
     def get_description(self, model: ModelRecord) -> str | None:
         """The tag `dagster:description:…`, or the model's own description."""
@@ -181,6 +192,11 @@ def _check_template(template: str) -> None:
                 f"`external_asset_mapping` has the unknown field `{field}` in `{template}`."
                 f" Use one of: {', '.join(_FIELDS)}."
             )
+    if set(_PLACEHOLDER.sub("", template)) & {"{", "}"}:
+        raise InvalidSettingError(
+            f"`external_asset_mapping` has a brace without its partner in `{template}`."
+            " Write fields as in `raw/{node.name}`."
+        )
     if not template.strip("/ "):
         raise InvalidSettingError(
             "`external_asset_mapping` is empty. Write a key such as `raw/{node.name}`."

@@ -1,0 +1,62 @@
+"""What the last Dagster run did, in a few lines for a terminal: `python -m sqlmesh_dagster.summary`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+
+def summarize(instance: dg.DagsterInstance) -> Iterator[str]:
+    """Lines on the newest run: each asset with its checks, what warns, what failed, and a total."""
+    records = instance.get_run_records(limit=1)
+    if not records:
+        yield "There is no run yet."
+        return
+    run = records[0].dagster_run
+    logged = [entry.dagster_event for entry in instance.all_logs(run.run_id)]
+    events = [event for event in logged if event is not None]
+    checks = [
+        event.event_specific_data
+        for event in events
+        if isinstance(event.event_specific_data, dg.AssetCheckEvaluation)
+    ]
+    built = [e.asset_key for e in events if e.is_step_materialization and e.asset_key]
+    seen = [e.asset_key for e in events if e.is_asset_observation and e.asset_key]
+    for key in dict.fromkeys([*built, *seen]):
+        done = "materialized" if key in built else "up to date"
+        yield f"{done}  {key.to_user_string()}{_checked([c for c in checks if c.asset_key == key])}"
+    yield from (
+        f"{'warning' if check.severity is dg.AssetCheckSeverity.WARN else 'FAILED'}: check"
+        f" {check.check_name} of {check.asset_key.to_user_string()}: {check.description}"
+        for check in checks
+        if not check.passed
+    )
+    yield from (
+        f"FAILED: step {event.step_key}"
+        for event in events
+        if event.event_type is dg.DagsterEventType.STEP_FAILURE
+    )
+    passed = sum(check.passed for check in checks)
+    yield (
+        f"Run {run.run_id[:8]} ended as {run.status.value}: {len(built)} assets materialized,"
+        f" {len(seen)} up to date, {passed} of {len(checks)} checks passed."
+    )
+
+
+def _checked(checks: Sequence[dg.AssetCheckEvaluation]) -> str:
+    if not checks:
+        return ""
+    passed = sum(check.passed for check in checks)
+    return f"  ({passed} of {len(checks)} checks passed)"
+
+
+def main() -> None:
+    """Prints the summary of the instance in `DAGSTER_HOME`."""
+    with dg.DagsterInstance.get() as instance:
+        sys.stdout.writelines(f"{line}\n" for line in summarize(instance))
+
+
+if __name__ == "__main__":
+    main()
