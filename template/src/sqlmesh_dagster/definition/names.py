@@ -16,8 +16,23 @@ _TAG_LENGTH = 63
 _CHECK_NAME_LENGTH = 80
 """Long enough to read in the UI; the rest is replaced by a digest."""
 _RESERVED = frozenset(
-    "context conf config meta arg_dict dict input_arg_dict output_arg_dict"
-    " int str float bool input output type".split()
+    [
+        "context",
+        "conf",
+        "config",
+        "meta",
+        "arg_dict",
+        "dict",
+        "input_arg_dict",
+        "output_arg_dict",
+        "int",
+        "str",
+        "float",
+        "bool",
+        "input",
+        "output",
+        "type",
+    ]
 )
 """Names that Dagster refuses for an op, beside Python's keywords (`dagster._core.definitions.utils`)."""
 

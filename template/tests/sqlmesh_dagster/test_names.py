@@ -1,0 +1,172 @@
+"""Names that Dagster accepts: readable, stable, and two names never become one."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import dagster as dg
+import pytest
+
+from sqlmesh_dagster.definition.names import (
+    audit_identity,
+    check_names,
+    dagster_tags,
+    group_name,
+    key_segment,
+    op_name,
+    tag_key,
+)
+
+ODD_NAMES = ["a-b", "a.b", "a b", "a_b", 'a"b', "a/b", "ä_b", "a__b", "_a_b", "a_b_", "1", "", "😀"]
+
+
+def test_a_plain_name_stays_as_it_is() -> None:
+    """Promise: asset keys and op names of ordinary models can be written down without looking."""
+    assert key_segment("stg_orders2") == "stg_orders2"
+    assert op_name(["warehouse", "staging", "stg_orders"]) == "warehouse__staging__stg_orders"
+
+
+def test_two_odd_names_never_become_one_key_segment() -> None:
+    """Promise: a name that has to be altered keeps a digest of the original."""
+    segments = [key_segment(name) for name in ODD_NAMES]
+    assert len(set(segments)) == len(ODD_NAMES)
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", segment) for segment in segments)
+
+
+def test_a_name_gives_the_same_segment_in_every_process() -> None:
+    """Promise: no key depends on Python's seeded hashes; Dagster's history hangs on it."""
+    assert key_segment("order-items") == "order_items__89455f"
+
+
+def test_two_key_paths_never_become_one_op() -> None:
+    """Promise: `a / b_c` beside `a_b / c`, and anything that a translator may return, have an op each."""
+    parts = ["a", "b", "a_b", "a__b", "_a", "a_", "a-b", "b/a"]
+    paths = [path for n in (1, 2, 3) for path in itertools.product(parts, repeat=n)]
+    names = [op_name(path) for path in paths]
+    assert len(set(names)) == len(paths)
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["context", "config", "input", "output", "type", "class", "None"])
+def test_a_word_that_dagster_reserves_is_a_valid_op_name(name: str) -> None:
+    """Promise: a translator that returns keys of one segment may use any word."""
+
+    @dg.op(name=op_name([name]))
+    def _op() -> None:
+        return None
+
+    assert _op.name.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (["finance"], {"finance": "true"}),
+        (["finance team"], {"finance_team": "true"}),
+        (["domain:sales"], {"domain": "sales"}),
+        (["domain:sales:eu"], {"domain": "sales_eu"}),
+        (["a=b"], {"a_b": "true"}),
+        (["'quoted'"], {"quoted": "true"}),
+        (["größe"], {"gro_e": "true"}),
+        (["domain:"], {"domain": "true"}),
+        ([], {}),
+    ],
+)
+def test_a_tag_reads_like_the_original(tags: list[str], expected: dict[str, str]) -> None:
+    """Promise: people find their SQLMesh tags again in Dagster."""
+    assert dagster_tags(tags) == expected
+
+
+def test_tags_that_look_alike_are_all_kept() -> None:
+    """Promise: no tag swallows another, whatever their order."""
+    tags = ["a b", "a_b", "a=b", "domain:x", "domain:y", "domain", "é", "e", "日", "本", "x" * 200]
+    result = dagster_tags(tags)
+    assert len(result) == len(tags)
+    assert dagster_tags(list(reversed(tags))) == result
+
+
+def test_every_tag_is_one_that_dagster_takes() -> None:
+    """Promise: a tag never keeps a project from loading."""
+    tags = [*ODD_NAMES, *(f"{a}:{b}" for a, b in itertools.product(ODD_NAMES, ODD_NAMES))]
+    tags += ["x" * 200, "x" * 200 + "y", "k:" + "v" * 200, "k" * 200 + ":v", ".-_", "-x-"]
+    spec = dg.AssetSpec("any", tags=dagster_tags(tags))
+    assert spec.tags
+
+
+def test_a_long_tag_is_cut_and_told_from_its_like() -> None:
+    """Promise: 63 characters at most, with a digest of the rest."""
+    one, other = tag_key("x" * 200), tag_key("x" * 201)
+    assert len(one) == len(other) == 63
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("marts", "marts"),
+        ("marts/finance", "marts/finance"),
+        ("my marts-1", "my_marts_1"),
+        ("/a//b/", "a/b"),
+    ],
+)
+def test_a_group_name_is_one_that_dagster_takes(text: str, expected: str) -> None:
+    """Promise: a group keeps its hierarchy, and loses only what Dagster refuses."""
+    assert group_name(text) == expected
+    assert dg.AssetSpec("any", group_name=group_name(text)).group_name == expected
+
+
+def test_a_check_is_named_after_its_audit_and_arguments() -> None:
+    """Promise: a check name says what is checked."""
+    calls = [
+        ("not_null", {"columns": "[id, name]"}),
+        ("accepted_values", {"column": "status", "is_in": "['open', 'paid']"}),
+        ("no_arguments", {}),
+        ("with-hyphen", {"n": "1.5"}),
+    ]
+    assert check_names(calls) == [
+        "not_null_id_name",
+        "accepted_values_status_is_in_open_paid",
+        "no_arguments",
+        "with_hyphen_n_1_5",
+    ]
+
+
+def test_check_names_do_not_depend_on_order_or_neighbours() -> None:
+    """Promise: adding, removing or reordering audits renames no check, so that its history stays."""
+    calls = [("not_null", {"columns": f"[c{i}]"}) for i in range(6)]
+    calls += [("above", {"c": "a", "n": str(i)}) for i in range(6)]
+    alone = [check_names([call])[0] for call in calls]
+    assert check_names(calls) == alone
+    assert check_names(calls[::-1]) == alone[::-1]
+
+
+def test_calls_that_read_the_same_get_names_of_their_own() -> None:
+    """Promise: columns `a, b` beside column `a_b` are two checks, whichever stands first."""
+    calls = [("not_null", {"columns": "[a, b]"}), ("not_null", {"columns": "[a_b]"})]
+    names = check_names(calls)
+    assert len(set(names)) == 2
+    assert check_names(calls[::-1]) == names[::-1]
+
+
+def test_exact_repetitions_are_numbered() -> None:
+    """Promise: the same call three times is three checks, and no other audit takes their names."""
+    call = ("not_null", {"columns": "[id]"})
+    other = ("not_null", {"columns": "[id, 2]"})
+    names = check_names([call, call, other, call])
+    assert names == ["not_null_id", "not_null_id__2", "not_null_id_2", "not_null_id__3"]
+
+
+def test_an_audit_of_odd_characters_only_has_a_valid_check_name() -> None:
+    """Promise: whatever an audit is called, its check can be defined."""
+    names = check_names([("日本", {}), ("-", {}), ("x" * 300, {}), ("x" * 300, {"n": "1"})])
+    assert len(set(names)) == 4
+    for name in names:
+        assert len(name) <= 80
+        assert re.fullmatch(r"[A-Za-z0-9_]+", name)
+
+
+def test_an_audits_identity_does_not_depend_on_the_order_of_its_arguments() -> None:
+    """Promise: a run's results find their check, however SQLMesh sorts the arguments."""
+    assert audit_identity("a", {"x": "1", "b": "2"}) == audit_identity("a", {"b": "2", "x": "1"})
+    assert audit_identity("a", {}) == "a"
