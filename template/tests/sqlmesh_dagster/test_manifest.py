@@ -132,6 +132,24 @@ def test_the_cron_period_is_the_shortest_time_between_two_ticks(
     assert _models(project)["demo.ticking"].cron_period == shortest
 
 
+@pytest.mark.parametrize(
+    ("cron", "longest"),
+    [
+        ("@daily", DAY),
+        ("0 9,17 * * *", 16 * HOUR),
+        ("*/30 8-18 * * 1-5", 61.5 * HOUR),
+        ("*/5 0-6 * * 6,7", 5 * DAY + 17 * HOUR + 300),
+        ("0 0 L * *", 31 * DAY),
+    ],
+)
+def test_the_cron_gap_is_the_longest_time_between_two_ticks(
+    project: Project, cron: str, longest: float
+) -> None:
+    """Promise: the adaptive schedule knows where a fine cron pauses at night or for a weekend."""
+    project.model("ticking", "SELECT 1::INT AS id", f"kind FULL, cron '{cron}'")
+    assert _models(project)["demo.ticking"].cron_gap == longest
+
+
 def test_each_use_of_an_audit_is_a_record_with_its_arguments(project: Project) -> None:
     """Promise: built-in, custom and inline audits are all there, in the order of the model."""
     project.write("audits/a.sql", "AUDIT (name above); SELECT * FROM @this_model WHERE @c <= @n;")

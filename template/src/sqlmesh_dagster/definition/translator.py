@@ -95,7 +95,7 @@ class SQLMeshTranslator:
     def get_group_name(self, model: ModelRecord) -> str | None:
         """The tag `dagster:group_name:…`; without one, the factory's `group_name` is used."""
         group = _property(model.tags, "group_name")
-        return names.group_name(group) if group else None
+        return names.group_name(group or "") or None
 
     def get_owners(self, model: ModelRecord) -> Sequence[str]:
         """The tags `dagster:owner:…`, or SQLMesh's owner; a plain name becomes a team."""
