@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import duckdb
-from sqlmesh.core.snapshot import Snapshot, SnapshotId, missing_intervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, missing_intervals
 from sqlmesh.core.state_sync import StateReader
 
+from sqlmesh_dagster.execution.locks import ProjectLock
 from sqlmesh_dagster.execution.session import open_context
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import existing_state
@@ -45,6 +46,9 @@ def find_due(settings: ProjectSettings, at: datetime) -> Due:
     Raises:
         ProjectLoadError: The project's config is broken.
     """
+    lock = ProjectLock(settings.lock_name)
+    if not lock.try_acquire("a schedule's tick"):
+        return Due(obstacle=f"{lock.holder() or 'another process'} works on the project")
     try:
         with open_context(settings, load=False, process_timeout=_PROCESS_SECONDS) as context:
             state = existing_state(context)
@@ -56,6 +60,8 @@ def find_due(settings: ProjectSettings, at: datetime) -> Due:
                 state.close()
     except duckdb.IOException as error:
         return Due(obstacle=f"the DuckDB file is in use: {error}")
+    finally:
+        lock.release()
 
 
 def _answer(settings: ProjectSettings, state: StateReader, at: datetime) -> Due:
@@ -69,7 +75,13 @@ def _answer(settings: ProjectSettings, state: StateReader, at: datetime) -> Due:
             " finishes it"
         )
     snapshots = _with_intervals(settings, state, {s.snapshot_id for s in environment.snapshots})
-    due = missing_intervals(snapshots, execution_time=at)
+    # as `Scheduler.run` does: a preview's intervals are kept apart from those of production
+    deployability = (
+        DeployabilityIndex.all_deployable()
+        if settings.environment == "prod"
+        else DeployabilityIndex.create(snapshots)
+    )
+    due = missing_intervals(snapshots, execution_time=at, deployability_index=deployability)
     models = sorted(s.name for s, intervals in due.items() if intervals and _is_built(s))
     return Due(models=tuple(models), next_due=None if models else _next_due(snapshots, at))
 

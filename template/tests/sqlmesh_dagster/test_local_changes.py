@@ -81,15 +81,22 @@ def test_fail_refuses_to_run_old_code_and_names_the_command(
 def test_applying_to_an_existing_production_never_shows_an_empty_table(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: what is not selected is backfilled by the plan before `prod` is promoted."""
+    """Promise: what the plan must rebuild below is built before `prod` is promoted, and recorded."""
     settings = {"environment": "prod", "undeployed_changes": "apply"}
     project.model("changed", "SELECT 1::INT AS id")
     project.model("below", "SELECT id FROM demo.changed")
     assert run_in_process(project.definitions(**settings), instance).success
     project.model("changed", "SELECT 2::INT AS id")
+    below = dg.AssetKey(["warehouse", "demo", "below"])
+    before = instance.get_latest_materialization_event(below)
     run = run_in_process(project.definitions(**settings), instance, "changed")
     assert run.success
+    assert run.materialized == ["changed"]
     assert project.query("SELECT id FROM demo.below") == [(2,)]
+    after = instance.get_latest_materialization_event(below)
+    assert before is not None
+    assert after is not None
+    assert after.timestamp > before.timestamp
 
 
 def test_a_failing_unit_test_stops_the_deployment_with_its_message(

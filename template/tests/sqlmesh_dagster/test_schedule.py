@@ -70,6 +70,26 @@ def test_a_tick_requests_only_what_is_due(built: Project, instance: dg.DagsterIn
     assert _requested(sunday) == ["daily", "hourly", "weekly"]
 
 
+def test_a_preview_that_is_up_to_date_is_not_requested(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: forward-only models, whose intervals a development environment keeps apart, count."""
+    project.write("seeds/names.csv", "id,name\n1,a\n")
+    project.model("names", "", "kind SEED (path '../seeds/names.csv'), columns (id INT, name TEXT)")
+    project.model(
+        "history",
+        "SELECT id::INT AS id, name::TEXT AS name FROM demo.names",
+        "kind SCD_TYPE_2_BY_COLUMN (unique_key id, columns [name])",
+    )
+    project.model("below", "SELECT id FROM demo.history")
+    definitions = project.definitions()
+    run = run_in_process(definitions, instance, now=BUILT_AT)
+    assert sorted(run.materialized) == ["below", "history", "names"]
+    assert _tick(definitions, instance, "2025-01-10T01:00:00")[0] == []
+    requests, _ = _tick(definitions, instance, "2025-01-11T00:30:00")
+    assert _requested(requests) == ["below", "history"]
+
+
 def test_a_requested_run_builds_what_the_tick_saw(
     built: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -11,7 +11,8 @@ import logging
 import threading
 import traceback
 import unittest
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar, cast
@@ -68,7 +69,7 @@ class CaptureConsole(NoopConsole):
     """Captures one run or audit and tells the outcome of each model as soon as it is known.
 
     Args:
-        selected: FQNs whose outcome is told; what else SQLMesh may evaluate is captured only.
+        selected: FQNs that the run is to take; a plan may build others, which are told, too.
         tell: Receives each outcome once, from SQLMesh's threads.
         log: Receives a logging level and a message: what SQLMesh itself says.
     """
@@ -91,11 +92,21 @@ class CaptureConsole(NoopConsole):
         self._execution_time: str | None = None
         self._failures: list[str] = []
         self._errors: list[str] = []
+        self._is_planning = False
 
     @property
     def errors(self) -> str:
         """What went wrong, in the order it did: a plan raises without saying it."""
         return "\n".join(self._errors)
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """While a plan is applied: what it builds is kept, and told with what the run builds."""
+        self._is_planning = True
+        try:
+            yield
+        finally:
+            self._is_planning = False
 
     def begin(
         self, snapshots: Mapping[str, Snapshot], execution_time: datetime, hint: str
@@ -119,7 +130,7 @@ class CaptureConsole(NoopConsole):
             return present
 
     def finish(self, status: Status = "upstream_failed", reason: str | None = None) -> None:
-        """Tells every selected model that is still untold: nothing was due, or it was not reached."""
+        """Tells what is still untold: models that were idle or not reached, and what a plan built beside."""
         with self._lock:
             for name in sorted(self._selected):
                 capture = self._capture(name)
@@ -130,7 +141,10 @@ class CaptureConsole(NoopConsole):
                 elif capture.planned or status != "upstream_failed":
                     self._tell_once(name, capture, status, reason)
                 else:
-                    self._tell_once(name, capture, "up_to_date", "nothing is due")
+                    self._tell_idle(name, capture)
+            for name, capture in sorted(self._captures.items()):
+                if name not in self._selected and capture.executed:
+                    self._tell_once(name, capture, "executed", "built by the plan that deployed it")
 
     def fail(self, error: ErrorOutcome) -> None:
         """Tells every untold model that the run as a whole failed."""
@@ -164,15 +178,17 @@ class CaptureConsole(NoopConsole):
     ) -> None:
         """Knows now what will be executed, and tells the models for which nothing will."""
         planned = {snapshot.name: batches for snapshot, batches in batched_intervals.items()}
+        if self._is_planning:
+            return
         for name in sorted(self._selected):
             capture = self._capture(name)
             if name not in planned:
                 if not self._audit_only:
-                    self._tell_once(name, capture, "up_to_date", "nothing is due")
+                    self._tell_idle(name, capture)
             elif not planned[name]:
                 self._tell_once(name, capture, "not_ready", self._waits_for(capture))
             else:
-                capture.planned = list(planned[name])
+                capture.planned = [*capture.executed, *planned[name]]
 
     @_guarded
     def update_snapshot_evaluation_progress(
@@ -188,7 +204,7 @@ class CaptureConsole(NoopConsole):
         """Counts a batch; a batch without a duration has failed (SQLMesh calls this in `finally`)."""
         capture = self._capture(snapshot.name)
         if duration_ms is None:
-            if capture.error or capture.cancelled:
+            if snapshot.name in self._selected and (capture.error or capture.cancelled):
                 self._tell_failed(snapshot.name, capture)
             return
         capture.executed.append((interval[0], interval[1]))
@@ -196,7 +212,7 @@ class CaptureConsole(NoopConsole):
         if execution_stats is not None:
             capture.rows = _add(capture.rows, execution_stats.total_rows_processed)
             capture.bytes = _add(capture.bytes, execution_stats.total_bytes_processed)
-        if len(capture.executed) >= len(capture.planned):
+        if not self._is_planning and len(capture.executed) >= len(capture.planned):
             self._tell_once(
                 snapshot.name, capture, "audited" if self._audit_only else "executed", None
             )
@@ -206,7 +222,7 @@ class CaptureConsole(NoopConsole):
         """Tells the models that SQLMesh skipped because an upstream model failed."""
         for name in sorted(snapshot_names):
             capture = self._capture(name)
-            if not capture.error and not capture.cancelled:
+            if name in self._selected and not capture.error and not capture.cancelled:
                 self._tell_once(
                     name,
                     capture,
@@ -222,7 +238,8 @@ class CaptureConsole(NoopConsole):
             capture = self._capture(name)
             if not capture.told:
                 self.capture_failure(name, error.__cause__ or error)
-                self._tell_failed(name, capture)
+                if name in self._selected:
+                    self._tell_failed(name, capture)
 
     @_guarded
     def log_test_results(self, result: unittest.TestResult, target_dialect: str) -> None:
@@ -291,6 +308,13 @@ class CaptureConsole(NoopConsole):
     def _capture(self, name: str) -> _Capture:
         return self._captures.setdefault(name, _Capture())
 
+    def _tell_idle(self, name: str, capture: _Capture) -> None:
+        """Nothing is due; a plan may just have built it."""
+        if capture.executed:
+            self._tell_once(name, capture, "executed", None)
+        else:
+            self._tell_once(name, capture, "up_to_date", "nothing is due")
+
     def _waits_for(self, capture: _Capture) -> str:
         if capture.signal:
             return f"signal `{capture.signal}` is not ready"
@@ -304,7 +328,7 @@ class CaptureConsole(NoopConsole):
             self._tell_once(name, capture, "audit_failed" if capture.blocked else "failed", None)
 
     def _tell_once(self, name: str, capture: _Capture, status: Status, reason: str | None) -> None:
-        if capture.told or name not in self._selected:
+        if capture.told:
             return
         capture.told = True
         self._tell(

@@ -38,7 +38,7 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
     version = f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}"
     return dg.MaterializeResult(
         asset_key=asset.spec.key,
-        metadata=_metadata(outcome),
+        metadata=metadata(outcome),
         data_version=dg.DataVersion(digest(version, 16)),
     )
 
@@ -132,23 +132,24 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
 }
 
 
-def _metadata(outcome: ModelOutcome) -> dict[str, Any]:
-    metadata: dict[str, Any] = {
+def metadata(outcome: ModelOutcome) -> dict[str, Any]:
+    """What a materialization says of an execution."""
+    facts: dict[str, Any] = {
         "sqlmesh/batches": outcome.batches,
         "sqlmesh/duration_seconds": outcome.duration_ms / 1000,
         "sqlmesh/audits": len(outcome.audits),
         **_next_due(outcome),
     }
     if outcome.intervals:
-        metadata["sqlmesh/interval_start"] = _moment(min(low for low, _ in outcome.intervals))
-        metadata["sqlmesh/interval_end"] = _moment(max(high for _, high in outcome.intervals))
+        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in outcome.intervals))
+        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in outcome.intervals))
     if outcome.rows_processed is not None:
-        metadata["sqlmesh/rows_processed"] = outcome.rows_processed
+        facts["sqlmesh/rows_processed"] = outcome.rows_processed
     if outcome.bytes_processed is not None:
-        metadata["sqlmesh/bytes_processed"] = outcome.bytes_processed
+        facts["sqlmesh/bytes_processed"] = outcome.bytes_processed
     if outcome.snapshot:
-        metadata["sqlmesh/snapshot"] = outcome.snapshot
-    return metadata
+        facts["sqlmesh/snapshot"] = outcome.snapshot
+    return facts
 
 
 def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:

@@ -174,7 +174,7 @@ def run_models(
     """
     console = CaptureConsole(fqns, tell, log)
     try:
-        _prepare_environment(settings, options, manifest, log, cancel)
+        _prepare_environment(settings, options, manifest, console, log, cancel)
         with open_context(settings, load=False, console=console, cancel=cancel) as context:
             _wait_for_database(context, settings, cancel)
             _limit_environment_wait(context, settings)
@@ -224,7 +224,7 @@ def audit_snapshots(
     told: list[ModelOutcome] = []
     console = CaptureConsole([name], told.append, log, audit_only=True)
     try:
-        _prepare_environment(settings, options, manifest, log, cancel)
+        _prepare_environment(settings, options, manifest, console, log, cancel)
         with open_context(settings, load=False, console=console, cancel=cancel) as context:
             _wait_for_database(context, settings, cancel)
             snapshots = _deployed_snapshots(context, settings.environment)
@@ -257,6 +257,7 @@ def _prepare_environment(
     settings: ProjectSettings,
     options: RunOptions,
     manifest: Manifest,
+    console: CaptureConsole,
     log: Callable[[int, str], None],
     cancel: CancelToken,
 ) -> None:
@@ -276,7 +277,7 @@ def _prepare_environment(
     )
     if policy == "apply":
         log(logging.INFO, f"{what} Deploying the project's files.")
-        _deploy(settings, options, environment, log, cancel)
+        _deploy(settings, options, environment, console, cancel)
     elif environment is None:
         raise errors.EnvironmentMissingError(f"{what} {_plan_hint(settings)}")
     elif policy == "fail":
@@ -300,7 +301,7 @@ def _deploy(
     settings: ProjectSettings,
     options: RunOptions,
     environment: Environment | None,
-    log: Callable[[int, str], None],
+    console: CaptureConsole,
     cancel: CancelToken,
 ) -> None:
     """Plans and applies without prompts; the run that follows builds the selected models.
@@ -310,9 +311,11 @@ def _deploy(
     plan before it is promoted, as its readers must never see an empty table. Previews are off:
     with them, one forward-only model makes SQLMesh build every model since yesterday only.
     """
-    console = CaptureConsole([], lambda outcome: None, log)
     is_production = settings.environment == "prod"
-    with open_context(settings, load=True, console=console, cancel=cancel) as context:
+    with (
+        console.planning(),
+        open_context(settings, load=True, console=console, cancel=cancel) as context,
+    ):
         try:
             context.plan(
                 settings.environment,

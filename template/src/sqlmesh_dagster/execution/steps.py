@@ -135,6 +135,11 @@ def _lead(step: Step, fqn: str) -> None:
     )
     step.context.log.info(f"Starting one sqlmesh run for {len(selected)} of {len(models)} models.")
 
+    def tell(outcome: ModelOutcome) -> None:
+        step.results.append(outcome)
+        if outcome.fqn not in selected:
+            _report_besides(step, outcome)
+
     def work(cancel: CancelToken) -> None:
         try:
             from sqlmesh_dagster.execution.session import run_models  # imports SQLMesh
@@ -143,7 +148,7 @@ def _lead(step: Step, fqn: str) -> None:
                 step.resource.settings,
                 step.options,
                 selected,
-                step.results.append,
+                tell,
                 step.resource.say,
                 cancel,
                 step.project.manifest,
@@ -158,6 +163,17 @@ def _lead(step: Step, fqn: str) -> None:
             step.lock.release()
 
     step.resource.start_work(work)
+
+
+def _report_besides(step: Step, outcome: ModelOutcome) -> None:
+    """Records a model that a plan built although no step of this Dagster run stands for it."""
+    key = step.project.keys_by_fqn.get(outcome.fqn)
+    if key is not None:
+        step.context.instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                key, description=outcome.reason, metadata=events.metadata(outcome)
+            )
+        )
 
 
 def _audit(
