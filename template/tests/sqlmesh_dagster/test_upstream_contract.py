@@ -1,0 +1,484 @@
+"""What the integration leans on in Dagster and SQLMesh: an upgrade that moves it fails here, by name.
+
+Whatever fails here names what has moved and who uses it; mend that module before any other test.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the type of an op's `context` unquoted.
+
+import importlib
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+from sqlmesh import Context
+from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
+from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
+from sqlmesh.core.scheduler import Scheduler
+from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
+from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
+
+from sqlmesh_dagster import upstream
+from sqlmesh_dagster.execution.console import CaptureConsole
+from tests.sqlmesh_dagster.projects import Project
+
+# ---------------------------------------------------------------------------- signatures
+
+_PARAMETERS = {
+    "sqlmesh.core.context:Context.__init__": (
+        "session.py opens contexts with it",
+        "paths gateway load concurrent_tasks",
+    ),
+    "sqlmesh.core.context:Context.run": (
+        "session.py leads runs with it",
+        "environment start end execution_time skip_janitor ignore_cron select_models"
+        " no_auto_upstream",
+    ),
+    "sqlmesh.core.context:Context.plan": (
+        "session.py deploys local changes with it",
+        "environment auto_apply no_prompts skip_backfill enable_preview execution_time",
+    ),
+    "sqlmesh.core.context:Context.create_scheduler": (
+        "session.py overrides it",
+        "self snapshots snapshot_evaluator",
+    ),
+    "sqlmesh.core.context:Context.scheduler": (
+        "session.py runs audits alone with it",
+        "environment",
+    ),
+    "sqlmesh.core.scheduler:Scheduler.__init__": (
+        "session.py makes schedulers as `Context.create_scheduler` does",
+        "snapshots snapshot_evaluator state_sync default_catalog max_workers console"
+        " notification_target_manager",
+    ),
+    "sqlmesh.core.scheduler:Scheduler.evaluate": (
+        "session.py wraps it to learn why a model failed",
+        "self snapshot start end execution_time deployability_index",
+    ),
+    "sqlmesh.core.scheduler:Scheduler.audit": (
+        "session.py runs audits alone with it",
+        "environment start end execution_time ignore_cron selected_snapshots",
+    ),
+    "sqlmesh.core.snapshot:SnapshotEvaluator.audit": (
+        "upstream.on_audit wraps it",
+        "self snapshot",
+    ),
+    "sqlmesh.core.snapshot:SnapshotEvaluator.get_adapter": (
+        "session.py interrupts the adapter's cursor",
+        "gateway",
+    ),
+    "sqlmesh.core.snapshot:fingerprint_from_node": (
+        "manifest.py computes fingerprints without a state",
+        "node nodes cache",
+    ),
+    "sqlmesh.core.snapshot:missing_intervals": (
+        "due.py asks it what is due",
+        "snapshots execution_time deployability_index",
+    ),
+    "sqlmesh.core.state_sync:StateReader.get_environment": ("due.py reads it", "environment"),
+    "sqlmesh.core.state_sync:StateReader.get_snapshots": ("due.py reads them", "snapshot_ids"),
+    "sqlmesh.core.state_sync:StateReader.refresh_snapshot_intervals": (
+        "due.py reads intervals with it",
+        "snapshots",
+    ),
+    "sqlmesh.core.state_sync:StateReader.get_versions": (
+        "upstream.existing_state tells a new state by it",
+        "validate",
+    ),
+    "sqlmesh.core.config:Config.get_scheduler": ("upstream.existing_state", "gateway_name"),
+    "sqlmesh.core.config:Config.get_connection": ("session.py limits tasks", "gateway_name"),
+    "sqlmesh.core.config:Config.get_state_connection": ("upstream.py finds files", "gateway_name"),
+    "sqlmesh.utils.cron:CroniterCache.__init__": ("manifest.py measures crons", "cron time tz"),
+    "dagster:AssetsDefinition.__init__": (
+        "factories.py puts assets together by hand",
+        "node_def keys_by_input_name keys_by_output_name specs check_specs_by_output_name can_subset",
+    ),
+    "dagster:multi_asset_check": (
+        "factories.py defines standalone audits with it",
+        "name specs can_subset required_resource_keys op_tags",
+    ),
+    "dagster:DagsterInstance.get_run_step_stats": ("upstream.succeeded_steps", "run_id"),
+}
+"""What is called or overridden, where, and the parameters that are used by name."""
+
+_LEADING = {
+    "update_signal_progress": "snapshot signal_name signal_idx total_signals ready_intervals",
+    "start_evaluation_progress": "batched_intervals",
+    "update_snapshot_evaluation_progress": "snapshot interval batch_idx duration_ms",
+    "log_skipped_models": "snapshot_names",
+    "log_failed_models": "errors",
+    "log_test_results": "result target_dialect",
+    "log_warning": "short_message long_message",
+    "log_error": "message",
+}
+"""The first parameters of each callback that console.py overrides: SQLMesh passes them by position."""
+
+
+def _find(where: str) -> Callable[..., Any]:
+    module, _, path = where.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        assert hasattr(found, name), f"`{where}` is gone: {module} has no `{name}` any more."
+        found = getattr(found, name)
+    function: Callable[..., Any] = found
+    return function
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("where", _PARAMETERS)
+def test_what_is_called_by_name_still_takes_its_parameters(where: str) -> None:
+    """Promise: a renamed parameter is named here, with the module that passes it."""
+    used_by, names = _PARAMETERS[where]
+    parameters = _parameters(_find(where))
+    missing = [name for name in names.split() if name not in parameters]
+    assert not missing, f"`{where}` has no {missing} any more ({used_by}); it has {parameters}."
+
+
+@pytest.mark.parametrize("callback", _LEADING)
+def test_the_consoles_callbacks_still_begin_with_the_same_parameters(callback: str) -> None:
+    """Promise: capture never takes one argument for another."""
+    expected = ["self", *_LEADING[callback].split()]
+    actual = _parameters(_find(f"sqlmesh.core.console:Console.{callback}"))
+    assert actual[: len(expected)] == expected, (
+        f"`Console.{callback}` begins with {actual} instead of {expected} (console.py)."
+    )
+
+
+def test_a_batch_still_ends_with_its_execution_statistics() -> None:
+    """Promise: rows and bytes are read from where SQLMesh puts them."""
+    parameters = _parameters(Console.update_snapshot_evaluation_progress)
+    assert "execution_stats" in parameters, "`execution_stats` has moved (console.py)."
+
+
+@pytest.mark.parametrize("name", sorted(_LEADING))
+def test_the_capture_takes_whatever_the_callbacks_declare(name: str) -> None:
+    """Promise: a new parameter in SQLMesh does not break a run."""
+    positional: list[object] = []
+    keywords: dict[str, object] = {}
+    for parameter in inspect.signature(getattr(Console, name)).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.default is parameter.empty:
+            positional.append(object())
+        else:
+            keywords[parameter.name] = object()
+    inspect.signature(getattr(CaptureConsole, name)).bind(*positional, **keywords)
+
+
+def test_a_silent_console_has_every_method_of_a_console() -> None:
+    """Promise: a callback that SQLMesh adds is silent, not missing (console.py subclasses it)."""
+    missing: frozenset[str] = getattr(NoopConsole, "__abstractmethods__", frozenset())
+    assert not missing, f"`NoopConsole` leaves {sorted(missing)} abstract."
+
+
+def test_a_context_takes_the_console_of_the_process() -> None:
+    """Promise: `set_console` reaches a new context (session.py sets it before it opens one)."""
+    before, ours = get_console(), NoopConsole()
+    set_console(ours)
+    try:
+        assert get_console() is ours
+        assert "console" not in _parameters(Context.__init__)
+    finally:
+        set_console(before)
+
+
+# ---------------------------------------------------------------------------- SQLMesh's behaviour
+
+
+class _Heard(NoopConsole):
+    """Hears the end of each batch."""
+
+    def __init__(self) -> None:
+        self.durations: list[int | None] = []
+        self.failed: list[Any] = []
+        self.skipped: list[set[str]] = []
+
+    def update_snapshot_evaluation_progress(self, *args: Any, **kwargs: Any) -> None:
+        self.durations.append(args[3])
+
+    def log_failed_models(self, errors: list[Any]) -> None:
+        self.failed = errors
+
+    def log_skipped_models(self, snapshot_names: set[str]) -> None:
+        self.skipped.append(snapshot_names)
+
+
+class _Schedulers(Context):
+    """Keeps the schedulers that it makes."""
+
+    made: list[Scheduler]
+
+    def create_scheduler(
+        self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator
+    ) -> Scheduler:
+        scheduler = super().create_scheduler(snapshots, snapshot_evaluator)
+        self.made = [*getattr(self, "made", []), scheduler]
+        return scheduler
+
+
+@pytest.fixture
+def heard() -> Iterator[_Heard]:
+    """The console of the process, for one test."""
+    before, console = get_console(), _Heard()
+    set_console(console)
+    yield console
+    set_console(before)
+
+
+def _planned(project: Project, **kwargs: Any) -> _Schedulers:
+    context = _Schedulers(paths=str(project.root))
+    context.plan("prod", auto_apply=True, no_prompts=True, **kwargs)
+    return context
+
+
+def test_runs_make_their_scheduler_with_create_scheduler(project: Project, heard: _Heard) -> None:
+    """Promise: overriding `Context.create_scheduler` is enough to see every evaluation."""
+    project.model("full", "SELECT 1::INT AS id")
+    context = _planned(project, skip_backfill=True)
+    before = len(getattr(context, "made", []))
+    context.run("prod", execution_time="2025-01-10")
+    after = len(context.made)
+    context.close()
+    assert after > before, "`Context.run` no longer goes through `Context.create_scheduler`."
+
+
+def test_a_run_of_selected_models_builds_those_alone(project: Project, heard: _Heard) -> None:
+    """Promise: `select_models` with `no_auto_upstream` takes FQNs, and neither parents nor children."""
+    project.model("top", "SELECT 1::INT AS id")
+    project.model("middle", "SELECT id FROM demo.top")
+    project.model("bottom", "SELECT id FROM demo.middle")
+    context = _planned(project, skip_backfill=True)
+    context.run(
+        "prod",
+        execution_time="2025-01-10",
+        select_models=['"warehouse"."demo"."middle"'],
+        no_auto_upstream=True,
+    )
+    context.close()
+    assert len(heard.durations) == 1, "`Context.run` built more or less than the selected model."
+
+
+def test_an_evaluator_returns_what_each_audit_found(project: Project, heard: _Heard) -> None:
+    """Promise: `SnapshotEvaluator.audit` says of each audit what console.py reads."""
+    project.model(
+        "bad",
+        "SELECT NULL::INT AS id",
+        "kind FULL, audits (not_null(columns := (id), blocking := false),"
+        " number_of_rows(threshold := 0))",
+    )
+    context = _planned(project)
+    found: list[Any] = []
+    evaluator = context.snapshot_evaluator
+    upstream.on_audit(evaluator, lambda snapshot, results: found.append((snapshot, results)))
+    (snapshot,) = context.snapshots.values()
+    stored = context.state_reader.get_snapshots([snapshot.snapshot_id])[snapshot.snapshot_id]
+    evaluator.audit(snapshot=stored, snapshots={}, execution_time="2025-01-10")
+    context.close()
+    ((told, (first, second)),) = found
+    assert told.name == snapshot.name
+    assert (first.audit.name, first.count, first.blocking) == ("not_null", 1, False)
+    assert (second.audit.name, second.count, second.skipped) == ("number_of_rows", 0, False)
+    assert "columns" in first.audit_args
+    assert first.query is not None
+
+
+def test_a_blocking_audit_raises_the_errors_of_a_node(project: Project, heard: _Heard) -> None:
+    """Promise: a blocking failure is a `NodeAuditsErrors` under the error of its node."""
+    project.model("bad", "SELECT NULL::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
+    project.model("below", "SELECT id FROM demo.bad")
+    context = _planned(project, skip_backfill=True)
+    context.run("prod", execution_time="2025-01-10")
+    context.close()
+    (error,) = heard.failed
+    assert error.node.snapshot_name == '"warehouse"."demo"."bad"'
+    assert isinstance(error.__cause__, NodeAuditsErrors)
+    assert error.__cause__.errors[0].audit_name == "not_null"
+    assert heard.durations == [None], "a failed batch no longer ends with a duration of None."
+    assert heard.skipped == [{'"warehouse"."demo"."below"'}]
+
+
+def test_a_plan_that_fails_raises_sqlmeshs_error(project: Project, heard: _Heard) -> None:
+    """Promise: session.py knows a failed deployment by `SQLMeshError`."""
+    project.model("bad", "SELECT error('boom')::TEXT AS id")
+    with pytest.raises(SQLMeshError):
+        _planned(project).close()
+
+
+def test_an_environment_says_when_it_was_finalized(project: Project, heard: _Heard) -> None:
+    """Promise: due.py and session.py tell a plan in progress by these attributes."""
+    project.model("full", "SELECT 1::INT AS id")
+    context = _planned(project)
+    environment = context.state_reader.get_environment("prod")
+    context.close()
+    assert environment is not None
+    assert environment.finalized_ts
+    assert environment.plan_id
+    (entry,) = environment.snapshots
+    assert entry.name == '"warehouse"."demo"."full"'
+    assert entry.fingerprint.data_hash
+
+
+def test_a_model_knows_its_file(project: Project) -> None:
+    """Promise: `Model._path` is the file that `upstream.model_path` shows."""
+    project.model("full", "SELECT 1::INT AS id")
+    context = Context(paths=str(project.root))
+    (model,) = context.models.values()
+    context.close()
+    assert upstream.model_path(model) == project.root / "models" / "demo_46_full.sql"
+
+
+def test_a_context_keeps_its_adapter_where_it_is_looked_for(project: Project) -> None:
+    """Promise: `upstream.opened_adapter` sees an adapter only once it was used, and makes none."""
+    context = Context(paths=str(project.root))
+    assert upstream.opened_adapter(context) is None
+    adapter = context.engine_adapter
+    assert upstream.opened_adapter(context) is adapter
+    context.close()
+
+
+def test_a_state_is_looked_at_without_being_made(project: Project) -> None:
+    """Promise: `upstream.existing_state` creates neither a file nor a table."""
+    context = Context(paths=str(project.root), load=False)
+    assert upstream.existing_state(context) is None
+    context.close()
+    assert not project.database.exists()
+    project.execute("CREATE TABLE main.mine AS SELECT 1 AS id")
+    context = Context(paths=str(project.root), load=False)
+    assert upstream.existing_state(context) is None
+    context.close()
+    assert project.query("SELECT table_name FROM duckdb_tables()") == [("mine",)]
+
+
+def test_a_deployed_state_is_found(project: Project, heard: _Heard) -> None:
+    """Promise: `upstream.existing_state` reads what a plan wrote."""
+    project.model("full", "SELECT 1::INT AS id")
+    _planned(project).close()
+    context = Context(paths=str(project.root), load=False)
+    state = upstream.existing_state(context)
+    assert state is not None
+    assert state.get_environment("prod") is not None
+    state.close()
+    context.close()
+
+
+def test_the_files_of_a_duckdb_connection_are_known(tmp_path: Path) -> None:
+    """Promise: `upstream.duckdb_files` finds the database and attached catalogs, and only files."""
+    one, two = tmp_path / "one.duckdb", tmp_path / "two.duckdb"
+    assert upstream.duckdb_files(DuckDBConnectionConfig(database=str(one))) == [one]
+    second = DuckDBAttachOptions(type="duckdb", path=str(two))
+    attached = DuckDBConnectionConfig(catalogs={"a": str(one), "b": second})
+    assert upstream.duckdb_files(attached) == [one, two]
+    assert upstream.duckdb_files(DuckDBConnectionConfig()) == []
+    assert upstream.duckdb_files(DuckDBConnectionConfig(database=":memory:")) == []
+
+
+def test_loading_in_one_process_is_a_constant() -> None:
+    """Promise: SQLMesh reads `constants.MAX_FORK_WORKERS` each time that it loads a project."""
+    from sqlmesh.core import constants
+
+    before = constants.MAX_FORK_WORKERS
+    with upstream.single_process_loading():
+        assert constants.MAX_FORK_WORKERS == 1
+    assert before == constants.MAX_FORK_WORKERS
+    for module in ("sqlmesh.core.loader", "sqlmesh.core.model.cache"):
+        names = vars(importlib.import_module(module))
+        assert "MAX_FORK_WORKERS" not in names, f"`{module}` now copies MAX_FORK_WORKERS."
+
+
+def test_a_running_duckdb_query_can_be_interrupted() -> None:
+    """Promise: `upstream.interrupt` ends a query of another thread with DuckDB's own exception."""
+    cursor = duckdb.connect().cursor()
+    stopper = threading.Timer(0.5, upstream.interrupt, [cursor])
+    stopper.start()
+    with pytest.raises(duckdb.InterruptException):
+        cursor.execute("SELECT count(*) FROM range(100000000) AS a, range(100000) AS b")
+    stopper.join()
+
+
+# ---------------------------------------------------------------------------- Dagster's behaviour
+
+
+def test_an_output_without_materialization_lets_downstream_run(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Promise: the metadata key still suppresses the materialization, and nothing else."""
+
+    @dg.multi_asset(specs=[dg.AssetSpec("up")])
+    def up(context: dg.OpExecutionContext) -> Iterator[Any]:
+        yield upstream.output_without_materialization(
+            context.output_for_asset_key(dg.AssetKey("up"))
+        )
+
+    @dg.asset(deps=["up"])
+    def down() -> None:
+        return None
+
+    result = dg.materialize([up, down], instance=instance)
+    assert result.success
+    materialized = [event.asset_key for event in result.get_asset_materialization_events()]
+    assert materialized == [dg.AssetKey("down")], (
+        "SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION no longer suppresses a materialization."
+    )
+
+
+def test_a_step_sees_the_plan_of_its_whole_run(instance: dg.DagsterInstance) -> None:
+    """Promise: `upstream.run_plan` knows every selected asset, its step and what it waits for."""
+    seen: list[upstream.RunPlan] = []
+
+    @dg.multi_asset(specs=[dg.AssetSpec("a")])
+    def first(context: dg.OpExecutionContext) -> Iterator[Any]:
+        seen.append(upstream.run_plan(context))
+        yield dg.MaterializeResult(asset_key="a")
+
+    @dg.asset(deps=["a"])
+    def b() -> None:
+        return None
+
+    @dg.asset(deps=["b"])
+    def unselected() -> None:
+        return None
+
+    dg.materialize([first, b, unselected], selection=["a", "b"], instance=instance)
+    (plan,) = seen
+    assert plan.own_step == "first"
+    assert plan.upstream == {"first": frozenset(), "b": frozenset({"first"})}
+    assert plan.assets == {dg.AssetKey("a"): "first", dg.AssetKey("b"): "b"}
+
+
+def test_the_steps_that_have_succeeded_are_known_while_the_run_goes_on(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Promise: `upstream.succeeded_steps` holds finished steps, and no failed or running one."""
+    seen: list[frozenset[str]] = []
+
+    @dg.asset
+    def done() -> None:
+        return None
+
+    @dg.asset
+    def broken() -> None:
+        raise ValueError
+
+    @dg.asset(deps=["done"])
+    def last(context: dg.AssetExecutionContext) -> None:
+        seen.append(upstream.succeeded_steps(context.instance, context.run_id))
+
+    dg.materialize([done, broken, last], instance=instance, raise_on_error=False)
+    assert seen == [frozenset({"done"})]
+
+
+def test_nothing_is_interrupted_unless_asked() -> None:
+    """Promise: `upstream.is_interrupted` reads Dagster's flag, and it is down by default."""
+    assert not upstream.is_interrupted()
+
+
+def test_an_asset_job_is_what_define_asset_job_returns() -> None:
+    """Promise: `upstream.AssetJob` is the type of Dagster's asset jobs."""
+    assert isinstance(dg.define_asset_job("any"), upstream.AssetJob)
