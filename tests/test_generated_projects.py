@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from tests.answers import EXAMPLE
 from tests.conftest import Render
+from tests.webserver import launch, location_of, served
 
 pytestmark = pytest.mark.generated
 
@@ -147,3 +149,45 @@ def test_one_command_builds_every_asset_and_reports_every_check(project: Project
     assert sorted(key.to_user_string() for key in materialized) == sorted(assets)
     assert {(check.asset_key.to_user_string(), check.check_name) for check in reported} == checks
     assert not [e for e in events if e.event_type_value == "STEP_WORKER_STARTING"]
+
+
+def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
+    """Webserver, daemon, code server and run worker are processes of their own, and agree."""
+    asset = {"path": ["warehouse", "marts", "daily_revenue"]}
+    check = {"assetKey": asset, "name": "not_null_workshop_code_revenue_date_revenue"}
+    tick = """
+        mutation ($selector: ScheduleSelector!, $at: Float!) {
+          scheduleDryRun(selectorData: $selector, timestamp: $at) {
+            ... on DryRunInstigationTick {
+              evaluationResult { skipReason runRequests { assetSelection { path } } error { message } }
+            }
+          }
+        }
+    """
+    with served(project.root, project.environment) as ask:
+        location = location_of(ask)
+        schedule = {
+            "repositoryLocationName": location,
+            "repositoryName": "__repository__",
+            "scheduleName": "sqlmesh_adaptive_schedule",
+        }
+        built = launch(ask, location, "__ASSET_JOB", assetSelection=[asset])
+        checked = launch(
+            ask, location, "__ASSET_JOB", assetSelection=[], assetCheckSelection=[check]
+        )
+        # a dry run is of the first tick after its timestamp: midnight, of today and of next week
+        before_today = time.time() // 86400 * 86400 - 1
+        idle, due = (
+            ask(tick, selector=schedule, at=at)["scheduleDryRun"]["evaluationResult"]
+            for at in (before_today, before_today + 8 * 86400)
+        )
+    assert (built[1], checked[1]) == ("SUCCESS", "SUCCESS")
+    assert "No model is due" in str(idle["skipReason"]), idle
+    requested = [
+        key["path"][-1] for request in due["runRequests"] for key in request["assetSelection"]
+    ]
+    assert "daily_revenue" in requested and "workshops" not in requested, due
+    with dg.DagsterInstance.from_config(str(project.root / "dagster_home")) as instance:
+        events = [e.dagster_event for e in instance.all_logs(checked[0]) if e.dagster_event]
+    kinds = {e.event_type_value for e in events}
+    assert "ASSET_CHECK_EVALUATION" in kinds and "ASSET_MATERIALIZATION" not in kinds

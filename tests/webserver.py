@@ -1,0 +1,115 @@
+"""`dg dev` of a generated project: webserver, daemon and code server, asked over GraphQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Ask = Callable[..., dict[str, Any]]
+"""`ask(query, **variables)` is the `data` of the answer."""
+
+_LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on InvalidSubsetError { message }
+  }
+}
+"""
+_STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+_ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
+
+
+@contextmanager
+def served(root: Path, environment: Mapping[str, str]) -> Iterator[Ask]:
+    """The project, served on a free port, until the context ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    log = root / "dev.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            ["env", "--default-signal=INT,TERM", "dg", "dev", "--port", address.rsplit(":", 1)[1]],
+            cwd=root,
+            env={**environment, "DAGSTER_HOME": str(root / "dagster_home")},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        _wait_until(lambda: _answers(f"{address}/server_info"), 120, log)
+        yield lambda query, **variables: _ask(f"{address}/graphql", query, variables)
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def location_of(ask: Ask) -> str:
+    """The name of the only code location, loaded without an error."""
+    entries = """
+        query { workspaceOrError { ... on Workspace { locationEntries {
+          name locationOrLoadError { __typename ... on PythonError { message } }
+        } } } }
+    """
+    (entry,) = ask(entries)["workspaceOrError"]["locationEntries"]
+    assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation", entry
+    return str(entry["name"])
+
+
+def launch(ask: Ask, location: str, job: str, **selection: Any) -> tuple[str, str]:
+    """Launches a run as the UI does, and waits for its end: run id and status."""
+    selector = {
+        "repositoryLocationName": location,
+        "repositoryName": "__repository__",
+        "jobName": job,
+        **selection,
+    }
+    launched = ask(_LAUNCH, params={"selector": selector, "runConfigData": "{}"})["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    run_id = str(launched["run"]["runId"])
+
+    def status() -> str:
+        return str(ask(_STATUS, id=run_id)["runOrError"]["status"])
+
+    _wait_until(lambda: status() in _ENDED, 180)
+    return run_id, status()
+
+
+def _ask(url: str, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert "errors" not in answer, answer
+    return dict(answer["data"])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float, log: Path | None = None) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text() if log else "waited in vain"
+        time.sleep(0.5)
