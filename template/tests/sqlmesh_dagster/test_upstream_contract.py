@@ -79,6 +79,11 @@ _PARAMETERS = {
         "due.py asks it what is due",
         "snapshots execution_time deployability_index",
     ),
+    "sqlmesh.core.snapshot:DeployabilityIndex.create": (
+        "due.py counts a preview's intervals as `Scheduler.run` does",
+        "snapshots",
+    ),
+    "sqlmesh.core.snapshot:DeployabilityIndex.all_deployable": ("due.py, for production", ""),
     "sqlmesh.core.state_sync:StateReader.get_environment": ("due.py reads it", "environment"),
     "sqlmesh.core.state_sync:StateReader.get_snapshots": ("due.py reads them", "snapshot_ids"),
     "sqlmesh.core.state_sync:StateReader.refresh_snapshot_intervals": (
