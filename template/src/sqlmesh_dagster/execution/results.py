@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import dagster as dg
 from pydantic import ValidationError
@@ -78,6 +81,10 @@ class RunResults:
         yield from (line for line in complete.split(b"\n") if line)
 
 
+_SHARED: WeakValueDictionary[Path, RunResults] = WeakValueDictionary()
+"""One reader for all steps of a run in this process: it wakes them, and reads each line once."""
+
+
 class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     """Where the steps of a Dagster run share what its sqlmesh run captured.
 
@@ -86,6 +93,8 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
 
     storage_dir: str | None = None
     """Folder of the records; by default `sqlmesh` in the instance's storage folder."""
+    keep_days: int = 7
+    """Records are only needed while their run lasts; older ones are deleted by later runs."""
 
     def of_run(
         self, instance: dg.DagsterInstance, run_id: str, project: str = "sqlmesh"
@@ -95,5 +104,15 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         Args:
             project: The name that the factory was given, where a code location has several.
         """
-        root = Path(self.storage_dir or Path(instance.storage_directory()) / "sqlmesh")
-        return RunResults(root / run_id / f"{project}.jsonl")
+        path = self._root(instance) / run_id / f"{project}.jsonl"
+        return _SHARED.setdefault(path, RunResults(path))
+
+    def forget_old_runs(self, instance: dg.DagsterInstance) -> None:
+        """Deletes the records of runs that ended more than `keep_days` ago."""
+        oldest = time.time() - self.keep_days * 86400
+        for folder in self._root(instance).glob("*/"):
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _root(self, instance: dg.DagsterInstance) -> Path:
+        return Path(self.storage_dir or Path(instance.storage_directory()) / "sqlmesh")

@@ -50,6 +50,11 @@ class Step:
             lock=ProjectLock(resource.settings.lock_name),
         )
 
+    def forget_old_runs(self) -> None:
+        """Deletes what earlier Dagster runs shared."""
+        results: SQLMeshResultsResource = getattr(self.context.resources, self.project.results_key)
+        results.forget_old_runs(self.context.instance)
+
     @property
     def holder(self) -> str:
         """How this Dagster run names itself to those who wait for the lock."""
@@ -133,6 +138,7 @@ def _lead(step: Step, fqn: str) -> None:
         attempted=latest.keys(),
         failed={f for f, outcome in latest.items() if outcome.status not in _SUCCESSES},
     )
+    step.forget_old_runs()
     step.context.log.info(f"Starting one sqlmesh run for {len(selected)} of {len(models)} models.")
 
     def tell(outcome: ModelOutcome) -> None:
