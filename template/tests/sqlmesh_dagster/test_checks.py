@@ -62,10 +62,15 @@ def test_a_check_alone_covers_every_interval_unless_narrowed(
     run_in_process(definitions, instance)
     key = _check("daily", "accepted_range_n_min_v_2")
     alone = run_in_process(definitions, instance, checks=[key])
-    assert alone.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value == 9
+    assert (
+        alone.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value == 9
+    )
     narrow = {"start": "2025-01-02", "end": "2025-01-03"}
     narrowed = run_in_process(definitions, instance, checks=[key], options=narrow)
-    assert narrowed.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value == 2
+    assert (
+        narrowed.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value
+        == 2
+    )
 
 
 def test_the_same_audit_twice_gives_two_results(

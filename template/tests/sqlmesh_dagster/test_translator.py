@@ -206,7 +206,7 @@ def test_a_bad_mapping_is_refused_with_the_fields_there_are(
 def test_a_mapping_that_leaves_a_table_without_a_key_is_refused() -> None:
     """Promise: the table is named, and what to add."""
     translator = SQLMeshTranslator(external_asset_mapping="{node.database}/{node.schema}")
-    with pytest.raises(InvalidSettingError, match="orders.*Add"):
+    with pytest.raises(InvalidSettingError, match=r"orders.*Add"):
         translator.get_external_asset_key('"orders"')
 
 
