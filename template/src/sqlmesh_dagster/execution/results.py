@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import dagster as dg
-from pydantic import ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from sqlmesh_dagster.execution.outcomes import ModelOutcome, from_line, to_line
 
@@ -81,10 +80,6 @@ class RunResults:
         yield from (line for line in complete.split(b"\n") if line)
 
 
-_SHARED: WeakValueDictionary[Path, RunResults] = WeakValueDictionary()
-"""One reader for all steps of a run in this process: it wakes them, and reads each line once."""
-
-
 class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     """Where the steps of a Dagster run share what its sqlmesh run captured.
 
@@ -96,16 +91,18 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     keep_days: int = 7
     """Records are only needed while their run lasts; older ones are deleted by later runs."""
 
+    _open: dict[Path, RunResults] = PrivateAttr(default_factory=dict)
+
     def of_run(
         self, instance: dg.DagsterInstance, run_id: str, project: str = "sqlmesh"
     ) -> RunResults:
-        """The record of one Dagster run.
+        """The record of one Dagster run; one reader for all steps that share this resource.
 
         Args:
             project: The name that the factory was given, where a code location has several.
         """
         path = self._root(instance) / run_id / f"{project}.jsonl"
-        return _SHARED.setdefault(path, RunResults(path))
+        return self._open.setdefault(path, RunResults(path))
 
     def forget_old_runs(self, instance: dg.DagsterInstance) -> None:
         """Deletes the records of runs that ended more than `keep_days` ago."""
