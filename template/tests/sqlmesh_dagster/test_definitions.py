@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import (
+    AuditRecord,
     DuplicateAssetKeyError,
     InvalidSettingError,
     ModelRecord,
@@ -244,6 +245,46 @@ def test_a_standalone_audit_may_have_the_name_of_a_models_check(project: Project
     assert len(_checks(definitions)) == 2
 
 
+def test_the_same_call_twice_is_two_checks(project: Project) -> None:
+    """Promise: neither a repetition nor an audit of a column called `id_2` is lost (it once was)."""
+    project.model(
+        "orders",
+        "SELECT 1::INT AS id, 2::INT AS id_2",
+        "kind FULL, audits (not_null(columns := (id)), not_null(columns := (id_2)),"
+        " not_null(columns := (id), blocking := false))",
+    )
+    definitions = project.definitions()
+    dg.Definitions.validate_loadable(definitions)
+    assert _checks(definitions) == ["not_null_id", "not_null_id_2", "not_null_id__2"]
+
+
+def test_audits_of_two_external_tables_under_one_key_are_two_checks(project: Project) -> None:
+    """Promise: an asset that loads several tables shows the audits of each, and loads before readers."""
+    tables = [
+        f"- name: raw.{name}\n  columns: {{id: int}}\n  audits: [{{name: not_null, columns: '[id]'}}]\n"
+        for name in ("a", "b")
+    ]
+    project.write("external_models.yaml", "".join(tables))
+    project.model("reader", "SELECT a.id FROM raw.a JOIN raw.b USING (id)")
+    definitions = project.definitions(external_asset_mapping="load_all")
+    dg.Definitions.validate_loadable(definitions)
+    assert _upstream(definitions) == {"reader": ["load_all"]}
+    assert len(_checks(definitions)) == 2
+
+
+def test_two_audits_that_a_translator_maps_to_one_check_are_an_error(project: Project) -> None:
+    """Promise: an override that would lose an audit is told, with the audit and its model."""
+
+    class ByAudit(SQLMeshTranslator):
+        def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
+            return dg.AssetCheckSpec(audit.name, asset=asset_key)
+
+    audits = "not_null(columns := (id)), not_null(columns := (n))"
+    project.model("orders", "SELECT 1::INT AS id, 1::INT AS n", f"kind FULL, audits ({audits})")
+    with pytest.raises(DuplicateAssetKeyError, match=r"`not_null` of `demo\.orders`"):
+        project.definitions(translator=ByAudit())
+
+
 # ---------------------------------------------------------------------------- factories
 
 
@@ -336,6 +377,76 @@ def test_two_projects_fit_into_one_code_location_and_one_run(
     assert len(result.get_asset_materialization_events()) == 2
     assert sales.query("SELECT id FROM sales__dev.orders") == [(1,)]
     assert stock.query("SELECT id FROM stock__dev.items") == [(2,)]
+
+
+def test_one_projects_model_is_the_other_ones_external_table(tmp_path: Path) -> None:
+    """Promise: projects on one warehouse line up without any mapping."""
+    up, down = Project(tmp_path / "up"), Project(tmp_path / "down")
+    up.model("made", "SELECT 1::INT AS id")
+    down.model("reader", "SELECT id FROM demo.made")
+    merged = dg.Definitions.merge(up.definitions(name="up"), down.definitions(name="down"))
+    dg.Definitions.validate_loadable(merged)
+    assert _upstream(merged) == {"made": [], "reader": ["made"]}
+    assert not merged.resolve_asset_graph().external_asset_keys
+
+
+@pytest.mark.parametrize(
+    ("crons", "expected", "zone"),
+    [
+        ([("@daily", ""), ("@hourly", "")], "@hourly", "UTC"),
+        ([("0 5 * * *", "Europe/Berlin"), ("@weekly", "")], "0 5 * * *", "Europe/Berlin"),
+        ([("0 5 * * *", "Europe/Berlin"), ("0 5 * * *", "Asia/Tokyo")], "0 * * * *", "UTC"),
+        ([("*/5 * * * *", "Europe/Berlin"), ("*/5 * * * *", "")], "*/5 * * * *", "UTC"),
+        ([("*/15 8-18 * * 1-5", ""), ("@hourly", "")], ["*/15 8-18 * * 1-5", "@hourly"], "UTC"),
+        ([("*/15 * * * *", ""), ("@hourly", ""), ("@daily", "")], "*/15 * * * *", "UTC"),
+    ],
+)
+def test_no_model_waits_for_the_night_or_the_time_zone_of_another(
+    project: Project, crons: Sequence[tuple[str, str]], expected: str | list[str], zone: str
+) -> None:
+    """Promise: the schedule ticks as the finest cron does, and while that one pauses, as the others."""
+    for number, (cron, time_zone) in enumerate(crons):
+        properties = f"kind FULL, cron '{cron}'" + (f", cron_tz '{time_zone}'" * bool(time_zone))
+        project.model(f"m{number}", "SELECT 1::INT AS id", properties)
+    definitions = project.definitions()
+    dg.Definitions.validate_loadable(definitions)
+    schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == (expected, zone)
+
+
+def test_settings_can_come_from_environment_variables(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: an `EnvVar` is read when it is used; one that is not set is named, with its setting."""
+    project.model("full", "SELECT 1::INT AS id")
+    settings = {
+        "project_dir": dg.EnvVar("THE_PROJECT"),
+        "environment": dg.EnvVar("THE_ENVIRONMENT"),
+    }
+    monkeypatch.setenv("THE_ENVIRONMENT", "dev")
+    monkeypatch.delenv("THE_PROJECT", raising=False)
+    with pytest.raises(InvalidSettingError, match="`project_dir` .*`THE_PROJECT`.*Set it"):
+        sqlmesh_definitions_factory(**settings)  # type: ignore[arg-type]
+    monkeypatch.setenv("THE_PROJECT", str(project.root))
+    dg.Definitions.validate_loadable(sqlmesh_definitions_factory(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"environment": dg.EnvVar("NOT_SET")}, "`environment` .*`NOT_SET`.*Set it"),
+        ({"gateway": dg.EnvVar("NOT_SET")}, "`gateway` .*`NOT_SET`.*Set it"),
+        ({"environment": ""}, "`environment` is empty"),
+        ({"undeployed_changes": "maybe"}, "`maybe`.*apply, warn, fail"),
+        ({"concurrency_limit": 0}, "`concurrency_limit` is 0.*1 or more"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_when_defined(
+    project: Project, settings: Mapping[str, object], words: str
+) -> None:
+    """Promise: the code location says what to write instead; no run has to fail first."""
+    with pytest.raises(InvalidSettingError, match=words):
+        project.definitions(**settings)
 
 
 @pytest.mark.parametrize("name", ["two words", "a-b", "", "_x", "class"])
