@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import pytest
+from dagster._core.definitions.utils import DISALLOWED_NAMES
 from sqlmesh import Context
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
@@ -23,6 +24,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 
 from sqlmesh_dagster import upstream
+from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.execution.console import CaptureConsole
 from tests.sqlmesh_dagster.projects import Project
 
@@ -192,6 +194,32 @@ def test_a_context_takes_the_console_of_the_process() -> None:
         assert "console" not in _parameters(Context.__init__)
     finally:
         set_console(before)
+
+
+@pytest.mark.parametrize(
+    ("where", "fields"),
+    [
+        (
+            "sqlmesh.core.model.definition:AuditResult",
+            "audit audit_args count query skipped blocking",
+        ),
+        (
+            "sqlmesh.core.snapshot:SnapshotFingerprint",
+            "data_hash metadata_hash parent_data_hash parent_metadata_hash",
+        ),
+        ("sqlmesh.core.snapshot:Snapshot", "intervals dev_intervals parents fingerprint"),
+        ("sqlmesh.core.environment:Environment", "finalized_ts plan_id"),
+        (
+            "sqlmesh.core.config.run:RunConfig",
+            "environment_check_interval environment_check_max_wait",
+        ),
+    ],
+)
+def test_the_records_that_are_read_still_have_their_fields(where: str, fields: str) -> None:
+    """Promise: a field of SQLMesh's records that was renamed is named."""
+    present: set[str] = set(getattr(_find(where), "model_fields", {}))
+    gone = [name for name in fields.split() if name not in present]
+    assert not gone, f"`{where}` has no field {gone} any more; it has {sorted(present)}."
 
 
 # ---------------------------------------------------------------------------- SQLMesh's behaviour
@@ -477,6 +505,12 @@ def test_the_steps_that_have_succeeded_are_known_while_the_run_goes_on(
 
     dg.materialize([done, broken, last], instance=instance, raise_on_error=False)
     assert seen == [frozenset({"done"})]
+
+
+def test_the_words_that_dagster_reserves_are_known() -> None:
+    """Promise: `names.op_name` never gives a name that Dagster refuses."""
+    refused = {name for name in DISALLOWED_NAMES if op_name([name]) == name}
+    assert not refused, f"Dagster now reserves {sorted(refused)}: add them to definition/names.py."
 
 
 def test_nothing_is_interrupted_unless_asked() -> None:
