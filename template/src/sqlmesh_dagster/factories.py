@@ -35,8 +35,7 @@ def sqlmesh_assets_factory(
 ) -> list[dg.AssetsDefinition]:
     """One asset and op for each model, with its audits as checks, and an op for each standalone audit.
 
-    The assets need three resources: `<name>`, `<name>_results` and `<name>_run_options`, see
-    `sqlmesh_resources`.
+    The assets need the resources `<name>` and `<name>_results`, see `sqlmesh_resources`.
 
     Args:
         name: Keeps several projects of one code location apart.
@@ -169,11 +168,13 @@ def sqlmesh_definitions_factory(
 def sqlmesh_resources(
     sqlmesh_resource: SQLMeshResource, *, name: str = "sqlmesh"
 ) -> dict[str, dg.ConfigurableResource[None]]:
-    """The resources that the assets of a project need, by key."""
+    """The resources that the assets of a project need, by key.
+
+    The run options, `<name>_run_options`, come with the assets.
+    """
     return {
         name: sqlmesh_resource,
         f"{name}_results": SQLMeshResultsResource(),
-        f"{name}_run_options": SQLMeshRunOptions(),
     }
 
 
@@ -215,14 +216,18 @@ def _assets(
     project: DagsterProject, op_tags: Mapping[str, str] | None
 ) -> list[dg.AssetsDefinition]:
     tags = {**_OP_TAGS, **(op_tags or {})}
+    options = {project.options_key: SQLMeshRunOptions().get_resource_definition()}
     return [
-        *(_model_asset(project, asset, tags) for asset in project.assets),
-        *(_table_check(project, check, tags) for check in project.table_checks),
+        *(_model_asset(project, asset, tags, options) for asset in project.assets),
+        *(_table_check(project, check, tags, options) for check in project.table_checks),
     ]
 
 
 def _model_asset(
-    project: DagsterProject, asset: ModelAsset, op_tags: Mapping[str, str]
+    project: DagsterProject,
+    asset: ModelAsset,
+    op_tags: Mapping[str, str],
+    resource_defs: Mapping[str, dg.ResourceDefinition],
 ) -> dg.AssetsDefinition:
     """An op and its asset, put together by hand.
 
@@ -254,18 +259,23 @@ def _model_asset(
         keys_by_output_name={_OUTPUT: asset.spec.key},
         specs=[asset.spec],
         check_specs_by_output_name=checks,
+        resource_defs=resource_defs,
         can_subset=True,
     )
 
 
 def _table_check(
-    project: DagsterProject, check: TableCheck, op_tags: Mapping[str, str]
+    project: DagsterProject,
+    check: TableCheck,
+    op_tags: Mapping[str, str],
+    resource_defs: Mapping[str, dg.ResourceDefinition],
 ) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         name=check.op_name,
         specs=[spec for _, spec in check.checks],
         can_subset=True,
         required_resource_keys={project.name, project.results_key, project.options_key},
+        resource_defs=resource_defs,
         op_tags=dict(op_tags),
     )
     def execute(context: dg.OpExecutionContext) -> Iterator[StepEvent]:

@@ -22,6 +22,7 @@ from sqlmesh.core.environment import Environment
 from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
+from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.date import TimeLike, to_datetime
 from sqlmesh.utils.errors import SQLMeshError
 
@@ -50,11 +51,24 @@ _CANCELLED = "the Dagster run was cancelled"
 class CaptureScheduler(Scheduler):
     """SQLMesh's scheduler, that tells its console why a model failed and what each audit found."""
 
-    def __init__(self, *args: Any, cancel: CancelToken, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, cancel: CancelToken, selected: Collection[str] | None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._cancel = cancel
+        self._selected = selected
         if isinstance(self.console, CaptureConsole):
             on_audit(self.snapshot_evaluator, self.console.capture_audits)
+
+    def run(self, *args: Any, **kwargs: Any) -> CompletionStatus:
+        """Runs exactly the selected models.
+
+        `Context.run(select_models=…)` would read their names as selector expressions, in which a
+        space or a `+` means something else.
+        """
+        if self._selected is not None:
+            kwargs["selected_snapshots"] = set(self._selected)
+        return super().run(*args, **kwargs)
 
     def evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
@@ -92,6 +106,8 @@ class CaptureContext(Context):
     """SQLMesh's context, whose schedulers are `CaptureScheduler`s."""
 
     cancel_token = CancelToken()
+    selected: Collection[str] | None = None
+    """Names of the snapshots that a run takes, and nothing upstream of them; None for all."""
 
     def create_scheduler(
         self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator
@@ -106,6 +122,7 @@ class CaptureContext(Context):
             console=self.console,
             notification_target_manager=self.notification_target_manager,
             cancel=self.cancel_token,
+            selected=self.selected,
         )
 
 
@@ -182,6 +199,7 @@ def run_models(
             execution_time = options.execution_time or datetime.now(timezone.utc)
             deployed = console.begin(snapshots, execution_time, _plan_hint(settings))
             if deployed:
+                context.selected = deployed
                 context.run(
                     settings.environment,
                     start=options.start,
@@ -189,8 +207,6 @@ def run_models(
                     execution_time=execution_time,
                     ignore_cron=options.ignore_cron,
                     skip_janitor=options.skip_janitor,
-                    select_models=deployed,
-                    no_auto_upstream=True,
                 )
         if cancel.is_cancelled:
             console.finish("cancelled", _CANCELLED)
@@ -366,7 +382,7 @@ def _new_context(settings: ProjectSettings, *, load: bool) -> CaptureContext:
     except Exception as error:
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {str(error).strip()}\n"
-            f"Mend it, and check with `sqlmesh -p {settings.project_dir} lint`."
+            "Mend it, and reload the code location."
         ) from error
 
 
