@@ -37,8 +37,7 @@ _PARAMETERS = {
     ),
     "sqlmesh.core.context:Context.run": (
         "session.py leads runs with it",
-        "environment start end execution_time skip_janitor ignore_cron select_models"
-        " no_auto_upstream",
+        "environment start end execution_time skip_janitor ignore_cron",
     ),
     "sqlmesh.core.context:Context.plan": (
         "session.py deploys local changes with it",
@@ -60,6 +59,10 @@ _PARAMETERS = {
     "sqlmesh.core.scheduler:Scheduler.evaluate": (
         "session.py wraps it to learn why a model failed",
         "self snapshot start end execution_time deployability_index",
+    ),
+    "sqlmesh.core.scheduler:Scheduler.run": (
+        "session.py narrows it to the selected models",
+        "self environment selected_snapshots",
     ),
     "sqlmesh.core.scheduler:Scheduler.audit": (
         "session.py runs audits alone with it",
@@ -283,19 +286,18 @@ def test_runs_make_their_scheduler_with_create_scheduler(project: Project, heard
 
 
 def test_a_run_of_selected_models_builds_those_alone(project: Project, heard: _Heard) -> None:
-    """Promise: `select_models` with `no_auto_upstream` takes FQNs, and neither parents nor children."""
+    """Promise: `selected_snapshots` takes FQNs, and neither parents nor children."""
     project.model("top", "SELECT 1::INT AS id")
     project.model("middle", "SELECT id FROM demo.top")
     project.model("bottom", "SELECT id FROM demo.middle")
     context = _planned(project, skip_backfill=True)
-    context.run(
+    context.scheduler("prod").run(
         "prod",
         execution_time="2025-01-10",
-        select_models=['"warehouse"."demo"."middle"'],
-        no_auto_upstream=True,
+        selected_snapshots={'"warehouse"."demo"."middle"'},
     )
     context.close()
-    assert len(heard.durations) == 1, "`Context.run` built more or less than the selected model."
+    assert len(heard.durations) == 1, "`Scheduler.run` built more or less than the selected model."
 
 
 def test_an_evaluator_returns_what_each_audit_found(project: Project, heard: _Heard) -> None:
