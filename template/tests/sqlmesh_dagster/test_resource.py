@@ -20,6 +20,7 @@ from sqlmesh_dagster import (
     InvalidSettingError,
     ProjectLoadError,
     SQLMeshResource,
+    sqlmesh_definitions_factory,
 )
 from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
@@ -214,7 +215,10 @@ def test_concurrency_limit_reaches_the_engine(
     [
         ({"undeployed_changes": "maybe"}, "`maybe`"),
         ({"concurrency_limit": 0}, "`concurrency_limit` is 0"),
+        ({"wait_timeout": -1.0}, "`wait_timeout` is -1"),
         ({"environment": dg.EnvVar("NOT_SET_ANYWHERE")}, "NOT_SET_ANYWHERE"),
+        ({"concurrency_limit": dg.EnvVar.int("NOT_SET_ANYWHERE")}, "NOT_SET_ANYWHERE"),
+        ({"concurrency_limit": dg.EnvVar.int("PATH")}, "holds `"),
     ],
 )
 def test_a_bad_setting_is_named(project: Project, settings: dict[str, object], words: str) -> None:
@@ -222,6 +226,25 @@ def test_a_bad_setting_is_named(project: Project, settings: dict[str, object], w
     with pytest.raises(InvalidSettingError) as caught:
         project.definitions(**settings)
     assert words in str(caught.value)
+
+
+def test_settings_are_read_from_the_environment(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: each setting may be an `EnvVar`, at definition time and in a run."""
+    monkeypatch.setenv("OUR_PROJECT", str(project.root))
+    monkeypatch.setenv("OUR_ENVIRONMENT", "ours")
+    monkeypatch.setenv("OUR_POLICY", "apply")
+    monkeypatch.setenv("OUR_LIMIT", "1")
+    project.model("full", "SELECT 1::INT AS id")
+    definitions = sqlmesh_definitions_factory(
+        project_dir=dg.EnvVar("OUR_PROJECT"),
+        environment=dg.EnvVar("OUR_ENVIRONMENT"),
+        undeployed_changes=dg.EnvVar("OUR_POLICY"),
+        concurrency_limit=dg.EnvVar.int("OUR_LIMIT"),
+    )
+    assert run_in_process(definitions, instance).materialized == ["full"]
+    assert project.query("SELECT id FROM demo__ours.full") == [(1,)]
 
 
 def test_a_missing_project_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the type of a `ResourceDependency` unquoted.
 
+import itertools
 import logging
 import os
 from collections import deque
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
+_POLLS_PER_QUERY = 10
+_INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
+"""What `EnvVar.int` returns; Dagster exports no name for it."""
 _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
@@ -93,10 +97,16 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
     def settings(self) -> ProjectSettings:
         """What this resource was configured with, checked; reads environment variables."""
         environment = _text("environment", self.environment)
-        limit = self.concurrency_limit
+        limit = _number("concurrency_limit", self.concurrency_limit)
         if limit is not None and limit < 1:
             raise InvalidSettingError(f"`concurrency_limit` is {limit}. It must be 1 or more.")
-        policy = self.undeployed_changes or ("fail" if environment == "prod" else "apply")
+        if self.wait_timeout < 0:
+            raise InvalidSettingError(
+                f"`wait_timeout` is {self.wait_timeout}. It must be 0 or more."
+            )
+        policy = "fail" if environment == "prod" else "apply"
+        if self.undeployed_changes is not None:
+            policy = _text("undeployed_changes", self.undeployed_changes)
         for known in get_args(UndeployedChanges):
             if policy == known:
                 return ProjectSettings(
@@ -162,23 +172,13 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
 
     def start_work(self, work: Callable[[CancelToken], None]) -> None:
         """Starts `work` in a worker thread; it may outlive the step, and ends before the teardown."""
-        if self._work is not None:
-            self._work.join()
+        self._finish_work(lambda: False)
         self._work = _Work(work)
 
     def run_work(self, work: Callable[[CancelToken], None]) -> None:
         """Runs `work` in a worker thread, and waits for it; raises what it raises."""
         self.start_work(work)
-        running = self._work
-        assert running is not None
-        try:
-            while not running.is_done(_POLL_SECONDS):
-                pass  # short waits, so that an interrupt is noticed
-        except BaseException:
-            running.token.cancel()
-            raise
-        self._work = None
-        running.join()
+        self._finish_work(lambda: False)
 
     def cancel_work(self) -> None:
         """Stops SQLMesh; returns at once."""
@@ -197,14 +197,27 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Waits for SQLMesh's work, and stops it when the Dagster run is being stopped."""
+        polls = itertools.count(1)
+        self._finish_work(
+            lambda: (
+                is_interrupted() or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
+            )
+        )
+
+    def _finish_work(self, is_stopping: Callable[[], bool]) -> None:
+        """Waits for the end of the work, if there is one; raises what it raised."""
         work = self._work
         if work is None:
             return
-        while not work.is_done(_POLL_SECONDS):
-            if is_interrupted() or _is_stopping(context):
-                work.token.cancel()
-        work.join()
+        try:
+            while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
+                if is_stopping():
+                    work.token.cancel()
+        except BaseException:
+            work.token.cancel()
+            raise
         self._work = None
+        work.join()
 
 
 class _Work:
@@ -254,6 +267,24 @@ def _text(name: str, value: Any) -> str:
     if not value:
         raise InvalidSettingError(f"`{name}` is empty.")
     return str(value)
+
+
+def _number(name: str, value: int | None) -> int | None:
+    """A setting's number, an environment variable's value read.
+
+    Raises:
+        InvalidSettingError: The variable is not set, or holds no whole number.
+    """
+    if not isinstance(value, _INT_ENV_VAR):
+        return value
+    variable = value.env_var_name
+    text = _text(name, dg.EnvVar(variable))
+    if not text.isdecimal():
+        raise InvalidSettingError(
+            f"`{name}` is taken from the environment variable `{variable}`, which holds `{text}`."
+            " Set it to a whole number."
+        )
+    return int(text)
 
 
 def _utc(text: str) -> datetime:

@@ -6,6 +6,7 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds); only what really run
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -45,6 +46,7 @@ _PROCESS = threading.RLock()
 """SQLMesh's console, its macro, model and signal registries and its DuckDB adapters are global to
 the process: one context at a time."""
 _RETRY_SECONDS = 0.5
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _CANCELLED = "the Dagster run was cancelled"
 
 
@@ -380,8 +382,9 @@ def _new_context(settings: ProjectSettings, *, load: bool) -> CaptureContext:
                 context.load()
             return context
     except Exception as error:
+        message = _ANSI.sub("", str(error)).strip()
         raise errors.ProjectLoadError(
-            f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {str(error).strip()}\n"
+            f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {message}\n"
             "Mend it, and reload the code location."
         ) from error
 

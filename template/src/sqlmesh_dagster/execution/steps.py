@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from sqlmesh_dagster.execution.selection import select_models
 from sqlmesh_dagster.execution.settings import RunOptions
 from sqlmesh_dagster.upstream import output_without_materialization, run_plan, succeeded_steps
 
+_log = logging.getLogger(__name__)
 StepEvent = dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation | dg.Output[None]
 _POLL_SECONDS = 0.1
 _SLOWEST_POLL_SECONDS = 1.0
@@ -31,7 +33,7 @@ class Step:
     context: dg.OpExecutionContext
     project: DagsterProject
     resource: SQLMeshResource
-    results: RunResults
+    store: SQLMeshResultsResource
     options: RunOptions
     lock: ProjectLock
 
@@ -39,21 +41,20 @@ class Step:
     def of(cls, context: dg.OpExecutionContext, project: DagsterProject) -> Step:
         """The step in which `context` is."""
         resource: SQLMeshResource = getattr(context.resources, project.name)
-        results: SQLMeshResultsResource = getattr(context.resources, project.results_key)
         options: SQLMeshRunOptions = getattr(context.resources, project.options_key)
         return cls(
             context=context,
             project=project,
             resource=resource,
-            results=results.of_run(context.instance, context.run_id, project.name),
+            store=getattr(context.resources, project.results_key),
             options=options.resolve(),
             lock=ProjectLock(resource.settings.lock_name),
         )
 
-    def forget_old_runs(self) -> None:
-        """Deletes what earlier Dagster runs shared."""
-        results: SQLMeshResultsResource = getattr(self.context.resources, self.project.results_key)
-        results.forget_old_runs(self.context.instance)
+    @property
+    def results(self) -> RunResults:
+        """What this Dagster run knows of its models so far."""
+        return self.store.of_run(self.context.instance, self.context.run_id, self.project.name)
 
     @property
     def holder(self) -> str:
@@ -98,22 +99,22 @@ def check_table(
 
 def _wait_for(step: Step, fqn: str) -> ModelOutcome:
     """The model's outcome in this attempt of the step; leads a sqlmesh run if nobody does."""
-    before = len(step.results.of(fqn)) if step.context.retry_number else 0
+    results = step.results
+    before = len(results.of(fqn)) if step.context.retry_number else 0
     patience = step.lock.patience(step.holder, step.resource.wait_timeout)
     pause = _POLL_SECONDS
     try:
         while True:
-            outcomes = step.results.of(fqn)
+            outcomes = results.of(fqn)
             if len(outcomes) > before:
                 return outcomes[before]
-            if step.lock.try_acquire(step.holder):
-                if len(step.results.of(fqn)) > before:  # told between the look and the lock
-                    step.lock.release()
-                    continue
-                _lead(step, fqn)
-            else:
+            if not step.lock.try_acquire(step.holder):
                 patience.check()
-            step.results.wait(pause)
+            elif len(results.of(fqn)) > before:  # told between the look and the lock
+                step.lock.release()
+            else:
+                _lead(step, results)
+            results.wait(pause)
             pause = min(pause * 1.2, _SLOWEST_POLL_SECONDS)
             _pass_on_messages(step)
     except BaseException as error:
@@ -124,11 +125,47 @@ def _wait_for(step: Step, fqn: str) -> ModelOutcome:
         _pass_on_messages(step)
 
 
-def _lead(step: Step, fqn: str) -> None:
-    """Starts one sqlmesh run for every selected model that may be built now; the lock is held."""
+def _lead(step: Step, results: RunResults) -> None:
+    """Starts one sqlmesh run for every selected model that may be built now.
+
+    The lock is held, and is released when the run has ended.
+    """
+    try:
+        selected = _select(step, results)
+        step.store.forget_old_runs(step.context.instance)
+    except BaseException:
+        step.lock.release()
+        raise
+    told: set[str] = set()
+
+    def tell(outcome: ModelOutcome) -> None:
+        told.add(outcome.fqn)
+        results.append(outcome)
+        if outcome.fqn not in selected:
+            _report_besides(step, outcome)
+
+    def work(cancel: CancelToken) -> None:
+        try:
+            from sqlmesh_dagster.execution.session import run_models  # imports SQLMesh
+
+            settings, manifest = step.resource.settings, step.project.manifest
+            say = step.resource.say
+            run_models(settings, step.options, selected, tell, say, cancel, manifest)
+        except Exception as error:  # a step waits for each outcome, whatever happens
+            _log.exception("The sqlmesh run ended unexpectedly.")
+            failure = ErrorOutcome(type(error).__name__, str(error))
+            for fqn in set(selected) - told:
+                results.append(ModelOutcome(fqn, "failed", error=failure))
+        finally:
+            step.lock.release()
+
+    step.resource.start_work(work)
+
+
+def _select(step: Step, results: RunResults) -> tuple[str, ...]:
     plan = run_plan(step.context)
     fqns = step.project.fqns_by_key
-    latest = step.results.latest()
+    latest = results.latest()
     models = {s: fqns[key] for key, s in plan.assets.items() if key in fqns}
     selected = select_models(
         models=models,
@@ -138,37 +175,8 @@ def _lead(step: Step, fqn: str) -> None:
         attempted=latest.keys(),
         failed={f for f, outcome in latest.items() if outcome.status not in _SUCCESSES},
     )
-    step.forget_old_runs()
     step.context.log.info(f"Starting one sqlmesh run for {len(selected)} of {len(models)} models.")
-
-    def tell(outcome: ModelOutcome) -> None:
-        step.results.append(outcome)
-        if outcome.fqn not in selected:
-            _report_besides(step, outcome)
-
-    def work(cancel: CancelToken) -> None:
-        try:
-            from sqlmesh_dagster.execution.session import run_models  # imports SQLMesh
-
-            run_models(
-                step.resource.settings,
-                step.options,
-                selected,
-                tell,
-                step.resource.say,
-                cancel,
-                step.project.manifest,
-            )
-        except BaseException as error:  # a step waits for each outcome, whatever happens
-            told = step.results.latest().keys()
-            failure = ErrorOutcome(type(error).__name__, str(error))
-            for name in set(selected) - told:
-                step.results.append(ModelOutcome(name, "failed", error=failure))
-            raise
-        finally:
-            step.lock.release()
-
-    step.resource.start_work(work)
+    return selected
 
 
 def _report_besides(step: Step, outcome: ModelOutcome) -> None:
