@@ -128,3 +128,14 @@ def test_a_broken_model_below_a_good_one_does_not_hide_its_name_when_deployed(
     run = run_in_process(project.definitions(), instance)
     ((_, error),) = run.failed.items()
     assert "nowhere" in error
+
+
+def test_an_environments_name_may_be_written_as_sqlmesh_allows(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: `PR-12` is SQLMesh's `pr_12`, for the run and for the check that it exists."""
+    project.model("first", "SELECT 1::INT AS id")
+    definitions = project.definitions(environment="PR-12")
+    assert run_in_process(definitions, instance).materialized == ["first"]
+    assert run_in_process(definitions, instance).observed == ["first"]
+    assert project.query("SELECT id FROM demo__pr_12.first") == [(1,)]

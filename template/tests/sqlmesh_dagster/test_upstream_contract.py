@@ -19,6 +19,7 @@ from dagster._core.definitions.utils import DISALLOWED_NAMES
 from sqlmesh import Context
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
+from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
@@ -26,6 +27,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 from sqlmesh_dagster import upstream
 from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.execution.console import CaptureConsole
+from sqlmesh_dagster.execution.settings import environment_name
 from tests.sqlmesh_dagster.projects import Project
 
 # ---------------------------------------------------------------------------- signatures
@@ -523,3 +525,9 @@ def test_nothing_is_interrupted_unless_asked() -> None:
 def test_an_asset_job_is_what_define_asset_job_returns() -> None:
     """Promise: `upstream.AssetJob` is the type of Dagster's asset jobs."""
     assert isinstance(dg.define_asset_job("any"), upstream.AssetJob)
+
+
+@pytest.mark.parametrize("name", ["dev", "Dev", "my-Env", "PR 12", "x.y", "PROD", "ü", "a/b", "__"])
+def test_environment_names_are_read_as_sqlmesh_reads_them(name: str) -> None:
+    """Promise: `execution/settings.py` names the environment that SQLMesh runs."""
+    assert environment_name(name) == Environment.sanitize_name(name)

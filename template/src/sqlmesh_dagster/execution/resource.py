@@ -22,7 +22,12 @@ from sqlmesh_dagster.definition.translator import SQLMeshTranslator
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.locks import ProjectLock
-from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions, UndeployedChanges
+from sqlmesh_dagster.execution.settings import (
+    ProjectSettings,
+    RunOptions,
+    UndeployedChanges,
+    environment_name,
+)
 from sqlmesh_dagster.upstream import is_interrupted
 
 if TYPE_CHECKING:
@@ -96,7 +101,7 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
     @property
     def settings(self) -> ProjectSettings:
         """What this resource was configured with, checked; reads environment variables."""
-        environment = _text("environment", self.environment)
+        environment = environment_name(_text("environment", self.environment))
         limit = _number("concurrency_limit", self.concurrency_limit)
         if limit is not None and limit < 1:
             raise InvalidSettingError(f"`concurrency_limit` is {limit}. It must be 1 or more.")

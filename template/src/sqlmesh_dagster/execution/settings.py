@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
+
+
+def environment_name(text: str) -> str:
+    """As SQLMesh's `Environment.sanitize_name`, without importing it: `PR 12` is `pr_12`."""
+    return re.sub(r"\W", "_", text).lower()
 
 
 @dataclass(frozen=True)
