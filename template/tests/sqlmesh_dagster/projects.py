@@ -224,21 +224,22 @@ def _error_text(event: dg.DagsterEvent) -> str:
     return "\n".join(texts)
 
 
-def run_multiprocess(
+def start(
     project: Project,
     home: Path,
     *,
     select: str = "*",
     body: str = "",
-    max_concurrent: int = 2,
+    executor: str = "dg.in_process_executor",
     options: Mapping[str, Any] | None = None,
-) -> Run:
-    """Materializes assets with the command line and one process for each step.
+) -> subprocess.Popen[str]:
+    """Starts the command that materializes assets; its log is `run.log` in `home`.
 
     Args:
         home: Folder for `DAGSTER_HOME`.
         select: An asset selection.
         body: Python that may define `translator`, and a list `extra` of further definitions.
+        executor: Python of the executor.
     """
     home.mkdir(parents=True, exist_ok=True)
     code = home / "defs.py"
@@ -248,27 +249,43 @@ def run_multiprocess(
         "extra, translator = [], None",
         textwrap.dedent(body),
         f"settings = {{'project_dir': {str(project.root)!r}, **{project.settings!r}}}",
-        f"executor = dg.multiprocess_executor.configured({{'max_concurrent': {max_concurrent}}})",
         "defs = dg.Definitions.merge(",
         "    sqlmesh_definitions_factory(translator=translator, **settings),",
-        "    dg.Definitions(assets=extra, executor=executor),",
+        f"    dg.Definitions(assets=extra, executor={executor}),",
         ")",
     ]
     code.write_text("\n".join(lines))
     (home / "config.json").write_text(json.dumps(run_config(options)))
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(code)]
     command += ["--select", select, "-c", str(home / "config.json")]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    with (home / "run.log").open("w") as log:
+        return subprocess.Popen(
+            command,
+            env={**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
+            cwd=home,
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def multiprocess(max_concurrent: int) -> str:
+    """Python of the executor that starts a process for each step."""
+    return f"dg.multiprocess_executor.configured({{'max_concurrent': {max_concurrent}}})"
+
+
+def run_multiprocess(project: Project, home: Path, *, max_concurrent: int = 2, **more: Any) -> Run:
+    """Materializes assets with one process for each step; see `start`."""
+    start(project, home, executor=multiprocess(max_concurrent), **more).wait(timeout=300)
+    return last_run(home)
+
+
+def last_run(home: Path) -> Run:
+    """What the newest run of an instance on disk recorded."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         records = instance.get_run_records(limit=1)
-        assert records, done.stderr
+        assert records, (home / "run.log").read_text()
         run = records[0].dagster_run
         log = instance.all_logs(run.run_id)
         events = [entry.dagster_event for entry in log if entry.dagster_event is not None]

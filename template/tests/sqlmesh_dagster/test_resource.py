@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -23,9 +22,6 @@ from sqlmesh_dagster import (
     sqlmesh_definitions_factory,
 )
 from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
-
-_SLOW_QUERY = "SELECT count(*)::BIGINT AS n FROM range(100000000) AS a, range(100000) AS b"
-"""Hours of work for DuckDB, in one query."""
 
 
 def test_no_file_lock_survives_a_run(project: Project, instance: dg.DagsterInstance) -> None:
@@ -134,52 +130,6 @@ def test_a_rival_run_is_named_to_those_who_wait(project: Project) -> None:
         done = _python(code)
     assert f"process {os.getpid()}" in done.stdout, done.stderr
     assert EnvironmentBusyError.__name__ not in done.stderr
-
-
-def test_cancelling_a_run_stops_sqlmesh_in_the_middle_of_a_query(
-    project: Project, tmp_path: Path
-) -> None:
-    """Promise: an interrupt ends the run within seconds, leaves no lock, and the next run completes."""
-    project.model("quick", "SELECT 1::INT AS id")
-    project.model("slow", _SLOW_QUERY, "kind FULL, depends_on (demo.quick)")
-    project.model("after_slow", "SELECT n FROM demo.slow")
-    home = tmp_path / "home"
-    home.mkdir()
-    code = tmp_path / "defs.py"
-    code.write_text(
-        "import dagster as dg\n"
-        "from sqlmesh_dagster import sqlmesh_definitions_factory\n"
-        "defs = dg.Definitions.merge(\n"
-        f"    sqlmesh_definitions_factory(project_dir={str(project.root)!r}, environment='dev'),\n"
-        "    dg.Definitions(executor=dg.in_process_executor),\n"
-        ")\n"
-    )
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(code)]
-    env = {
-        **os.environ,
-        "DAGSTER_HOME": str(home),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "PYTHONUNBUFFERED": "1",
-    }
-    run = subprocess.Popen(
-        [*command, "--select", "*"], env=env, stderr=subprocess.PIPE, text=True, cwd=home
-    )
-    assert run.stderr is not None
-    for line in run.stderr:  # until the slow model's step waits
-        if "STEP_START" in line and "demo__slow" in line:
-            break
-    time.sleep(1.5)
-    run.send_signal(signal.SIGINT)
-    asked = time.monotonic()
-    run.communicate(timeout=60)
-    assert time.monotonic() - asked < 15
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        (stored,) = instance.get_runs()
-        assert stored.status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
-    assert project.query("SELECT count(*) FROM demo__dev.quick") == [(1,)]
-    project.model("slow", "SELECT 5::BIGINT AS n", "kind FULL, depends_on (demo.quick)")
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert run_in_process(project.definitions(), instance).success
 
 
 def test_concurrency_limit_reaches_the_engine(

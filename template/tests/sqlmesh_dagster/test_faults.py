@@ -1,0 +1,145 @@
+"""Runs that are cancelled, killed, or met by a rival: real signals, processes and locks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.sqlmesh_dagster.projects import (
+    Project,
+    last_run,
+    multiprocess,
+    run_in_process,
+    start,
+)
+
+_SLOW_QUERY = "SELECT count(*)::BIGINT AS n FROM range(100000000) AS a, range(100000) AS b"
+"""Hours of work for DuckDB, in one query."""
+_EXECUTORS = ["dg.in_process_executor", multiprocess(3)]
+
+
+def _chain(project: Project, slow: str) -> None:
+    project.model("quick", "SELECT 1::INT AS id")
+    project.model("slow", slow, "kind FULL, depends_on (demo.quick)")
+    project.model("after_slow", "SELECT n FROM demo.slow")
+
+
+def _wait_until(condition: Callable[[], bool], log: Path, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def _is_in_step(home: Path, step: str) -> Callable[[], bool]:
+    return lambda: any("STEP_START" in line and step in line for line in (home / "run.log").open())
+
+
+@pytest.mark.parametrize("executor", _EXECUTORS)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_stops_sqlmesh_in_the_middle_of_a_query(
+    project: Project, tmp_path: Path, executor: str, stop: signal.Signals
+) -> None:
+    """Promise: within seconds no process and no lock is left; the next run completes the rest."""
+    _chain(project, _SLOW_QUERY)
+    home = tmp_path / "home"
+    run = start(project, home, executor=executor)
+    _wait_until(_is_in_step(home, "demo__slow"), home / "run.log")
+    time.sleep(1.5)
+    run.send_signal(stop)
+    asked = time.monotonic()
+    run.wait(timeout=60)
+    _wait_until(lambda: _is_gone(run.pid), home / "run.log", seconds=15)
+    assert time.monotonic() - asked < 20
+    assert "after_slow" not in last_run(home).materialized
+    assert project.query("SELECT count(*) FROM demo__dev.quick") == [(1,)]
+    project.model("slow", "SELECT 5::BIGINT AS n", "kind FULL, depends_on (demo.quick)")
+    with dg.DagsterInstance.ephemeral() as instance:
+        rest = run_in_process(project.definitions(), instance)
+    assert rest.success
+    assert rest.materialized == ["slow", "after_slow"]
+
+
+def test_a_run_whose_leading_process_is_killed_ends_clearly_and_the_next_completes_it(
+    project: Project, tmp_path: Path
+) -> None:
+    """Promise: no step hangs, the lock is free, and no interval is lost or done twice.
+
+    Dagster's multiprocess executor fails a run when a process dies after its step has succeeded.
+    """
+    marker = project.root / "attempts"
+    project.model(
+        "appended", "SELECT @start_ds::DATE AS day, 1::INT AS n", "kind INCREMENTAL_UNMANAGED"
+    )
+    project.write(
+        "models/slow.py",
+        f"""
+        import os
+        import time
+        import typing as t
+        import pandas as pd
+        from sqlmesh import ExecutionContext, model
+
+        @model("demo.slow", columns={{"n": "bigint"}}, kind="FULL", depends_on=["demo.appended"])
+        def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
+            with open({str(marker)!r}, "a") as attempts:
+                attempts.write(f"{{os.getpid()}}\\n")
+            time.sleep(30 if len(open({str(marker)!r}).readlines()) == 1 else 0)
+            return pd.DataFrame({{"n": [1]}})
+        """,
+    )
+    project.model("after_slow", "SELECT n FROM demo.slow")
+    home = tmp_path / "home"
+    run = start(project, home, executor=multiprocess(3))
+    _wait_until(lambda: marker.exists() and bool(marker.read_text()), home / "run.log")
+    os.kill(int(marker.read_text().split()[0]), signal.SIGKILL)
+    run.wait(timeout=60)
+    assert not last_run(home).success
+    with dg.DagsterInstance.ephemeral() as instance:
+        rest = run_in_process(project.definitions(), instance)
+    assert rest.success
+    assert rest.observed == ["appended"]
+    assert rest.materialized == ["slow", "after_slow"]
+    assert project.query("SELECT count(*) FROM demo__dev.appended") == [(1,)]
+
+
+def test_two_runs_at_once_are_serialised_and_duplicate_nothing(
+    project: Project, tmp_path: Path
+) -> None:
+    """Promise: SQLMesh has no run lock; ours lets the second run find nothing due."""
+    project.model(
+        "appended",
+        "SELECT @start_ds::DATE AS day, 1::INT AS n",
+        "kind INCREMENTAL_UNMANAGED, start '2025-01-08'",
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert run_in_process(project.definitions(), instance).success
+    before = project.query("SELECT count(*) FROM demo__dev.appended")
+    later = {"execution_time": "2025-01-12T00:30:00"}
+    homes = [tmp_path / "first", tmp_path / "second"]
+    runs = [start(project, home, options=later) for home in homes]
+    for run in runs:
+        run.wait(timeout=120)
+    recorded = [last_run(home) for home in homes]
+    assert [run.success for run in recorded] == [True, True]
+    assert sorted(run.materialized + run.observed for run in recorded) == [["appended"]] * 2
+    assert sum(len(run.materialized) for run in recorded) == 1
+    assert project.query("SELECT count(*) FROM demo__dev.appended") == [(before[0][0] + 1,)]
+
+
+def _is_gone(group: int) -> bool:
+    """Whether no process of the group is left, but for those that nobody has reaped yet."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return False
+    return True
