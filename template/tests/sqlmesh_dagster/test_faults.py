@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,3 +144,80 @@ def _is_gone(group: int) -> bool:
         if int(fields[2]) == group and fields[0] != "Z":
             return False
     return True
+
+
+def test_an_environment_that_a_dead_plan_left_is_told_after_the_limit(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: SQLMesh would wait for six hours; a run says what is wrong and how to mend it."""
+    project.model("full", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.execute("UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    run = run_in_process(project.definitions(wait_timeout=1), instance, now="2025-01-12T00:30:00")
+    ((_, error),) = run.failed.items()
+    assert "being changed by a plan, or a plan of it died" in error
+    assert "plan dev" in error
+
+
+def test_a_state_of_another_sqlmesh_version_is_told_with_the_command(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: after an upgrade the run says `sqlmesh migrate`, and touches nothing."""
+    project.model("full", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.execute("UPDATE sqlmesh._versions SET schema_version = schema_version - 1")
+    run = run_in_process(project.definitions(), instance, now="2025-01-12T00:30:00")
+    ((_, error),) = run.failed.items()
+    assert "migrate" in error
+
+
+def test_a_signal_that_raises_is_named(project: Project, instance: dg.DagsterInstance) -> None:
+    """Promise: SQLMesh stops the whole run for it; each step says which signal of which model."""
+    project.write(
+        "signals/gates.py",
+        """
+        from sqlmesh import DatetimeRanges, signal
+
+        @signal()
+        def gate(batch: DatetimeRanges) -> bool:
+            raise RuntimeError("the gate is stuck")
+        """,
+    )
+    project.model("gated", "SELECT 1::INT AS id", "kind FULL, signals (gate())")
+    run = run_in_process(project.definitions(), instance)
+    ((_, error),) = run.failed.items()
+    assert "gate" in error
+    assert "demo.gated" in error
+
+
+def test_a_statement_before_the_run_that_fails_is_told(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: `before_all` is part of the run, and its error reaches every step."""
+    project.model("full", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.execute("DROP TABLE main.run_log")
+    project.execute("CREATE VIEW main.run_log AS SELECT now() AS began_at")
+    run = run_in_process(project.definitions(), instance, now="2025-01-12T00:30:00")
+    ((_, error),) = run.failed.items()
+    assert "run_log" in error
+
+
+def test_nothing_leaks_in_a_process_that_runs_again_and_again(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: threads and file handles are as after the first runs, whether runs succeed or fail."""
+    project.model("good", "SELECT 1::INT AS id", "kind FULL, cron '@hourly'")
+    project.model("bad", "SELECT error('boom')::TEXT AS id", "kind FULL, cron '@hourly'")
+    definitions = project.definitions()
+
+    def held() -> tuple[int, int]:
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    counts = []
+    for hour in range(1, 21):
+        now = f"2025-01-10T{hour:02}:30:00"
+        assert run_in_process(definitions, instance, now=now).materialized == ["good"]
+        counts.append(held())
+    assert counts[-1][0] <= counts[1][0]
+    assert counts[-1][1] <= counts[1][1] + 2
