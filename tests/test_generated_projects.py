@@ -13,11 +13,12 @@ from pathlib import Path
 from textwrap import dedent
 
 import dagster as dg
+import duckdb
 import pytest
 
 from tests.answers import EXAMPLE
 from tests.conftest import Render
-from tests.webserver import launch, location_of, served
+from tests.webserver import launch, location_of, reexecute, served
 
 pytestmark = pytest.mark.generated
 
@@ -191,3 +192,30 @@ def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
         events = [e.dagster_event for e in instance.all_logs(checked[0]) if e.dagster_event]
     kinds = {e.event_type_value for e in events}
     assert "ASSET_CHECK_EVALUATION" in kinds and "ASSET_MATERIALIZATION" not in kinds
+
+
+@pytest.mark.parametrize("strategy", ["FROM_FAILURE", "FROM_ASSET_FAILURE"])
+def test_a_reexecution_runs_what_failed_and_what_is_below_it(
+    project: Project, tmp_path: Path, strategy: str
+) -> None:
+    """The raw data was wrong and is mended: the models that succeeded are left alone."""
+    warehouse = tmp_path / "warehouse.duckdb"
+    location_of_failure = ["warehouse", "staging", "payments"]
+    raw = {"assetSelection": [{"path": ["raw", "payments"]}], "assetCheckSelection": []}
+    models = [["warehouse", "reference", "workshops"], location_of_failure]
+    models.append(["warehouse", "marts", "daily_revenue"])
+    environment = {**project.environment, "WAREHOUSE_PATH": str(warehouse)}
+    with served(project.root, environment) as ask:
+        location = location_of(ask)
+        launch(ask, location, "__ASSET_JOB", **raw)
+        with duckdb.connect(str(warehouse)) as connection:
+            connection.execute("DELETE FROM raw.payments")
+        selection = [{"path": path} for path in models]
+        failed = launch(ask, location, "__ASSET_JOB", assetSelection=selection)
+        launch(ask, location, "__ASSET_JOB", **raw)
+        again = reexecute(ask, failed[0], strategy)
+    assert (failed[1], again[1]) == ("FAILURE", "SUCCESS")
+    with dg.DagsterInstance.from_config(str(project.root / "dagster_home")) as instance:
+        events = [e.dagster_event for e in instance.all_logs(again[0]) if e.dagster_event]
+    built = [e.asset_key.path for e in events if e.is_step_materialization and e.asset_key]
+    assert built == models[1:]

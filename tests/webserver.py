@@ -29,6 +29,15 @@ mutation ($params: ExecutionParams!) {
   }
 }
 """
+_REEXECUTE = """
+mutation ($params: ReexecutionParams!) {
+  launchRunReexecution(reexecutionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
 _STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 
@@ -80,7 +89,18 @@ def launch(ask: Ask, location: str, job: str, **selection: Any) -> tuple[str, st
         "jobName": job,
         **selection,
     }
-    launched = ask(_LAUNCH, params={"selector": selector, "runConfigData": "{}"})["launchRun"]
+    return _ended(
+        ask, ask(_LAUNCH, params={"selector": selector, "runConfigData": "{}"})["launchRun"]
+    )
+
+
+def reexecute(ask: Ask, run_id: str, strategy: str) -> tuple[str, str]:
+    """Re-executes a run as the UI does, and waits for its end: run id and status."""
+    parameters = {"parentRunId": run_id, "strategy": strategy}
+    return _ended(ask, ask(_REEXECUTE, params=parameters)["launchRunReexecution"])
+
+
+def _ended(ask: Ask, launched: Mapping[str, Any]) -> tuple[str, str]:
     assert launched["__typename"] == "LaunchRunSuccess", launched
     run_id = str(launched["run"]["runId"])
 
