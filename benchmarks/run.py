@@ -1,0 +1,233 @@
+"""Compares the integration with bare SQLMesh, as ratios: `python benchmarks/run.py --models 10 100`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(HERE.parent / "template" / "src"),
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "true",
+    "MAX_FORK_WORKERS": os.environ.get("MAX_FORK_WORKERS", "1"),
+}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One process: CPU and wall seconds of it and of its phases, peak memory in MiB, and what it says."""
+
+    process: tuple[float, float]
+    memory: float
+    phases: Mapping[str, tuple[float, float]]
+    facts: Mapping[str, str | int]
+
+    def seconds(self, phases: Sequence[str]) -> tuple[float, float]:
+        """CPU and wall of these phases together; of the whole process if there are none."""
+        parts = [self.phases.get(name, (0.0, 0.0)) for name in phases] or [self.process]
+        return sum(cpu for cpu, _ in parts), sum(wall for _, wall in parts)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A worker's job, and what must be true of it.
+
+    Attributes:
+        remove: Paths of the project that are removed before.
+        facts: What the worker must say; a number of models is given as `models`.
+        fills: Whether every model's table must have rows afterwards.
+    """
+
+    label: str
+    job: str
+    remove: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    fills: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A ratio of two tasks, over some phases or the whole process."""
+
+    title: str
+    ours: str
+    bare: str
+    phases: tuple[str, ...] = ()
+
+
+_STATE = ("warehouse.duckdb", "warehouse.duckdb.wal", "dagster_home")
+_BUILT = {"outcome": "built"}
+_IDLE = {"outcome": "nothing due"}
+_ALL = {"models": "models"}
+
+WARM_UP = (
+    Task("", "bare_full", _STATE, _BUILT),
+    Task("", "definitions_load", (), _ALL),
+)
+"""Not measured, before each group: fills SQLMesh's cache, and compiles Python's files."""
+
+GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
+    "load": (
+        (
+            Task("bare load, cold", "bare_load", (".cache",), _ALL, fills=False),
+            Task("bare load, warm", "bare_load", (), _ALL, fills=False),
+        ),
+        (
+            Task("definitions, cold", "definitions_load", (".cache",), _ALL, fills=False),
+            Task("definitions, warm", "definitions_load", (), _ALL, fills=False),
+        ),
+    ),
+    "run": (
+        (
+            Task("bare full", "bare_full", _STATE, _BUILT),
+            Task("bare idle", "bare_idle", (), _IDLE),
+        ),
+        (
+            Task("sqlite full", "dagster_sqlite", _STATE, _BUILT),
+            Task("sqlite idle", "dagster_sqlite", (), _IDLE),
+        ),
+        (
+            Task("ephemeral full", "dagster_ephemeral", _STATE, _BUILT),
+            Task("ephemeral idle", "dagster_ephemeral", (), _IDLE),
+        ),
+        (Task("dagster alone", "dagster_alone", ("dagster_home",), _BUILT),),
+    ),
+}
+"""What is measured together: each round runs every sequence, every other round in reverse order."""
+
+ROWS = (
+    Row("load, warm cache", "definitions, warm", "bare load, warm", ("load",)),
+    Row("load, warm cache, whole process", "definitions, warm", "bare load, warm"),
+    Row("load, cold cache", "definitions, cold", "bare load, cold", ("load",)),
+    Row("load, cold cache, whole process", "definitions, cold", "bare load, cold"),
+    Row("full run, SQLite", "sqlite full", "bare full", ("run",)),
+    Row("full run, ephemeral", "ephemeral full", "bare full", ("run",)),
+    Row("Dagster alone, SQLite", "dagster alone", "bare full", ("run",)),
+    Row("load and full run, SQLite", "sqlite full", "bare full", ("load", "resolve", "run")),
+    Row("load and full run, ephemeral", "ephemeral full", "bare full", ("load", "resolve", "run")),
+    Row("full run, SQLite, whole process", "sqlite full", "bare full"),
+    Row("nothing due, SQLite", "sqlite idle", "bare idle", ("run",)),
+    Row("nothing due, ephemeral", "ephemeral idle", "bare idle", ("run",)),
+    Row("load and nothing due, SQLite", "sqlite idle", "bare idle", ("load", "resolve", "run")),
+    Row("nothing due, SQLite, whole process", "sqlite idle", "bare idle"),
+)
+LOGS = ("sqlite full", "sqlite idle", "dagster alone")
+
+Samples = dict[str, list[Sample]]
+
+
+def main() -> None:
+    """Measures each size, and prints a table for it as soon as it is done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=int, nargs="+", default=[10, 100, 500], metavar="N")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds of each size")
+    parser.add_argument("--only", choices=sorted(GROUPS), nargs="+", default=list(GROUPS))
+    arguments = parser.parse_args()
+    versions = [f"{name} {version(name)}" for name in ("dagster", "sqlmesh", "duckdb")]
+    print(f"python {sys.version.split()[0]}", *versions, sep=", ", flush=True)
+    for models in arguments.models:
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            report(models, measure(Path(folder) / "project", models, arguments))
+
+
+def measure(project: Path, models: int, arguments: argparse.Namespace) -> Samples:
+    """Every task of the chosen groups, as often as asked for, interleaved."""
+    _python("project.py", str(project), str(models))
+    samples: Samples = defaultdict(list)
+    for group in arguments.only:
+        for task in WARM_UP:
+            perform(task, project, models)
+        for turn in range(arguments.repeat):
+            for sequence in GROUPS[group][:: -1 if turn % 2 else 1]:
+                for task in sequence:
+                    samples[task.label].append(perform(task, project, models))
+    return samples
+
+
+def perform(task: Task, project: Path, models: int) -> Sample:
+    """One task in a fresh process; ends the program when it did not do what it should."""
+    for name in task.remove:
+        path = project / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    sample = _python("worker.py", task.job, str(project))
+    expected = {key: models if text == "models" else text for key, text in task.facts.items()}
+    if not expected.items() <= sample.facts.items():
+        sys.exit(f"`{task.job}` of {models} models says {sample.facts}, not {expected}.")
+    if task.fills:
+        filled = _python("worker.py", "count_filled", str(project)).facts["filled"]
+        if filled != models:
+            sys.exit(f"After `{task.job}`, {filled} of {models} tables have rows.")
+    return sample
+
+
+def report(models: int, samples: Samples) -> None:
+    """A table of ratios, and a line on each log, as far as there are samples for them."""
+    print(f"\n{models} models{'CPU':>41}{'wall':>16}{'memory':>12}{'bare: CPU, wall':>18}")
+    print(f"{'median':>50}{'min':>8}{'median':>8}{'min':>8}")
+    for row in ROWS:
+        ours, bare = samples.get(row.ours), samples.get(row.bare)
+        if ours and bare:
+            memory = median(s.memory for s in ours) / median(s.memory for s in bare)
+            cells = "".join(
+                f"{_seconds(ours, row, clock, of) / _seconds(bare, row, clock, of):8.2f}"
+                for clock in (0, 1)
+                for of in (median, min)
+            )
+            spent = [f"{_seconds(bare, row, clock, median):7.2f} s" for clock in (0, 1)]
+            print(f"{row.title:<42}{cells}{memory:12.2f}{''.join(spent)}")
+    for label in LOGS:
+        if label in samples:
+            facts = samples[label][-1].facts
+            records, size = int(facts["records"]), int(facts["bytes"])
+            print(
+                f"{label}: {records} records in the event log, {records / models:.1f} a model;"
+                f" the instance then has {size / 2**20:.2f} MiB"
+            )
+    sys.stdout.flush()
+
+
+def _seconds(
+    samples: Sequence[Sample], row: Row, clock: int, of: Callable[[Iterable[float]], float]
+) -> float:
+    return of([sample.seconds(row.phases)[clock] for sample in samples])
+
+
+def _python(script: str, *arguments: str) -> Sample:
+    """Runs a script of this folder in a fresh process, and measures that."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as log:
+        began = time.perf_counter()
+        command = [sys.executable, str(HERE / script), *arguments]
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=out, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)  # its usage counts the worker's children, too
+        wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        log.seek(0)
+        if process.returncode:
+            sys.exit(f"{log.read()}\n`{' '.join(command)}` failed.")
+        said = json.loads((out.read().splitlines() or ["{}"])[-1])
+    return Sample(
+        process=(usage.ru_utime + usage.ru_stime, wall),
+        memory=usage.ru_maxrss / 1024,
+        phases=said.get("phases", {}),
+        facts=said.get("facts", {}),
+    )
+
+
+if __name__ == "__main__":
+    main()

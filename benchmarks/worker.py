@@ -1,0 +1,205 @@
+"""One measured job in a process of its own: `python benchmarks/worker.py JOB FOLDER` prints JSON.
+
+A job's phases are timed inside the process; `run.py` measures the process as a whole. Imports stand
+in the jobs, because they are part of what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+NOW = "2025-01-10T00:30:00+00:00"
+"""The "now" of every run; the models start nine days before."""
+ENVIRONMENT = "prod"
+RUN_CONFIG = {"resources": {"sqlmesh_run_options": {"config": {"execution_time": NOW}}}}
+PHASES: dict[str, tuple[float, float]] = {}
+"""CPU (user and system, all threads, children included) and wall seconds of each phase."""
+
+Facts = dict[str, str | int]
+Job = Callable[[Path], Facts]
+JOBS: dict[str, Job] = {}
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Times what is done inside."""
+    cpu, wall = _cpu(), time.perf_counter()
+    yield
+    PHASES[name] = (_cpu() - cpu, time.perf_counter() - wall)
+
+
+def job(function: Job) -> Job:
+    """Lets `run.py` call a function by its name."""
+    JOBS[function.__name__] = function
+    return function
+
+
+@job
+def bare_load(project: Path) -> Facts:
+    """A SQLMesh context with the project's files."""
+    with phase("import"):
+        from sqlmesh import Context
+    with phase("load"):
+        context = Context(paths=str(project))
+    return {"models": len(context.models)}
+
+
+@job
+def bare_full(project: Path) -> Facts:
+    """Plan without a backfill, then run: what the integration does for a new environment."""
+    return _bare_run(project, plan=True)
+
+
+@job
+def bare_idle(project: Path) -> Facts:
+    """A run alone."""
+    return _bare_run(project, plan=False)
+
+
+@job
+def definitions_load(project: Path) -> Facts:
+    """The factory's definitions."""
+    definitions = _definitions(project)
+    with phase("resolve"):
+        job = definitions.resolve_implicit_global_asset_job_def()
+    return {"models": len(list(job.nodes))}
+
+
+@job
+def dagster_sqlite(project: Path) -> Facts:
+    """The implicit job in process, on an instance on disk."""
+    return _dagster_run(project, _definitions(project))
+
+
+@job
+def dagster_ephemeral(project: Path) -> Facts:
+    """The implicit job in process, on an instance in memory."""
+    return _dagster_run(project, _definitions(project), on_disk=False)
+
+
+@job
+def dagster_alone(project: Path) -> Facts:
+    """The same assets and checks, on an instance on disk, with ops that do nothing: Dagster's part."""
+    return _dagster_run(project, _emptied(_definitions(project)), config={})
+
+
+@job
+def count_filled(project: Path) -> Facts:
+    """How many of the project's tables have rows."""
+    import duckdb
+
+    with duckdb.connect(str(project / "warehouse.duckdb")) as connection:
+        tables = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'bench'"
+        ).fetchall()
+        counts = [
+            connection.execute(f"SELECT count(*) FROM bench.{name}").fetchall()
+            for (name,) in tables
+        ]
+    return {"filled": sum(1 for ((count,),) in counts if count)}
+
+
+def _bare_run(project: Path, *, plan: bool) -> Facts:
+    with phase("import"):
+        from sqlmesh import Context
+    with phase("load"):
+        context = Context(paths=str(project))
+    with phase("run"):
+        if plan:
+            context.plan(
+                ENVIRONMENT,
+                auto_apply=True,
+                no_prompts=True,
+                skip_backfill=True,
+                enable_preview=False,
+                execution_time=NOW,
+            )
+        status = context.run(ENVIRONMENT, execution_time=NOW)
+        context.close()
+    if status.is_failure:
+        raise RuntimeError("The bare run failed.")
+    return {"outcome": "nothing due" if status.is_nothing_to_do else "built"}
+
+
+def _definitions(project: Path) -> dg.Definitions:
+    with phase("import"):
+        import sqlmesh_dagster
+        import sqlmesh_dagster.execution.session  # imports SQLMesh
+    with phase("load"):
+        return sqlmesh_dagster.sqlmesh_definitions_factory(
+            project_dir=project, environment=ENVIRONMENT, undeployed_changes="apply"
+        )
+
+
+def _dagster_run(
+    project: Path,
+    definitions: dg.Definitions,
+    *,
+    on_disk: bool = True,
+    config: Mapping[str, Any] = RUN_CONFIG,
+) -> Facts:
+    from dagster import DagsterInstance
+
+    home = project / "dagster_home"
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with phase("resolve"):
+        job = definitions.resolve_implicit_global_asset_job_def()
+    with (
+        DagsterInstance.from_config(str(home)) if on_disk else DagsterInstance.ephemeral()
+    ) as instance:
+        with phase("run"):
+            result = job.execute_in_process(instance=instance, run_config=dict(config))
+        records = len(instance.all_logs(result.run_id))
+    assets = len(list(job.nodes))
+    materialized = len([e for e in result.all_events if e.is_step_materialization])
+    observed = len([e for e in result.all_events if e.is_asset_observation])
+    outcomes = {(assets, 0): "built", (0, assets): "nothing due"}
+    return {
+        "outcome": outcomes.get((materialized, observed), f"{materialized} of {assets} built"),
+        "records": records,
+        "bytes": sum(file.stat().st_size for file in home.rglob("*.db*")),
+    }
+
+
+def _emptied(definitions: dg.Definitions) -> dg.Definitions:
+    import dagster as dg
+
+    def empty(number: int, original: dg.AssetsDefinition) -> dg.AssetsDefinition:
+        checks = list(original.check_specs)
+
+        @dg.multi_asset(name=f"empty_{number}", specs=list(original.specs), check_specs=checks)
+        def materialize() -> Iterator[object]:
+            yield dg.MaterializeResult(asset_key=original.key)
+            for check in checks:
+                yield dg.AssetCheckResult(
+                    passed=True, asset_key=check.asset_key, check_name=check.name
+                )
+
+        return materialize
+
+    originals = [a for a in definitions.assets or () if isinstance(a, dg.AssetsDefinition)]
+    return dg.Definitions(assets=[empty(n, original) for n, original in enumerate(originals)])
+
+
+def _cpu() -> float:
+    own, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+if __name__ == "__main__":
+    name, folder = sys.argv[1:]
+    os.chdir(folder)  # SQLMesh writes its logs there
+    facts = JOBS[name](Path(folder))
+    print(json.dumps({"phases": PHASES, "facts": facts}))
