@@ -10,8 +10,8 @@ import duckdb
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, missing_intervals
 from sqlmesh.core.state_sync import StateReader
 
+from sqlmesh_dagster.execution.context import open_context
 from sqlmesh_dagster.execution.locks import ProjectLock
-from sqlmesh_dagster.execution.session import open_context
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import existing_state
 

@@ -181,7 +181,7 @@ def sqlmesh_resources(
 def _project(
     resource: SQLMeshResource, name: str, group_name: str, owners: Sequence[str] | None
 ) -> DagsterProject:
-    from sqlmesh_dagster.execution.session import load_manifest  # imports SQLMesh
+    from sqlmesh_dagster.execution.context import load_manifest  # imports SQLMesh
 
     manifest = load_manifest(resource.settings)
     _warn_of_an_empty_project(manifest)

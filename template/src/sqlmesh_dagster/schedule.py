@@ -93,8 +93,7 @@ def _evaluate(
         return dg.SkipReason(f"Could not ask SQLMesh what is due: {due.obstacle}.")
     if due.is_new and settings.undeployed_changes != "apply":
         return dg.SkipReason(
-            f"Environment `{settings.environment}` does not exist yet."
-            f" Run `sqlmesh -p {settings.project_dir} plan {settings.environment}` once."
+            f"Environment `{settings.environment}` does not exist yet. {settings.plan_hint}"
         )
     keys = project.keys_by_fqn
     selection = list(keys.values()) if due.is_new else [keys[m] for m in due.models if m in keys]

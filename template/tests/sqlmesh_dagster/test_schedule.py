@@ -177,7 +177,7 @@ def test_a_tick_of_a_missing_production_environment_skips_with_the_command(
     requests, reason = _tick(definitions, instance, "2025-01-11T00:00:00")
     assert requests == []
     assert reason is not None
-    assert "plan prod" in reason
+    assert f"sqlmesh -p {project.root} plan" in reason
 
 
 def test_a_tick_changes_nothing_in_sqlmeshs_state(

@@ -34,7 +34,7 @@ from tests.sqlmesh_dagster.projects import Project
 
 _PARAMETERS = {
     "sqlmesh.core.context:Context.__init__": (
-        "session.py opens contexts with it",
+        "context.py opens contexts with it",
         "paths gateway load concurrent_tasks",
     ),
     "sqlmesh.core.context:Context.run": (
@@ -42,11 +42,11 @@ _PARAMETERS = {
         "environment start end execution_time skip_janitor ignore_cron",
     ),
     "sqlmesh.core.context:Context.plan": (
-        "session.py deploys local changes with it",
+        "deployment.py deploys local changes with it",
         "environment auto_apply no_prompts skip_backfill enable_preview execution_time",
     ),
     "sqlmesh.core.context:Context.create_scheduler": (
-        "session.py overrides it",
+        "context.py overrides it",
         "self snapshots snapshot_evaluator",
     ),
     "sqlmesh.core.context:Context.scheduler": (
@@ -54,16 +54,16 @@ _PARAMETERS = {
         "environment",
     ),
     "sqlmesh.core.scheduler:Scheduler.__init__": (
-        "session.py makes schedulers as `Context.create_scheduler` does",
+        "context.py makes schedulers as `Context.create_scheduler` does",
         "snapshots snapshot_evaluator state_sync default_catalog max_workers console"
         " notification_target_manager",
     ),
     "sqlmesh.core.scheduler:Scheduler.evaluate": (
-        "session.py wraps it to learn why a model failed",
+        "context.py wraps it to learn why a model failed",
         "self snapshot start end execution_time deployability_index",
     ),
     "sqlmesh.core.scheduler:Scheduler.run": (
-        "session.py narrows it to the selected models",
+        "context.py narrows it to the selected models",
         "self environment selected_snapshots",
     ),
     "sqlmesh.core.scheduler:Scheduler.audit": (
@@ -75,7 +75,7 @@ _PARAMETERS = {
         "self snapshot",
     ),
     "sqlmesh.core.snapshot:SnapshotEvaluator.get_adapter": (
-        "session.py interrupts the adapter's cursor",
+        "context.py interrupts the adapter's cursor",
         "gateway",
     ),
     "sqlmesh.core.snapshot:fingerprint_from_node": (
@@ -102,7 +102,7 @@ _PARAMETERS = {
         "validate",
     ),
     "sqlmesh.core.config:Config.get_scheduler": ("upstream.existing_state", "gateway_name"),
-    "sqlmesh.core.config:Config.get_connection": ("session.py limits tasks", "gateway_name"),
+    "sqlmesh.core.config:Config.get_connection": ("context.py limits tasks", "gateway_name"),
     "sqlmesh.core.config:Config.get_state_connection": ("upstream.py finds files", "gateway_name"),
     "sqlmesh.utils.cron:CroniterCache.__init__": ("manifest.py measures crons", "cron time tz"),
     "dagster:AssetsDefinition.__init__": (
@@ -191,7 +191,7 @@ def test_a_silent_console_has_every_method_of_a_console() -> None:
 
 
 def test_a_context_takes_the_console_of_the_process() -> None:
-    """Promise: `set_console` reaches a new context (session.py sets it before it opens one)."""
+    """Promise: `set_console` reaches a new context (context.py sets it before it opens one)."""
     before, ours = get_console(), NoopConsole()
     set_console(ours)
     try:
@@ -342,14 +342,14 @@ def test_a_blocking_audit_raises_the_errors_of_a_node(project: Project, heard: _
 
 
 def test_a_plan_that_fails_raises_sqlmeshs_error(project: Project, heard: _Heard) -> None:
-    """Promise: session.py knows a failed deployment by `SQLMeshError`."""
+    """Promise: deployment.py knows a failed deployment by `SQLMeshError`."""
     project.model("bad", "SELECT error('boom')::TEXT AS id")
     with pytest.raises(SQLMeshError):
         _planned(project).close()
 
 
 def test_an_environment_says_when_it_was_finalized(project: Project, heard: _Heard) -> None:
-    """Promise: due.py and session.py tell a plan in progress by these attributes."""
+    """Promise: due.py and deployment.py tell a plan in progress by these attributes."""
     project.model("full", "SELECT 1::INT AS id")
     context = _planned(project)
     environment = context.state_reader.get_environment("prod")

@@ -141,7 +141,7 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
             ProjectLoadError: The project cannot be loaded.
             EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
         """
-        from sqlmesh_dagster.execution.session import open_context  # imports SQLMesh
+        from sqlmesh_dagster.execution.context import open_context  # imports SQLMesh
 
         settings = self.settings
         lock = ProjectLock(settings.lock_name)
@@ -158,7 +158,7 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
         Raises:
             DatabaseLockedError: Another process held the DuckDB file for longer than `wait_timeout`.
         """
-        from sqlmesh_dagster.execution.session import open_adapter  # imports SQLMesh
+        from sqlmesh_dagster.execution.context import open_adapter  # imports SQLMesh
 
         with self.open_context(load=False) as context:
             yield open_adapter(context, self.settings)

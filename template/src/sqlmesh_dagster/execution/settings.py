@@ -43,6 +43,12 @@ class ProjectSettings:
         return Path(self.project_dir)
 
     @property
+    def plan_hint(self) -> str:
+        """What to tell who has to deploy."""
+        target = "" if self.environment == "prod" else f" {self.environment}"
+        return f"Run `sqlmesh -p {self.project_dir} plan{target}` to deploy."
+
+    @property
     def lock_name(self) -> str:
         """The same for every run that must not overlap with another.
 
