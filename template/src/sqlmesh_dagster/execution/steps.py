@@ -81,7 +81,6 @@ def materialize_model(
     if outcome.status == "executed":
         yield events.materialization(asset, outcome)
     elif outcome.status in _SUCCESSES:
-        context.log.info(f"{asset.model.name}: {outcome.reason}.")
         yield events.observation(asset, outcome)
         yield output_without_materialization(context.output_for_asset_key(asset.spec.key))
     yield from events.check_results(selected, outcome)
