@@ -9,7 +9,13 @@ from pathlib import Path
 import dagster as dg
 
 from sqlmesh_dagster.definition.names import digest, op_name
-from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset, TableCheck, translate
+from sqlmesh_dagster.definition.project import (
+    DagsterProject,
+    ModelAsset,
+    TableCheck,
+    results_key,
+    translate,
+)
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.definition.translator import SQLMeshTranslator, unknown_properties
 from sqlmesh_dagster.errors import InvalidSettingError
@@ -77,7 +83,7 @@ def sqlmesh_adaptive_schedule_factory(
         project,
         job,
         sqlmesh_resource.settings,
-        name or f"{project_name}_adaptive_schedule",
+        name or project.schedule_name,
         default_status,
     )
     return schedule, job, assets
@@ -155,7 +161,7 @@ def sqlmesh_definitions_factory(
             if enable_schedule
             else dg.DefaultScheduleStatus.STOPPED
         )
-        schedule = schedule_name or f"{name}_adaptive_schedule"
+        schedule = schedule_name or project.schedule_name
         schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
     return dg.Definitions(
         assets=assets,
@@ -174,7 +180,7 @@ def sqlmesh_resources(
     """
     return {
         name: sqlmesh_resource,
-        f"{name}_results": SQLMeshResultsResource(),
+        results_key(name): SQLMeshResultsResource(),
     }
 
 
@@ -288,7 +294,7 @@ def _job(project: DagsterProject, assets: Sequence[dg.AssetsDefinition]) -> Asse
     keys = [asset.spec.key for asset in project.assets]
     checks = dg.AssetSelection.checks(*assets)
     return dg.define_asset_job(
-        f"{project.name}_job",
+        project.job_name,
         selection=dg.AssetSelection.assets(*keys) | checks,
         description=f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`.",
     )

@@ -93,7 +93,7 @@ def dagster_tags(tags: Sequence[str]) -> dict[str, str]:
     for tag in sorted(set(tags), key=lambda t: (tag_key(t) != t, t)):
         name, separator, value = tag.partition(":")
         key, text = tag_key(name), tag_key(value) if separator and value else "true"
-        if (key in result and result[key] != text) or (key in result and not separator):
+        if key in result and (result[key] != text or not separator):
             key = f"{key[: _TAG_LENGTH - 7]}_{digest(tag)}"
         result[key] = text
     return result

@@ -17,6 +17,14 @@ from sqlmesh_dagster.definition.records import (
 from sqlmesh_dagster.definition.translator import SQLMeshTranslator
 from sqlmesh_dagster.errors import DuplicateAssetKeyError
 
+Checks = tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
+"""Audits, each with its check."""
+
+
+def results_key(name: str) -> str:
+    """Resource key of the `SQLMeshResultsResource` of the project with this name."""
+    return f"{name}_results"
+
 
 @dataclass(frozen=True)
 class ModelAsset:
@@ -28,7 +36,7 @@ class ModelAsset:
 
     model: ModelRecord
     spec: dg.AssetSpec
-    checks: tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
+    checks: Checks
 
     @property
     def op_name(self) -> str:
@@ -45,7 +53,7 @@ class TableCheck:
     """
 
     snapshot: str
-    checks: tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
+    checks: Checks
 
     @property
     def op_name(self) -> str:
@@ -69,12 +77,22 @@ class DagsterProject:
     @property
     def results_key(self) -> str:
         """Key of the `SQLMeshResultsResource`."""
-        return f"{self.name}_results"
+        return results_key(self.name)
 
     @property
     def options_key(self) -> str:
         """Key of the `SQLMeshRunOptions`."""
         return f"{self.name}_run_options"
+
+    @property
+    def job_name(self) -> str:
+        """Name of the job of everything."""
+        return f"{self.name}_job"
+
+    @property
+    def schedule_name(self) -> str:
+        """Name of the adaptive schedule, unless the factory was given another."""
+        return f"{self.name}_adaptive_schedule"
 
     @property
     def keys_by_fqn(self) -> Mapping[str, dg.AssetKey]:
@@ -164,7 +182,7 @@ def _checks(
     key: dg.AssetKey,
     source: str,
     used: set[dg.AssetCheckKey],
-) -> tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]:
+) -> Checks:
     """The checks of one model, external table or standalone audit, whose name is `source`.
 
     A standalone audit may have the name of a model's check, and two external tables may share a key:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from sqlmesh_dagster.definition import names
+from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
@@ -166,11 +167,7 @@ class SQLMeshTranslator:
                 "sqlmesh/audit": audit.name,
                 "sqlmesh/blocking": audit.blocking,
                 **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
-                **(
-                    {"sqlmesh/query": dg.MetadataValue.md(_sql_block(audit.query))}
-                    if audit.query
-                    else {}
-                ),
+                **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
             },
         )
 
@@ -252,7 +249,3 @@ def _audit_description(audit: AuditRecord) -> str:
     arguments = ", ".join(f"{name} := {value}" for name, value in audit.arguments)
     effect = "blocking: SQLMesh fails the model" if audit.blocking else "non-blocking: it warns"
     return f"SQLMesh audit `{audit.name}({arguments})`, {effect} when it finds rows."
-
-
-def _sql_block(sql: str) -> str:
-    return f"```sql\n{sql}\n```"

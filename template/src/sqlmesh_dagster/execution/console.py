@@ -28,6 +28,8 @@ from sqlmesh_dagster.execution.cancel import RunCancelled
 from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
 
 _log = logging.getLogger(__name__)
+CANCELLED: tuple[Status, str] = ("cancelled", "the Dagster run was cancelled")
+"""Status and reason of a model that a cancelled run did not build."""
 _Callback = TypeVar("_Callback", bound=Callable[..., None])
 
 
@@ -129,8 +131,12 @@ class CaptureConsole(NoopConsole):
                 self._next_due[name] = _next_due(snapshots[name], execution_time)
             return present
 
-    def finish(self, status: Status = "upstream_failed", reason: str | None = None) -> None:
-        """Tells what is still untold: models that were idle or not reached, and what a plan built beside."""
+    def finish(self, rest: tuple[Status, str] | None = None) -> None:
+        """Tells what is still untold: models that were idle or not reached, and what a plan built beside.
+
+        Args:
+            rest: Status and reason of models of which nothing was heard, if they were not just idle.
+        """
         with self._lock:
             for name in sorted(self._selected):
                 capture = self._capture(name)
@@ -138,8 +144,10 @@ class CaptureConsole(NoopConsole):
                     continue
                 if capture.error or capture.cancelled:
                     self._tell_failed(name, capture)
-                elif capture.planned or status != "upstream_failed":
-                    self._tell_once(name, capture, status, reason)
+                elif rest is not None:
+                    self._tell_once(name, capture, *rest)
+                elif capture.planned:
+                    self._tell_once(name, capture, "upstream_failed", None)
                 else:
                     self._tell_idle(name, capture)
             for name, capture in sorted(self._captures.items()):
@@ -323,7 +331,7 @@ class CaptureConsole(NoopConsole):
 
     def _tell_failed(self, name: str, capture: _Capture) -> None:
         if capture.cancelled:
-            self._tell_once(name, capture, "cancelled", "the Dagster run was cancelled")
+            self._tell_once(name, capture, *CANCELLED)
         else:
             self._tell_once(name, capture, "audit_failed" if capture.blocked else "failed", None)
 

@@ -19,15 +19,13 @@ from typing import Any, NoReturn
 import dagster as dg
 
 from sqlmesh_dagster import errors
+from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
-from sqlmesh_dagster.definition.project import ModelAsset
-from sqlmesh_dagster.definition.records import AuditRecord
+from sqlmesh_dagster.definition.project import Checks, ModelAsset
 from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome
 
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
-
-Checks = tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
 
 
 def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeResult[None]:
@@ -74,7 +72,7 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
                     "sqlmesh/failing_rows": audit.failing_rows,
                     "sqlmesh/blocking": audit.blocking,
                     "sqlmesh/audit": audit.identity,
-                    **({"sqlmesh/query": _sql(audit.query)} if audit.query else {}),
+                    **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
                 },
             )
 
@@ -95,14 +93,14 @@ def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
             f"Model `{name}`: "
             + "; ".join(f"blocking audit `{a.identity}` found {_rows(a)}" for a in failed)
             + ". Its interval is not recorded as done; mend the data and run it again.",
-            metadata={f"sqlmesh/{a.check_name}": _sql(a.query) for a in failed if a.query},
+            metadata={f"sqlmesh/{a.check_name}": sql_block(a.query) for a in failed if a.query},
         )
     if outcome.status == "failed" and error is not None:
         if error.kind in _WHOLE_RUN_ERRORS:
             raise _WHOLE_RUN_ERRORS[error.kind](error.message)
         metadata: dict[str, Any] = {"sqlmesh/error": error.message}
         if error.query:
-            metadata["sqlmesh/query"] = _sql(error.query)
+            metadata["sqlmesh/query"] = sql_block(error.query)
         if error.traceback:
             metadata["sqlmesh/traceback"] = dg.MetadataValue.md(f"```\n{error.traceback}\n```")
         query = f"\n\nSQL:\n{error.query[:_SHOWN_QUERY_LENGTH]}" if error.query else ""
@@ -170,7 +168,3 @@ def _audit_description(audit: AuditOutcome) -> str:
 
 def _rows(audit: AuditOutcome) -> str:
     return "1 row" if audit.failing_rows == 1 else f"{audit.failing_rows} rows"
-
-
-def _sql(query: str | None) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"```sql\n{query}\n```")

@@ -177,13 +177,13 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
 
     def start_work(self, work: Callable[[CancelToken], None]) -> None:
         """Starts `work` in a worker thread; it may outlive the step, and ends before the teardown."""
-        self._finish_work(lambda: False)
+        self._finish_work()
         self._work = _Work(work)
 
     def run_work(self, work: Callable[[CancelToken], None]) -> None:
         """Runs `work` in a worker thread, and waits for it; raises what it raises."""
         self.start_work(work)
-        self._finish_work(lambda: False)
+        self._finish_work()
 
     def cancel_work(self) -> None:
         """Stops SQLMesh; returns at once."""
@@ -209,7 +209,7 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
             )
         )
 
-    def _finish_work(self, is_stopping: Callable[[], bool]) -> None:
+    def _finish_work(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Waits for the end of the work, if there is one; raises what it raised."""
         work = self._work
         if work is None:

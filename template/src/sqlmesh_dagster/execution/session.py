@@ -11,7 +11,7 @@ from sqlmesh.utils.date import TimeLike, to_datetime
 
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.execution.cancel import CancelToken
-from sqlmesh_dagster.execution.console import CaptureConsole, as_error
+from sqlmesh_dagster.execution.console import CANCELLED, CaptureConsole, as_error
 from sqlmesh_dagster.execution.context import (
     CaptureContext,
     explained,
@@ -21,8 +21,6 @@ from sqlmesh_dagster.execution.context import (
 from sqlmesh_dagster.execution.deployment import deployed_snapshots, prepare_environment
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
-
-_CANCELLED = "the Dagster run was cancelled"
 
 
 def run_models(
@@ -58,15 +56,11 @@ def run_models(
                     ignore_cron=options.ignore_cron,
                     skip_janitor=options.skip_janitor,
                 )
-        if cancel.is_cancelled:
-            console.finish("cancelled", _CANCELLED)
-        else:
-            console.finish()
     except Exception as error:
-        if cancel.is_cancelled:
-            console.finish("cancelled", _CANCELLED)
-        else:
+        if not cancel.is_cancelled:
             console.fail(as_error(explained(error, settings)))
+            return
+    console.finish(CANCELLED if cancel.is_cancelled else None)
 
 
 def audit_snapshots(
@@ -110,7 +104,7 @@ def audit_snapshots(
                 ignore_cron=True,
                 selected_snapshots={name},
             )
-        console.finish("up_to_date", "SQLMesh found nothing to audit")
+        console.finish(("up_to_date", "SQLMesh found nothing to audit"))
     except Exception as error:
         raise explained(error, settings) from error
     return told[0]

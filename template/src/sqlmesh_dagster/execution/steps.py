@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset, TableCheck
+from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
 from sqlmesh_dagster.execution import events
 from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.locks import ProjectLock
@@ -189,9 +189,7 @@ def _report_besides(step: Step, outcome: ModelOutcome) -> None:
         )
 
 
-def _audit(
-    step: Step, name: str, snapshot: str, checks: events.Checks
-) -> Iterator[dg.AssetCheckResult]:
+def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.AssetCheckResult]:
     """Runs audits alone, in this step, when nothing else works on the project."""
     told: list[ModelOutcome] = []
 
