@@ -41,10 +41,12 @@ def prepare_environment(
         return
     policy = settings.undeployed_changes
     if policy == "apply":
-        with lock.alone():
+        with lock.comparing():
             environment = _environment(context, settings)
             what = _difference(settings, manifest, environment)
-            if what is not None:  # nobody else deployed it meanwhile
+            if what is None:  # another step deployed it meanwhile
+                return
+            with lock.alone():
                 wait_for_database(context, settings, context.cancel_token)
                 log(logging.INFO, f"{what} Deploying the project's files.")
                 _deploy(context, settings, options, environment, console)

@@ -36,6 +36,9 @@ LIMIT 1
 class StateLock(Protocol):
     """Keeps others from what would spoil a piece of work."""
 
+    def comparing(self) -> AbstractContextManager[None]:
+        """Nobody else deploys local changes meanwhile; runs and audits go on."""
+
     def alone(self) -> AbstractContextManager[None]:
         """Nobody else runs, plans or audits meanwhile: for a plan, and a run of many models."""
 
@@ -75,6 +78,9 @@ def state_lock(
 class _Held:
     """The whole project is ours already."""
 
+    def comparing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def alone(self) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -102,10 +108,11 @@ class _PostgresLock:
         self._cancel = cancel
         self._log = log
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._held(self._scope):
-            yield
+    def comparing(self) -> AbstractContextManager[None]:
+        return self._held(f"{self._scope}\0\0deployment")
+
+    def alone(self) -> AbstractContextManager[None]:
+        return self._held(self._scope)
 
     @contextmanager
     def on_models(self, fqns: Collection[str]) -> Iterator[None]:
