@@ -13,6 +13,7 @@ from sqlmesh_dagster.definition.project import (
     DagsterProject,
     ModelAsset,
     TableCheck,
+    problem_metadata,
     results_key,
     translate,
 )
@@ -22,6 +23,7 @@ from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import SQLMeshResultsResource
 from sqlmesh_dagster.execution.steps import StepEvent, check_table, materialize_model
+from sqlmesh_dagster.loading import project_manifest
 from sqlmesh_dagster.schedule import adaptive_schedule
 from sqlmesh_dagster.upstream import AssetJob
 
@@ -105,6 +107,8 @@ def sqlmesh_definitions_factory(
     undeployed_changes: str | None = None,
     execution: str = "shared",
     wait_timeout: float = 600.0,
+    manifest_dir: str | None = None,
+    keep_last_good: bool = False,
     name: str = "sqlmesh",
 ) -> dg.Definitions:
     """A whole SQLMesh project: assets, checks, the job `<name>_job`, the adaptive schedule, resources.
@@ -125,6 +129,8 @@ def sqlmesh_definitions_factory(
         undeployed_changes: `apply`, `warn` or `fail`, see `SQLMeshResource`.
         execution: `shared` or `per_step`, see `SQLMeshResource`.
         wait_timeout: Seconds to wait for another run or process that holds the project.
+        manifest_dir: Folder of the manifest, see `SQLMeshResource`.
+        keep_last_good: Whether a project that cannot be loaded keeps its last good definitions.
         name: Keeps several projects of one code location apart: prefix of job and resource keys.
 
     Raises:
@@ -152,6 +158,8 @@ def sqlmesh_definitions_factory(
         undeployed_changes=undeployed_changes,
         execution=execution,
         wait_timeout=wait_timeout,
+        manifest_dir=manifest_dir,
+        keep_last_good=keep_last_good,
         translator=translator or SQLMeshTranslator(external_asset_mapping),
     )
     project = _project(resource, name, group_name, owners)
@@ -171,6 +179,7 @@ def sqlmesh_definitions_factory(
         jobs=[job],
         schedules=schedules,
         resources=sqlmesh_resources(resource, name=name),
+        metadata=problem_metadata(project.manifest),
     )
 
 
@@ -190,9 +199,7 @@ def sqlmesh_resources(
 def _project(
     resource: SQLMeshResource, name: str, group_name: str, owners: Sequence[str] | None
 ) -> DagsterProject:
-    from sqlmesh_dagster.execution.context import load_manifest  # imports SQLMesh
-
-    manifest = load_manifest(resource.settings)
+    manifest = project_manifest(resource)
     _warn_of_an_empty_project(manifest)
     _warn_of_unknown_properties(manifest)
     return translate(
