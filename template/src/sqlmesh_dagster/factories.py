@@ -138,10 +138,6 @@ def sqlmesh_definitions_factory(
         InvalidSettingError: A parameter makes no sense.
         DuplicateAssetKeyError: The translator gives two models one key.
     """
-    if op_name([name]) != name:
-        raise InvalidSettingError(
-            f"`name` is `{name}`. Use letters, digits and single underscores between them."
-        )
     if translator is not None and external_asset_mapping is not None:
         warnings.warn(
             "Both `translator` and `external_asset_mapping` are given: the translator is used, and"
@@ -162,7 +158,40 @@ def sqlmesh_definitions_factory(
         keep_last_good=keep_last_good,
         translator=translator or SQLMeshTranslator(external_asset_mapping),
     )
-    project = _project(resource, name, group_name, owners)
+    return project_definitions(
+        resource,
+        project_manifest(resource),
+        name=name,
+        group_name=group_name,
+        op_tags=op_tags,
+        owners=owners,
+        schedule_name=schedule_name,
+        enable_schedule=enable_schedule,
+    )
+
+
+def project_definitions(
+    resource: SQLMeshResource,
+    manifest: Manifest,
+    *,
+    name: str,
+    group_name: str,
+    op_tags: Mapping[str, str] | None,
+    owners: Sequence[str] | None,
+    schedule_name: str | None,
+    enable_schedule: bool,
+) -> dg.Definitions:
+    """The definitions of a manifest that is at hand; parameters as `sqlmesh_definitions_factory`.
+
+    Raises:
+        InvalidSettingError: `name` cannot begin the names of a job and of resources.
+        DuplicateAssetKeyError: The translator gives two models one key.
+    """
+    if op_name([name]) != name:
+        raise InvalidSettingError(
+            f"`name` is `{name}`. Use letters, digits and single underscores between them."
+        )
+    project = _translated(resource, manifest, name, group_name, owners)
     assets = _assets(project, op_tags)
     job = _job(project, assets)
     schedules = []
@@ -199,7 +228,16 @@ def sqlmesh_resources(
 def _project(
     resource: SQLMeshResource, name: str, group_name: str, owners: Sequence[str] | None
 ) -> DagsterProject:
-    manifest = project_manifest(resource)
+    return _translated(resource, project_manifest(resource), name, group_name, owners)
+
+
+def _translated(
+    resource: SQLMeshResource,
+    manifest: Manifest,
+    name: str,
+    group_name: str,
+    owners: Sequence[str] | None,
+) -> DagsterProject:
     _warn_of_an_empty_project(manifest)
     _warn_of_unknown_properties(manifest)
     return translate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,15 +25,32 @@ from sqlmesh_dagster.execution.settings import ProjectSettings
 _log = logging.getLogger(__name__)
 
 
-def project_manifest(resource: SQLMeshResource) -> Manifest:
+def project_manifest(resource: SQLMeshResource, *baked: Path) -> Manifest:
     """The manifest of the project's files as they are now.
 
     Reading the stored one imports no SQLMesh. It is made anew when a file, an environment variable
     or a version that it was made of has another content; see `inputs`.
 
+    Args:
+        baked: Further files that may hold it, written by `bake_manifest`.
+
     Raises:
         ProjectLoadError: The project cannot be loaded, and `keep_last_good` is off or has nothing.
     """
+    return _current(resource, baked).manifest
+
+
+def bake_manifest(resource: SQLMeshResource, path: Path) -> None:
+    """Writes the manifest of the project's files as they are now to `path`.
+
+    Raises:
+        ProjectLoadError: The project cannot be loaded, and `keep_last_good` is off or has nothing.
+        OSError: The file cannot be written.
+    """
+    ManifestStore(path).write(_current(resource, ()))
+
+
+def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest:
     settings = resource.settings
     project = settings.project_path
     reader = _reader(resource.translator)
@@ -42,22 +60,25 @@ def project_manifest(resource: SQLMeshResource) -> Manifest:
         return inputs.digest(project, settings.gateway, environ, reader)
 
     folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
-    store = ManifestStore(folder.expanduser().resolve(), settings.gateway)
-    stored = store.read()
-    known = stored.inputs if stored else Inputs()
-    before = digest(known)
-    if stored and stored.digest == before:
-        return _here(stored, settings)
+    store = ManifestStore.in_folder(folder, settings.gateway)
+    known = [s for s in (store.read(), *(ManifestStore(path).read() for path in baked)) if s]
+    for stored in known:
+        if stored.digest == digest(stored.inputs):
+            return _here(stored, settings)
+    seen = known[0].inputs if known else Inputs()
+    before = digest(seen)
     try:
-        manifest, inputs = _load(settings, resource.translator, known)
+        manifest, inputs = _load(settings, resource.translator, seen)
     except ProjectLoadError as error:
-        if not (resource.keep_last_good and stored):
+        if not (resource.keep_last_good and known):
             raise
         _log.error("The definitions are those of the last good load. %s", error)
-        return replace(_here(stored, settings), problem=str(error))
-    if digest(known) == before:  # nobody saved a file while SQLMesh read them
-        _write(store, inputs, digest(inputs), manifest)
-    return manifest
+        last = _here(known[0], settings)
+        return replace(last, manifest=replace(last.manifest, problem=str(error)))
+    fresh = StoredManifest(inputs, digest(inputs), manifest)
+    if digest(seen) == before:  # nobody saved a file while SQLMesh read them
+        _write(store, fresh)
+    return fresh
 
 
 def _load(
@@ -77,9 +98,9 @@ def _load(
     )
 
 
-def _write(store: ManifestStore, inputs: Inputs, digest: str, manifest: Manifest) -> None:
+def _write(store: ManifestStore, fresh: StoredManifest) -> None:
     try:
-        store.write(inputs, digest, manifest)
+        store.write(fresh)
     except OSError as error:
         _log.warning(
             "The manifest `%s` cannot be written (%s), so that each process loads the project, which"
@@ -98,5 +119,5 @@ def _reader(translator: SQLMeshTranslator) -> Path | None:
     return Path(inspect.getfile(function))
 
 
-def _here(stored: StoredManifest, settings: ProjectSettings) -> Manifest:
-    return replace(stored.manifest, project_dir=settings.project_dir)
+def _here(stored: StoredManifest, settings: ProjectSettings) -> StoredManifest:
+    return replace(stored, manifest=replace(stored.manifest, project_dir=settings.project_dir))

@@ -25,21 +25,23 @@ DEFAULT_FOLDER = ".cache/dagster"
 class StoredManifest:
     """A manifest with what it was made of."""
 
-    format: int
     inputs: Inputs
     digest: str
     manifest: Manifest
+    format: int = _FORMAT
 
 
+@dataclass(frozen=True)
 class ManifestStore:
-    """The file of one project and gateway.
+    """A file that holds the manifest of one project and gateway, or is to hold it."""
 
-    Args:
-        folder: Where the file is, or is to be.
-    """
+    path: Path
 
-    def __init__(self, folder: Path, gateway: str | None) -> None:
-        self.path = folder / f"manifest{f'-{op_name([gateway])}' if gateway else ''}.json"
+    @classmethod
+    def in_folder(cls, folder: Path, gateway: str | None) -> ManifestStore:
+        """The store of a gateway, which may share its folder with others."""
+        suffix = f"-{op_name([gateway])}" if gateway else ""
+        return cls(folder.expanduser().resolve() / f"manifest{suffix}.json")
 
     def read(self) -> StoredManifest | None:
         """What is stored; None if there is nothing, or nothing that this version wrote whole."""
@@ -52,13 +54,13 @@ class ManifestStore:
             return None
         return stored if stored.format == _FORMAT else None
 
-    def write(self, inputs: Inputs, digest: str, manifest: Manifest) -> None:
+    def write(self, stored: StoredManifest) -> None:
         """Replaces the file in one step, so that no reader ever sees half of it.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        data = _json().dump_json(StoredManifest(_FORMAT, inputs, digest, manifest))
+        data = _json().dump_json(stored)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".manifest-")
         unfinished = Path(name)
