@@ -22,6 +22,7 @@ from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.date import to_datetime
 
+from sqlmesh_dagster.definition.lineage import ColumnSources, column_lineages
 from sqlmesh_dagster.definition.names import check_names
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -31,6 +32,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
+from sqlmesh_dagster.definition.source import definition_line
 from sqlmesh_dagster.upstream import model_path
 
 _CRON_EPOCH = "2024-01-01"
@@ -54,9 +56,10 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
     models = context.models
     nodes: dict[str, Node] = {**models, **context.standalone_audits}
     fingerprints = _fingerprints(nodes)
+    sources = column_lineages(models)
     root = Path(context.path)
     records = tuple(
-        _model_record(models[fqn], models, root, fingerprints[fqn].data_hash, read_model)
+        _model_record(models[fqn], models, root, fingerprints[fqn], sources[fqn], read_model)
         for fqn in context.dag.sorted
         if fqn in models and not models[fqn].kind.is_symbolic
     )
@@ -118,10 +121,12 @@ def _model_record(
     model: Model,
     models: Mapping[str, Model],
     root: Path,
-    code_version: str,
+    fingerprint: SnapshotFingerprint,
+    sources: Mapping[str, ColumnSources],
     read_model: ReadModel,
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
+    path = model_path(model)
     return ModelRecord(
         fqn=model.fqn,
         name=model.name,
@@ -141,13 +146,16 @@ def _model_record(
         owner=model.owner,
         tags=tuple(model.tags),
         description=model.description,
-        columns=_columns(model),
+        columns=_columns(model, sources),
         audits=_audits(model),
         depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
         grains=tuple(grain.sql(dialect=model.dialect) for grain in model.grains),
         partitioned_by=tuple(e.sql(dialect=model.dialect) for e in model.partitioned_by),
-        path=_relative_path(model_path(model), root),
-        code_version=code_version,
+        path=_relative_path(path, root),
+        code_version=fingerprint.data_hash,
+        fingerprint=fingerprint_text(fingerprint),
+        line=definition_line(Path(path), model.name) if path else 1,
+        references=tuple(e.sql(dialect=model.dialect) for e in model.references),
         seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
         extra=dict(read_model(model)),
     )
@@ -228,10 +236,15 @@ def _visible_dependencies(names: Iterable[str] | None, models: Mapping[str, Mode
     return visible
 
 
-def _columns(model: Model) -> tuple[ColumnRecord, ...]:
+def _columns(
+    model: Model, sources: Mapping[str, ColumnSources] | None = None
+) -> tuple[ColumnRecord, ...]:
     described = model.column_descriptions or {}
+    traced = sources or {}
     return tuple(
-        ColumnRecord(name, data_type.sql(dialect=model.dialect), described.get(name))
+        ColumnRecord(
+            name, data_type.sql(dialect=model.dialect), described.get(name), traced.get(name, ())
+        )
         for name, data_type in (model.columns_to_types or {}).items()
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -134,7 +136,14 @@ def translate(
             model=model,
             spec=_completed(
                 specs[model.fqn], [keys[fqn] for fqn in model.depends_on], group_name, owners
-            ).merge_attributes(metadata=problem),
+            ).merge_attributes(
+                metadata={
+                    **problem,
+                    **_column_lineage(model, keys),
+                    **_code_references(model, manifest),
+                    **specs[model.fqn].metadata,
+                }
+            ),
             checks=_checks(translator, model.audits, keys[model.fqn], model.name, used),
         )
         for model in manifest.models
@@ -160,6 +169,38 @@ def problem_metadata(manifest: Manifest) -> dict[str, dg.MarkdownMetadataValue]:
         return {}
     text = f"These definitions are the last good ones.\n\n```\n{manifest.problem}\n```"
     return {"sqlmesh/problem": dg.MetadataValue.md(text)}
+
+
+def _column_lineage(
+    model: ModelRecord, keys: Mapping[str, dg.AssetKey]
+) -> dict[str, dg.TableColumnLineage]:
+    """What each column is made of, in Dagster's terms; tables that nothing reads as a whole are left out."""
+    deps = {
+        column.name: [
+            dg.TableColumnDep(asset_key=keys[fqn], column_name=source)
+            for fqn, source in column.sources
+            if fqn in keys
+        ]
+        for column in model.columns
+    }
+    traced = {name: found for name, found in deps.items() if found}
+    return {"dagster/column_lineage": dg.TableColumnLineage(traced)} if traced else {}
+
+
+def _code_references(
+    model: ModelRecord, manifest: Manifest
+) -> dict[str, dg.CodeReferencesMetadataValue]:
+    """The model's file and line, which the UI opens in an editor."""
+    if model.path is None:
+        return {}
+    file = os.path.normpath(f"{manifest.project_dir}/{model.path}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        reference = dg.LocalFileCodeReference(
+            file_path=file, line_number=model.line, label=model.name
+        )
+        references = dg.CodeReferencesMetadataValue(code_references=[reference])
+    return {"dagster/code_references": references}
 
 
 def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) -> None:

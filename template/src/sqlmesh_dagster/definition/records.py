@@ -9,11 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ColumnRecord:
-    """A column of a model's output; `data_type` is in the model's dialect."""
+    """A column of a model's output.
+
+    Attributes:
+        data_type: In the model's dialect.
+        sources: The columns that it is made of, as pairs of a table's FQN and a column's name;
+            empty where SQL does not tell, as for Python models.
+    """
 
     name: str
     data_type: str
     description: str | None = None
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,10 @@ class ModelRecord:
         depends_on: FQNs of what it reads: models and external tables; embedded models are replaced
             by what they read themselves.
         path: File of the definition, relative to the project's folder.
+        line: Where the definition begins in that file, from 1.
+        references: Columns by which other models join it, beside its grains.
+        fingerprint: All of SQLMesh's hashes, see `manifest.fingerprint_text`: changes with anything
+            that makes a new version of the model, of those upstream too.
         seed_path: A seed's CSV file, likewise.
         extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
@@ -83,6 +94,9 @@ class ModelRecord:
     partitioned_by: tuple[str, ...]
     path: str | None
     code_version: str
+    fingerprint: str
+    line: int = 1
+    references: tuple[str, ...] = ()
     seed_path: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
