@@ -9,6 +9,7 @@ Exit codes of `update`, with or without `--preview` and `--review`:
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command on the project in the working directory; returns its exit code."""
     options = _parser().parse_args(arguments)
     root = Path.cwd()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # CI cancels; undo as for Ctrl-C
     try:
         if options.command == "drift":
             return _drift(root, options)
@@ -35,10 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _preview(root, options)
         return _update(root, options)
     except Refused as error:
-        if options.json:
-            print(json.dumps({"exit_code": _REFUSED, "error": str(error)}, indent=2))
-        print(error, file=sys.stderr)
-        return _REFUSED
+        return _refuse(str(error), options)
+    except KeyboardInterrupt:
+        return _refuse("Stopped. Nothing has changed.", options)
+
+
+def _refuse(reason: str, options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps({"exit_code": _REFUSED, "error": reason}, indent=2))
+    print(reason, file=sys.stderr)
+    return _REFUSED
 
 
 def _update(root: Path, options: argparse.Namespace) -> int:

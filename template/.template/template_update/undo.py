@@ -6,10 +6,21 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from template_update.errors import Refused
 from template_update.git import Project
-from template_update.trees import File, read, remove, write
+from template_update.trees import File, read, read_all, remove, write
+
+_JOURNAL = "journal.json"
+
+
+class _Notes(TypedDict):
+    head: str
+    ignored: list[str]
+    """Files outside of git, which are stored beside the journal."""
+    changed: dict[str, str] | None
+    """A digest of each file that the update changed; None while it runs."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +31,25 @@ class Undone:
     kept: Path | None
 
 
-def record(project: Project, head: str, ignored: Mapping[str, File]) -> None:
-    """Note down what an update changed; `ignored` are files outside git as they were before."""
+def begin(project: Project, ignored: Mapping[str, File]) -> None:
+    """Note down where an update starts: a clean tree, and `ignored` files that are not in git.
+
+    An update that is killed is undone like any other.
+    """
     folder = project.state_dir()
     shutil.rmtree(folder / "ignored", ignore_errors=True)
-    changed = sorted(project.changed() | _differing(project, ignored))
     for path, file in ignored.items():
         write(folder / "ignored" / path, file)
-    notes = {
-        "head": head,
-        "changed": {path: _digest(read(project.root / path)) for path in changed},
-        "ignored": sorted(ignored),
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "journal.json").write_text(json.dumps(notes, indent=2), encoding="utf-8")
+    _write(project, {"head": project.head(), "ignored": sorted(ignored), "changed": None})
+
+
+def finish(project: Project) -> None:
+    """Note down what the update changed, so that later work on other files is left alone."""
+    notes = _notes(project)
+    paths = sorted(project.changed() | set(notes["ignored"]))
+    changed = {path: _digest(read(project.root / path)) for path in paths}
+    _write(project, {**notes, "changed": changed})
 
 
 def undo(project: Project) -> Undone:
@@ -42,20 +58,18 @@ def undo(project: Project) -> Undone:
     Raises:
         Refused: There is no update to undo, or it is committed.
     """
-    journal = project.state_dir() / "journal.json"
-    if not journal.is_file():
-        raise Refused("There is no update to undo here.")
-    notes = json.loads(journal.read_text(encoding="utf-8"))
+    notes = _notes(project)
     if project.head() != notes["head"]:
         raise Refused(
             "There are commits since the update, or another branch is checked out. If the update is"
             " committed, `git revert` takes it back."
         )
-    changed: dict[str, str] = notes["changed"]
+    stored = project.state_dir() / "ignored"
+    ignored = read_all(stored, notes["ignored"])
+    changed = notes["changed"] or dict.fromkeys(project.changed(), None)
     kept = _keep_later_work(project, changed)
-    ignored = {path: read(journal.parent / "ignored" / path) for path in notes["ignored"]}
-    restore(project, changed, {path: file for path, file in ignored.items() if file})
-    journal.unlink()
+    restore(project, changed, ignored)
+    (project.state_dir() / _JOURNAL).unlink()
     return Undone(sorted(changed), kept)
 
 
@@ -71,9 +85,8 @@ def restore(project: Project, paths: Iterable[str], ignored: Mapping[str, File])
         )
     created = sorted(paths - set(tracked) - set(ignored))
     if created:
-        command = ["rm", "--cached", "--quiet", "--force", "--ignore-unmatch"]
-        options = ["--pathspec-from-file=-", "--pathspec-file-nul"]
-        project.git(*command, *options, given=_pathspec(created))
+        listed = "\0".join(created).encode(errors="surrogateescape")
+        project.git("update-index", "--force-remove", "-z", "--stdin", given=listed)
     for path in created:
         remove(project.root, path)
     for path, file in ignored.items():
@@ -86,16 +99,25 @@ def _pathspec(paths: Iterable[str]) -> bytes:
     return spec.encode(errors="surrogateescape")
 
 
-def _differing(project: Project, files: Mapping[str, File]) -> set[str]:
-    return {path for path, file in files.items() if read(project.root / path) != file}
+def _notes(project: Project) -> _Notes:
+    journal = project.state_dir() / _JOURNAL
+    if not journal.is_file():
+        raise Refused("There is no update to undo here.")
+    notes: _Notes = json.loads(journal.read_text(encoding="utf-8"))
+    return notes
 
 
-def _keep_later_work(project: Project, changed: Mapping[str, str]) -> Path | None:
+def _write(project: Project, notes: _Notes) -> None:
+    journal = project.state_dir() / _JOURNAL
+    journal.write_text(json.dumps(notes, indent=2), encoding="utf-8")
+
+
+def _keep_later_work(project: Project, changed: Mapping[str, str | None]) -> Path | None:
     """Copy what was changed once more after the update to a folder of git's own."""
     later = {
         path: file
         for path, digest in changed.items()
-        if (file := read(project.root / path)) and _digest(file) != digest
+        if digest is not None and (file := read(project.root / path)) and _digest(file) != digest
     }
     if not later:
         return None

@@ -48,8 +48,8 @@ def update(root: Path, copier: Copier, version: str | None = None) -> Report:
     Raises:
         Refused: Nothing has changed.
     """
-    project = Project.at(root)
     before = answers.read(root)
+    project = Project.at(root)
     if dirt := project.dirt():
         raise Refused(
             "There are changes that are not committed, which could not be told from the update's:\n"
@@ -58,16 +58,16 @@ def update(root: Path, copier: Copier, version: str | None = None) -> Report:
         )
     if version is None and not copier.data and copier.newest(root) is None:
         return Report(before.version, before.version)
-    head = project.head()
     with _rendered(root, copier, before.version, version) as renders:
         ignored = _ignored(project, {*renders.base, *renders.theirs})
+        undo.begin(project, ignored)
         try:
             copier.update(root, renders.new.version)
             report = _review(project, before, renders, ignored)
         except BaseException:
-            undo.restore(project, project.changed(), ignored)
+            undo.undo(project)
             raise
-    undo.record(project, head, ignored)
+    undo.finish(project)
     return report
 
 
@@ -90,7 +90,6 @@ def review_plain(root: Path, copier: Copier) -> Report:
             f"`{answers.NAME}` is as it was committed, so there is no update to review. Run one with"
             " `update`."
         )
-    head = project.head()
     with tempfile.TemporaryDirectory() as folder:
         (old := Path(folder, "old")).mkdir()
         write(old / answers.NAME, committed)
@@ -98,8 +97,9 @@ def review_plain(root: Path, copier: Copier) -> Report:
             _render(old, copier, Path(folder, "base"), before.version),
             _render(root, copier, Path(folder, "theirs"), after.version),
         )
+        undo.begin(project, {})
         report = _review(project, before, renders, {})
-    undo.record(project, head, {})
+    undo.finish(project)
     return report
 
 
