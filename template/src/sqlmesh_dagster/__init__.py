@@ -19,7 +19,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.errors import (
     AuditFailedError,
     DatabaseLockedError,
@@ -67,6 +67,7 @@ __all__ = [
     "SQLMeshRunOptions",
     "SQLMeshTranslator",
     "StandaloneAuditRecord",
+    "TranslatorSettings",
     "UndeployedChangesError",
     "sqlmesh_adaptive_schedule_factory",
     "sqlmesh_assets_factory",

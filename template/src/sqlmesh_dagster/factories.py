@@ -204,7 +204,7 @@ def project_definitions(
         schedule = schedule_name or project.schedule_name
         schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
     return dg.Definitions(
-        assets=assets,
+        assets=[*assets, *project.externals],
         jobs=[job],
         schedules=schedules,
         resources=sqlmesh_resources(resource, name=name),

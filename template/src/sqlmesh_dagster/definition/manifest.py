@@ -16,7 +16,7 @@ import sqlmesh
 from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.audit import Audit, StandaloneAudit
-from sqlmesh.core.model import Model, SeedModel
+from sqlmesh.core.model import Model, SeedModel, ViewKind
 from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
 from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.utils.cron import CroniterCache
@@ -156,6 +156,11 @@ def _model_record(
         fingerprint=fingerprint_text(fingerprint),
         line=definition_line(Path(path), model.name) if path else 1,
         references=tuple(e.sql(dialect=model.dialect) for e in model.references),
+        time_column=model.time_column.column.name if model.time_column else None,
+        lookback=model.lookback,
+        is_forward_only=model.forward_only,
+        is_restatable=not model.disable_restatement,
+        is_materialized_view=isinstance(model.kind, ViewKind) and model.kind.materialized,
         seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
         extra=dict(read_model(model)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -69,12 +69,14 @@ class DagsterProject:
 
     Attributes:
         name: The name that the factory was given; resource keys and the job's name begin with it.
+        externals: External tables that are shown though no asset loads them.
     """
 
     name: str
     manifest: Manifest
     assets: tuple[ModelAsset, ...]
     table_checks: tuple[TableCheck, ...]
+    externals: tuple[dg.AssetSpec, ...] = ()
 
     @property
     def results_key(self) -> str:
@@ -131,6 +133,7 @@ def translate(
         keys[external.fqn] = translator.get_external_asset_key(external.fqn)
     used: set[dg.AssetCheckKey] = set()
     problem = problem_metadata(manifest)
+    settings = translator.settings
     assets = tuple(
         ModelAsset(
             model=model,
@@ -139,8 +142,8 @@ def translate(
             ).merge_attributes(
                 metadata={
                     **problem,
-                    **_column_lineage(model, keys),
-                    **_code_references(model, manifest),
+                    **(_column_lineage(model, keys) if settings.column_lineage else {}),
+                    **(_code_references(model, manifest) if settings.code_references else {}),
                     **specs[model.fqn].metadata,
                 }
             ),
@@ -155,10 +158,16 @@ def translate(
         TableCheck(e.fqn, _checks(translator, e.audits, keys[e.fqn], e.fqn, used))
         for e in manifest.externals
     )
+    externals = [
+        translator.get_external_asset_spec(external)
+        for external in manifest.externals
+        if settings.external_assets
+    ]
     return DagsterProject(
         name=name,
         manifest=manifest,
         assets=assets,
+        externals=tuple(_without_duplicates(externals, specs.values())),
         table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
     )
 
@@ -203,6 +212,17 @@ def _code_references(
     return {"dagster/code_references": references}
 
 
+def _without_duplicates(
+    externals: Iterable[dg.AssetSpec], models: Iterable[dg.AssetSpec]
+) -> Iterator[dg.AssetSpec]:
+    """Two tables may be keyed as one asset, or as a model."""
+    seen = {spec.key for spec in models}
+    for spec in externals:
+        if spec.key not in seen:
+            seen.add(spec.key)
+            yield spec
+
+
 def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) -> None:
     first: dict[dg.AssetKey, ModelRecord] = {}
     for model in manifest.models:
@@ -242,7 +262,7 @@ def _checks(
         used: Check keys of the project so far; this adds to them.
     """
     checks = []
-    for audit in audits:
+    for audit in audits if translator.settings.asset_checks else ():
         if audit.skip:
             continue
         spec = translator.get_check_spec(audit, key)
