@@ -18,10 +18,10 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+from tests.sqlmesh_dagster.projects import Run, run_config
 
 from tests.answers import EXAMPLE
 from tests.conftest import Render
-from tests.sqlmesh_dagster.projects import Run, run_config
 
 PACKAGE = EXAMPLE["package_name"]
 IN_PROCESS = "dg.in_process_executor"
