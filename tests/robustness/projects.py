@@ -133,9 +133,12 @@ class Generated:
         text = f"MODEL (name demo.{name}, {properties});\n{query};\n"
         self.write(f"sqlmesh_project/models/{name}.sql", text)
 
-    def python_model(self, name: str, body: str, depends_on: str = "") -> None:
-        """Writes the Python model `demo.<name>` of one row, whose `n` the body returns."""
-        parents = [f"demo.{parent}" for parent in depends_on.split(",") if parent]
+    def python_model(self, name: str, body: str, depends_on: Sequence[str] = ()) -> None:
+        """Writes the Python model `demo.<name>` of one row, whose `n` the body returns.
+
+        Args:
+            body: Lines of a function that has SQLMesh's `context`.
+        """
         head = f"""
         import os
         import time
@@ -145,14 +148,17 @@ class Generated:
         import pandas as pd
         from sqlmesh import ExecutionContext, model
 
-        @model("demo.{name}", columns={{"n": "bigint"}}, kind="FULL", depends_on={parents!r})
-        def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
-            return pd.DataFrame({{"n": [number()]}})
 
-        def number() -> int:
+        @model("demo.{name}", columns={{"n": "bigint"}}, kind="FULL", depends_on={[*depends_on]!r})
+        def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
+            return pd.DataFrame({{"n": [number(context)]}})
+
+
+        def number(context: ExecutionContext) -> int:
         """
-        text = textwrap.dedent(head) + textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")
-        self.write(f"sqlmesh_project/models/{name}.py", f"{text}\n")
+        function = textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")
+        path = f"sqlmesh_project/models/{name}.py"
+        self.write(path, f"{textwrap.dedent(head).strip()}\n{function}\n")
 
     def assets(self, code: str) -> None:
         """Writes assets beside the models: a module of `defs/`."""
@@ -255,7 +261,7 @@ class Generated:
         return {name: self.query(f"FROM {table} ORDER BY ALL") for name, table in quoted.items()}
 
 
-def wait_until(condition: Callable[[], bool], log: Path, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], log: Path, seconds: float = 60) -> None:
     """Waits for a condition; what was logged is the failure message."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -264,14 +270,17 @@ def wait_until(condition: Callable[[], bool], log: Path, seconds: float = 120) -
 
 
 def processes_of(root: Path) -> dict[int, str]:
-    """Living processes that work in a folder, each with its command line."""
+    """Living processes that work in a folder, each with its command line.
+
+    Without those in which Python keeps track of what it shares between processes.
+    """
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if (entry / "cwd").resolve().is_relative_to(root):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if words != [b""]:  # a process that nobody has reaped has no command line
-                    found[int(entry.name)] = b" ".join(words).decode()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if command and "resource_tracker" not in command:  # none: dead, and not yet reaped
+                    found[int(entry.name)] = command
     return found
 
 
