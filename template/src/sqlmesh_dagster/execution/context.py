@@ -149,8 +149,10 @@ def open_context(
     context: CaptureContext | None = None
     try:
         set_console(console or NoopConsole())
-        context = _new_context(settings, load=load)
+        context = _new_context(settings)
         context.cancel_token = cancel or CancelToken()
+        if load:
+            load_files(context, settings)
         yield context
     finally:
         try:
@@ -188,9 +190,18 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
 def wait_for_database(
     context: CaptureContext, settings: ProjectSettings, cancel: CancelToken
 ) -> None:
-    """Opens the state, waiting while another process holds its DuckDB file."""
+    """Opens the state's DuckDB file, if it is one, waiting while another process holds it."""
     _retry_while_locked(lambda: open_duckdb_state(context), settings, cancel)
-    context.state_sync  # noqa: B018  opens it, and creates it in an empty database
+
+
+def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
+    """Loads the project's files into a context that was opened without them.
+
+    Raises:
+        ProjectLoadError: A file is broken.
+    """
+    with _load_errors_told(settings), single_process_loading():
+        context.load()
 
 
 def explained(error: Exception, settings: ProjectSettings) -> Exception:
@@ -209,28 +220,31 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
     return error
 
 
-def _new_context(settings: ProjectSettings, *, load: bool) -> CaptureContext:
+def _new_context(settings: ProjectSettings) -> CaptureContext:
     if not settings.project_path.is_dir():
         raise errors.ProjectLoadError(
             f"There is no SQLMesh project at `{settings.project_dir}`. Set `project_dir` to the"
             " folder that holds SQLMesh's `config.yaml` or `config.py`."
         )
+    with _load_errors_told(settings):
+        context = CaptureContext(
+            paths=str(settings.project_path),
+            gateway=settings.gateway,
+            load=False,
+            concurrent_tasks=settings.concurrency_limit,
+        )
+        if settings.concurrency_limit:
+            # `concurrent_tasks` of a context does not reach its connection pool
+            context.config.get_connection(
+                context.gateway
+            ).concurrent_tasks = settings.concurrency_limit
+    return context
+
+
+@contextmanager
+def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
     try:
-        with single_process_loading():
-            context = CaptureContext(
-                paths=str(settings.project_path),
-                gateway=settings.gateway,
-                load=False,
-                concurrent_tasks=settings.concurrency_limit,
-            )
-            if settings.concurrency_limit:
-                # `concurrent_tasks` of a context does not reach its connection pool
-                context.config.get_connection(
-                    context.gateway
-                ).concurrent_tasks = settings.concurrency_limit
-            if load:
-                context.load()
-            return context
+        yield
     except Exception as error:
         message = _ANSI.sub("", str(error)).strip()
         raise errors.ProjectLoadError(
