@@ -53,9 +53,7 @@ def _cancel(ask: Ask, project: Generated, location: str, marker: Path) -> str:
     asked = time.monotonic()
     terminate(ask, run)
     wait_until(lambda: set(processes_of(project.root)) <= idle, project.root / "dev.log")
-    took = time.monotonic() - asked
-    print(f"took {took:.1f} s")  # REMOVE
-    assert took < _LIMIT
+    assert time.monotonic() - asked < _LIMIT
     assert project.is_released()
     assert end_of(ask, run) == "CANCELED"
     marker.unlink()
