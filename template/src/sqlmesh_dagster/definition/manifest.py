@@ -5,16 +5,18 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import sqlmesh
 from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.audit import Audit, StandaloneAudit
-from sqlmesh.core.model import Model
+from sqlmesh.core.model import Model, SeedModel
 from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
 from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.utils.cron import CroniterCache
@@ -39,18 +41,22 @@ _CRON_SPAN = timedelta(hours=25)
 """Time looked at, at least: a night of `*/5 8-18`, SQLMesh's shortest period being 5 minutes."""
 
 
-def build_manifest(context: Context) -> Manifest:
+ReadModel = Callable[[Model], Mapping[str, Any]]
+
+
+def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -> Manifest:
     """Reads a loaded context; opens no connection.
 
     Args:
         context: Loaded with `update_schemas`, so that columns have types.
+        read_model: What else to keep of a model, as `SQLMeshTranslator.read_model`.
     """
     models = context.models
     nodes: dict[str, Node] = {**models, **context.standalone_audits}
     fingerprints = _fingerprints(nodes)
     root = Path(context.path)
     records = tuple(
-        _model_record(models[fqn], models, root, fingerprints[fqn].data_hash)
+        _model_record(models[fqn], models, root, fingerprints[fqn].data_hash, read_model)
         for fqn in context.dag.sorted
         if fqn in models and not models[fqn].kind.is_symbolic
     )
@@ -109,7 +115,11 @@ def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
 
 
 def _model_record(
-    model: Model, models: Mapping[str, Model], root: Path, code_version: str
+    model: Model,
+    models: Mapping[str, Model],
+    root: Path,
+    code_version: str,
+    read_model: ReadModel,
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
     return ModelRecord(
@@ -136,8 +146,10 @@ def _model_record(
         depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
         grains=tuple(grain.sql(dialect=model.dialect) for grain in model.grains),
         partitioned_by=tuple(e.sql(dialect=model.dialect) for e in model.partitioned_by),
-        path=_relative_path(model, root),
+        path=_relative_path(model_path(model), root),
         code_version=code_version,
+        seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
+        extra=dict(read_model(model)),
     )
 
 
@@ -241,10 +253,5 @@ def _cron_spacing(cron: str, time_zone: tzinfo | None) -> tuple[float, float]:
     return min(spaces).total_seconds(), max(spaces).total_seconds()
 
 
-def _relative_path(model: Model, root: Path) -> str | None:
-    path = model_path(model)
-    if path is None:
-        return None
-    resolved = Path(path).resolve()
-    home = root.resolve()
-    return str(resolved.relative_to(home) if resolved.is_relative_to(home) else resolved)
+def _relative_path(path: Path | None, root: Path) -> str | None:
+    return os.path.relpath(Path(path).resolve(), root.resolve()) if path else None

@@ -128,12 +128,13 @@ def translate(
     for external in manifest.externals:
         keys[external.fqn] = translator.get_external_asset_key(external.fqn)
     used: set[dg.AssetCheckKey] = set()
+    problem = problem_metadata(manifest)
     assets = tuple(
         ModelAsset(
             model=model,
             spec=_completed(
                 specs[model.fqn], [keys[fqn] for fqn in model.depends_on], group_name, owners
-            ),
+            ).merge_attributes(metadata=problem),
             checks=_checks(translator, model.audits, keys[model.fqn], model.name, used),
         )
         for model in manifest.models
@@ -151,6 +152,14 @@ def translate(
         assets=assets,
         table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
     )
+
+
+def problem_metadata(manifest: Manifest) -> dict[str, dg.MarkdownMetadataValue]:
+    """What the UI says of definitions that are older than the files, because these are broken."""
+    if manifest.problem is None:
+        return {}
+    text = f"These definitions are the last good ones.\n\n```\n{manifest.problem}\n```"
+    return {"sqlmesh/problem": dg.MetadataValue.md(text)}
 
 
 def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class ModelRecord:
         depends_on: FQNs of what it reads: models and external tables; embedded models are replaced
             by what they read themselves.
         path: File of the definition, relative to the project's folder.
+        seed_path: A seed's CSV file, likewise.
+        extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
     """
 
@@ -79,6 +83,8 @@ class ModelRecord:
     partitioned_by: tuple[str, ...]
     path: str | None
     code_version: str
+    seed_path: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def is_seed(self) -> bool:
@@ -121,6 +127,7 @@ class Manifest:
         externals: Every external table that a model or a standalone audit reads.
         fingerprints: Pairs of snapshot name and fingerprint of each node in the files, to tell
             local changes from what an environment runs.
+        problem: Why the files could not be loaded, where these are the records of the last good load.
     """
 
     project_dir: str
@@ -132,3 +139,4 @@ class Manifest:
     externals: tuple[ExternalRecord, ...]
     standalone_audits: tuple[StandaloneAuditRecord, ...]
     fingerprints: tuple[tuple[str, str], ...]
+    problem: str | None = None

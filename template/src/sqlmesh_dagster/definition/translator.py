@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -17,6 +17,9 @@ from sqlmesh_dagster.definition.records import (
     StandaloneAuditRecord,
 )
 from sqlmesh_dagster.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from sqlmesh.core.model import Model
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PLACEHOLDER = re.compile(r"\{\{?\s*(.*?)\s*\}?\}")
@@ -51,6 +54,20 @@ class SQLMeshTranslator:
         if external_asset_mapping is not None:
             _check_template(external_asset_mapping)
             self.external_asset_mapping = external_asset_mapping
+
+    def read_model(self, model: Model) -> Mapping[str, Any]:
+        """More of a loaded SQLMesh model than its record has, to be found in `ModelRecord.extra`.
+
+        Called when the manifest is made, which happens only when something changed. A change in the
+        file that defines the override makes it anew.
+
+        Args:
+            model: `sqlmesh.core.model.Model`, loaded and with its columns' types.
+
+        Returns:
+            What JSON can hold: texts, numbers, booleans, None, lists and dictionaries of them.
+        """
+        return {}
 
     def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
         """`catalog / schema / model`; characters that Dagster refuses are replaced, see `names`."""

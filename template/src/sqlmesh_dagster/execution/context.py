@@ -24,7 +24,7 @@ from sqlmesh.utils import CompletionStatus
 from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.definition.manifest import build_manifest
+from sqlmesh_dagster.definition.manifest import ReadModel, build_manifest
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole
@@ -167,14 +167,14 @@ def open_context(
             _PROCESS.release()
 
 
-def load_manifest(settings: ProjectSettings) -> Manifest:
+def load_manifest(settings: ProjectSettings, read_model: ReadModel = lambda model: {}) -> Manifest:
     """Loads the project's files and reads them for Dagster's definitions; opens no connection.
 
     Raises:
         ProjectLoadError: With SQLMesh's own message.
     """
     with open_context(settings, load=True) as context:
-        return build_manifest(context)
+        return build_manifest(context, read_model)
 
 
 def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
