@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import duckdb
@@ -54,7 +54,7 @@ class CaptureScheduler(Scheduler):
         self._cancel = cancel
         self._selected = selected
         if isinstance(self.console, CaptureConsole):
-            on_audit(self.snapshot_evaluator, self.console.capture_audits)
+            on_audit(self.snapshot_evaluator, self.console.capture_audits, self._watching)
 
     def run(self, *args: Any, **kwargs: Any) -> CompletionStatus:
         """Runs exactly the selected models.
@@ -69,14 +69,18 @@ class CaptureScheduler(Scheduler):
     def evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
         try:
-            adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
-            with self._cancel.watching(adapter.cursor):
+            with self._watching(snapshot):
                 return super().evaluate(snapshot, *args, **kwargs)
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
                 self.console.capture_failure(snapshot.name, error, query)
             raise
+
+    def _watching(self, snapshot: Snapshot) -> AbstractContextManager[None]:
+        """While open, cancelling interrupts what this thread queries for a snapshot."""
+        adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+        return self._cancel.watching(adapter.cursor)
 
     def _query(self, snapshot: Snapshot, kwargs: Mapping[str, Any]) -> str | None:
         """The SQL of a batch, for its error message; best effort, Python models and seeds have none."""

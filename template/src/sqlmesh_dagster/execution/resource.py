@@ -231,8 +231,8 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
         try:
             while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
                 meanwhile()
-                if is_stopping():
-                    work.token.cancel()
+                if work.token.is_cancelled or is_stopping():
+                    work.token.cancel()  # again: an interrupt is lost between two queries
         except BaseException:
             work.token.cancel()
             raise
