@@ -170,6 +170,22 @@ def open_duckdb_state(context: Context) -> None:
         connection.create_engine_adapter().cursor  # noqa: B018
 
 
+def has_state_beside_data(context: Context) -> bool:
+    """Whether SQLMesh writes data and state to one DuckDB file, through one connection.
+
+    With a second database this is False: DuckDB writes to one only in a transaction.
+    """
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig
+
+    connection = context.connection_config
+    if context.config.get_state_connection(context.gateway) is not None:
+        return False
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return False
+    databases = [name for name in (connection.database, *(connection.catalogs or {})) if name]
+    return len(databases) == 1 == len(duckdb_files(connection))
+
+
 def _state_connection(context: Context) -> ConnectionConfig:
     return context.config.get_state_connection(context.gateway) or context.connection_config
 

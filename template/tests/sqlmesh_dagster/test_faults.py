@@ -110,6 +110,41 @@ def test_a_run_whose_leading_process_is_killed_ends_clearly_and_the_next_complet
     assert project.query("SELECT count(*) FROM demo__dev.appended") == [(1,)]
 
 
+@pytest.mark.parametrize("limit", [None, 2])
+def test_rows_that_were_appended_in_vain_are_not_appended_twice(
+    project: Project, instance: dg.DagsterInstance, limit: int | None
+) -> None:
+    """Promise: rows of an append-only model stay only with the record of their interval.
+
+    SQLMesh alone leaves them, and appends them again with the next run.
+    """
+    project.write(
+        "models/appended.sql",
+        """
+        MODEL (name demo.appended, kind INCREMENTAL_UNMANAGED, audits (allowed));
+        SELECT @start_ds::DATE AS day;
+        """,
+    )
+    project.write(
+        "audits/allowed.sql",
+        "AUDIT (name allowed); SELECT day FROM @this_model, main.refused WHERE day > until;",
+    )
+    project.execute("CREATE TABLE main.refused AS SELECT DATE '2030-01-01' AS until")
+    project.settings = {"environment": "prod", "undeployed_changes": "apply"}  # dev only warns
+    definitions = project.definitions(concurrency_limit=limit)
+    assert run_in_process(definitions, instance).success
+    project.execute("UPDATE main.refused SET until = '2000-01-01'")
+    refused = run_in_process(definitions, instance, now="2025-01-11T00:30:00")
+    assert "found 2 rows" in str(refused.failed)
+    assert project.query("SELECT count(*) FROM demo.appended") == [(1,)]
+    project.execute("UPDATE main.refused SET until = '2030-01-01'")
+    assert run_in_process(definitions, instance, now="2025-01-11T00:30:00").success
+    assert project.query("SELECT day::TEXT FROM demo.appended ORDER BY day") == [
+        ("2025-01-01",),
+        ("2025-01-10",),
+    ]
+
+
 def test_two_runs_at_once_are_serialised_and_duplicate_nothing(
     project: Project, tmp_path: Path
 ) -> None:

@@ -26,10 +26,12 @@ from sqlmesh.utils.errors import SQLMeshError
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.manifest import build_manifest
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.execution.appending import appended_once
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import (
+    has_state_beside_data,
     on_audit,
     open_duckdb_state,
     opened_adapter,
@@ -48,11 +50,17 @@ class CaptureScheduler(Scheduler):
     """SQLMesh's scheduler, that tells its console why a model failed and what each audit found."""
 
     def __init__(
-        self, *args: Any, cancel: CancelToken, selected: Collection[str] | None, **kwargs: Any
+        self,
+        *args: Any,
+        cancel: CancelToken,
+        selected: Collection[str] | None,
+        writes_state: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._cancel = cancel
         self._selected = selected
+        self._writes_state = writes_state
         if isinstance(self.console, CaptureConsole):
             on_audit(self.snapshot_evaluator, self.console.capture_audits)
 
@@ -70,7 +78,11 @@ class CaptureScheduler(Scheduler):
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
         try:
             adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
-            with self._cancel.watching(adapter.cursor):
+            is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
+            with (
+                self._cancel.watching(adapter.cursor),
+                appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
+            ):
                 return super().evaluate(snapshot, *args, **kwargs)
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
@@ -119,6 +131,7 @@ class CaptureContext(Context):
             notification_target_manager=self.notification_target_manager,
             cancel=self.cancel_token,
             selected=self.selected,
+            writes_state=has_state_beside_data(self),
         )
 
 
