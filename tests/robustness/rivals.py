@@ -146,17 +146,24 @@ class Platform:
     package: str
 
     @classmethod
-    def of(cls, render: Path, root: Path) -> Platform:
-        """A copy of a rendered project, without its ingestion and with other models."""
+    def of(cls, render: Path, root: Path, *models: str) -> Platform:
+        """A copy of a rendered project, without its ingestion and with these models, or all.
+
+        `WAIT_TIMEOUT` in the environment sets the factory's `wait_timeout`.
+        """
         shutil.copytree(render, root)
         (definitions,) = root.glob("src/*/definitions.py")
         (definitions.parent / "defs/ingest.py").unlink()
+        transform = definitions.parent / "defs/transform.py"
+        wait = 'wait_timeout=float(os.getenv("WAIT_TIMEOUT", "600")), enable_schedule='
+        transform.write_text(transform.read_text().replace("enable_schedule=", wait))
         sqlmesh = root / "sqlmesh_project"
         for folder in ("models", "audits", "external_models", "seeds", "tests", "macros"):
             shutil.rmtree(sqlmesh / folder, ignore_errors=True)
         for folder in ("models", "audits", "macros"):
             (sqlmesh / folder).mkdir()
-        for name, text in _MODELS.items():
+        for name in models or _MODELS:
+            text = _MODELS[name]
             (sqlmesh / "models" / name).write_text(dedent(text).lstrip())
         config = sqlmesh / "config.py"
         config.write_text(config.read_text().replace("enabled=True", "enabled=False"))  # the linter
