@@ -13,7 +13,7 @@ from sqlmesh.core.state_sync import StateReader
 from sqlmesh_dagster.execution.context import open_context
 from sqlmesh_dagster.execution.locks import ProjectLock
 from sqlmesh_dagster.execution.settings import ProjectSettings
-from sqlmesh_dagster.upstream import existing_state
+from sqlmesh_dagster.upstream import has_state
 
 _PROCESS_SECONDS = 5.0
 """How long a tick waits for another context of its own process before it skips."""
@@ -51,13 +51,9 @@ def find_due(settings: ProjectSettings, at: datetime) -> Due:
         return Due(obstacle=f"{lock.holder() or 'another process'} works on the project")
     try:
         with open_context(settings, load=False, process_timeout=_PROCESS_SECONDS) as context:
-            state = existing_state(context)
-            if state is None:
+            if not has_state(context):
                 return Due(is_new=True)
-            try:
-                return _answer(settings, state, at)
-            finally:
-                state.close()
+            return _answer(settings, context.state_reader, at)
     except duckdb.IOException as error:
         return Due(obstacle=f"the DuckDB file is in use: {error}")
     finally:

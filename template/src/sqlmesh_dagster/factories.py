@@ -103,6 +103,7 @@ def sqlmesh_definitions_factory(
     schedule_name: str | None = None,
     enable_schedule: bool = False,
     undeployed_changes: str | None = None,
+    execution: str = "shared",
     wait_timeout: float = 600.0,
     name: str = "sqlmesh",
 ) -> dg.Definitions:
@@ -122,6 +123,7 @@ def sqlmesh_definitions_factory(
         schedule_name: By default `<name>_adaptive_schedule`.
         enable_schedule: Whether the schedule runs from the start; it can be switched in the UI.
         undeployed_changes: `apply`, `warn` or `fail`, see `SQLMeshResource`.
+        execution: `shared` or `per_step`, see `SQLMeshResource`.
         wait_timeout: Seconds to wait for another run or process that holds the project.
         name: Keeps several projects of one code location apart: prefix of job and resource keys.
 
@@ -148,6 +150,7 @@ def sqlmesh_definitions_factory(
         environment=environment,
         concurrency_limit=concurrency_limit,
         undeployed_changes=undeployed_changes,
+        execution=execution,
         wait_timeout=wait_timeout,
         translator=translator or SQLMeshTranslator(external_asset_mapping),
     )

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sqlmesh.core.engine_adapter.base import EngineAdapter
     from sqlmesh.core.model import Model
     from sqlmesh.core.snapshot import SnapshotEvaluator
-    from sqlmesh.core.state_sync import StateSync
 
 # ---------------------------------------------------------------------------- Dagster
 
@@ -140,19 +139,23 @@ def opened_adapter(context: Context) -> EngineAdapter | None:
     return context._engine_adapter
 
 
-def existing_state(context: Context) -> StateSync | None:
-    """The project's state, or None where there is none yet; unlike `Context.state_sync` it creates nothing.
+def has_state(context: Context) -> bool:
+    """Whether the project has a state; unlike `Context.state_sync` it creates none, nor a file.
 
-    The caller closes it.
+    A DuckDB file with a state stays open, for the context to go on with; `Context.close` releases it.
+
+    Raises:
+        duckdb.IOException: Another process holds the state's file.
     """
-    if any(not path.exists() for path in duckdb_files(_state_connection(context))):
-        return None
+    files = duckdb_files(state_connection(context))
+    if any(not path.exists() for path in files):
+        return False
     open_duckdb_state(context)
     state = context.config.get_scheduler(context.gateway).create_state_sync(context)
-    if state.get_versions(validate=False).schema_version == 0:
+    is_there = state.get_versions(validate=False).schema_version != 0
+    if not (files and is_there):  # elsewhere the connection is one of its own
         state.close()
-        return None
-    return state
+    return is_there
 
 
 def open_duckdb_state(context: Context) -> None:
@@ -165,7 +168,7 @@ def open_duckdb_state(context: Context) -> None:
     Raises:
         duckdb.IOException: Another process holds the file.
     """
-    connection = _state_connection(context)
+    connection = state_connection(context)
     if duckdb_files(connection):
         connection.create_engine_adapter().cursor  # noqa: B018
 
@@ -186,7 +189,8 @@ def has_state_beside_data(context: Context) -> bool:
     return len(databases) == 1 == len(duckdb_files(connection))
 
 
-def _state_connection(context: Context) -> ConnectionConfig:
+def state_connection(context: Context) -> ConnectionConfig:
+    """Where the project's state is: the warehouse, unless the gateway names a place of its own."""
     return context.config.get_state_connection(context.gateway) or context.connection_config
 
 

@@ -99,10 +99,10 @@ _PARAMETERS = {
         "snapshots",
     ),
     "sqlmesh.core.state_sync:StateReader.get_versions": (
-        "upstream.existing_state tells a new state by it",
+        "upstream.has_state tells a new state by it",
         "validate",
     ),
-    "sqlmesh.core.config:Config.get_scheduler": ("upstream.existing_state", "gateway_name"),
+    "sqlmesh.core.config:Config.get_scheduler": ("upstream.has_state", "gateway_name"),
     "sqlmesh.core.config:Config.get_connection": ("context.py limits tasks", "gateway_name"),
     "sqlmesh.core.config:Config.get_state_connection": ("upstream.py finds files", "gateway_name"),
     "sqlmesh.utils.cron:CroniterCache.__init__": ("manifest.py measures crons", "cron time tz"),
@@ -401,27 +401,25 @@ def test_a_context_keeps_its_adapter_where_it_is_looked_for(project: Project) ->
 
 
 def test_a_state_is_looked_at_without_being_made(project: Project) -> None:
-    """Promise: `upstream.existing_state` creates neither a file nor a table."""
+    """Promise: `upstream.has_state` creates neither a file nor a table."""
     context = Context(paths=str(project.root), load=False)
-    assert upstream.existing_state(context) is None
+    assert not upstream.has_state(context)
     context.close()
     assert not project.database.exists()
     project.execute("CREATE TABLE main.mine AS SELECT 1 AS id")
     context = Context(paths=str(project.root), load=False)
-    assert upstream.existing_state(context) is None
+    assert not upstream.has_state(context)
     context.close()
     assert project.query("SELECT table_name FROM duckdb_tables()") == [("mine",)]
 
 
 def test_a_deployed_state_is_found(project: Project, heard: _Heard) -> None:
-    """Promise: `upstream.existing_state` reads what a plan wrote."""
+    """Promise: `upstream.has_state` sees what a plan wrote."""
     project.model("full", "SELECT 1::INT AS id")
     _planned(project).close()
     context = Context(paths=str(project.root), load=False)
-    state = upstream.existing_state(context)
-    assert state is not None
-    assert state.get_environment("prod") is not None
-    state.close()
+    assert upstream.has_state(context)
+    assert context.state_reader.get_environment("prod") is not None
     context.close()
 
 

@@ -162,8 +162,10 @@ def open_context(
     context: CaptureContext | None = None
     try:
         set_console(console or NoopConsole())
-        context = _new_context(settings, load=load)
+        context = _new_context(settings)
         context.cancel_token = cancel or CancelToken()
+        if load:
+            load_files(context, settings)
         yield context
     finally:
         try:
@@ -192,18 +194,27 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
     """
     adapter = context.engine_adapter
     try:
-        _retry_while_locked(lambda: adapter.cursor, settings, CancelToken())
+        _retry_while_locked(lambda: adapter.cursor, settings, CancelToken(), _log.log)
     except duckdb.Error as error:
         raise explained(error, settings) from error
     return adapter
 
 
 def wait_for_database(
-    context: CaptureContext, settings: ProjectSettings, cancel: CancelToken
+    context: CaptureContext, settings: ProjectSettings, log: Callable[[int, str], None]
 ) -> None:
-    """Opens the state, waiting while another process holds its DuckDB file."""
-    _retry_while_locked(lambda: open_duckdb_state(context), settings, cancel)
-    context.state_sync  # noqa: B018  opens it, and creates it in an empty database
+    """Opens the state's DuckDB file, if it is one, waiting while another process holds it."""
+    _retry_while_locked(lambda: open_duckdb_state(context), settings, context.cancel_token, log)
+
+
+def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
+    """Loads the project's files into a context that was opened without them.
+
+    Raises:
+        ProjectLoadError: A file is broken.
+    """
+    with _load_errors_told(settings), single_process_loading():
+        context.load()
 
 
 def explained(error: Exception, settings: ProjectSettings) -> Exception:
@@ -222,28 +233,31 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
     return error
 
 
-def _new_context(settings: ProjectSettings, *, load: bool) -> CaptureContext:
+def _new_context(settings: ProjectSettings) -> CaptureContext:
     if not settings.project_path.is_dir():
         raise errors.ProjectLoadError(
             f"There is no SQLMesh project at `{settings.project_dir}`. Set `project_dir` to the"
             " folder that holds SQLMesh's `config.yaml` or `config.py`."
         )
+    with _load_errors_told(settings):
+        context = CaptureContext(
+            paths=str(settings.project_path),
+            gateway=settings.gateway,
+            load=False,
+            concurrent_tasks=settings.concurrency_limit,
+        )
+        if settings.concurrency_limit:
+            # `concurrent_tasks` of a context does not reach its connection pool
+            context.config.get_connection(
+                context.gateway
+            ).concurrent_tasks = settings.concurrency_limit
+    return context
+
+
+@contextmanager
+def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
     try:
-        with single_process_loading():
-            context = CaptureContext(
-                paths=str(settings.project_path),
-                gateway=settings.gateway,
-                load=False,
-                concurrent_tasks=settings.concurrency_limit,
-            )
-            if settings.concurrency_limit:
-                # `concurrent_tasks` of a context does not reach its connection pool
-                context.config.get_connection(
-                    context.gateway
-                ).concurrent_tasks = settings.concurrency_limit
-            if load:
-                context.load()
-            return context
+        yield
     except Exception as error:
         message = _ANSI.sub("", str(error)).strip()
         raise errors.ProjectLoadError(
@@ -261,10 +275,14 @@ def _release(context: CaptureContext) -> None:
 
 
 def _retry_while_locked(
-    connect: Callable[[], object], settings: ProjectSettings, cancel: CancelToken
+    connect: Callable[[], object],
+    settings: ProjectSettings,
+    cancel: CancelToken,
+    log: Callable[[int, str], None],
 ) -> None:
-    """Waits while another process holds a DuckDB file, up to `settings.wait_timeout`."""
+    """Waits while another process holds a DuckDB file, up to `settings.wait_timeout`; says so once."""
     deadline = time.monotonic() + settings.wait_timeout
+    has_said = False
     while True:
         try:
             connect()
@@ -274,4 +292,11 @@ def _retry_while_locked(
                 raise RunCancelled from error
             if "lock" not in str(error) or time.monotonic() > deadline:
                 raise
+            if not has_said:
+                has_said = True
+                log(
+                    logging.INFO,
+                    "Waiting for the process that holds the DuckDB file, for"
+                    f" {settings.wait_timeout:g} s at most. {error}",
+                )
             time.sleep(_RETRY_SECONDS)

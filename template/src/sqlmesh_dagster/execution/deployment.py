@@ -12,37 +12,44 @@ from sqlmesh.utils.errors import SQLMeshError
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.manifest import fingerprint_text
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.console import CaptureConsole
-from sqlmesh_dagster.execution.context import CaptureContext, open_context, wait_for_database
+from sqlmesh_dagster.execution.context import CaptureContext, load_files, wait_for_database
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.execution.state_lock import StateLock
+from sqlmesh_dagster.upstream import has_state
 
 
 def prepare_environment(
+    context: CaptureContext,
     settings: ProjectSettings,
     options: RunOptions,
     manifest: Manifest,
     console: CaptureConsole,
     log: Callable[[int, str], None],
-    cancel: CancelToken,
+    lock: StateLock,
 ) -> None:
-    """Compares the files with what the environment runs, and does what the settings say."""
-    with open_context(settings, load=False, cancel=cancel) as context:
-        wait_for_database(context, settings, cancel)
-        environment = context.state_reader.get_environment(settings.environment)
-    changed = changed_nodes(manifest, environment)
-    if environment is not None and not changed:
+    """Compares the files with what the environment runs, and does what the settings say.
+
+    Raises:
+        EnvironmentMissingError: There is none, and the settings don't let a run create it.
+        UndeployedChangesError: The files differ, and the settings forbid that.
+        PlanFailedError: They were to be deployed, and cannot be.
+    """
+    environment = _environment(context, settings)
+    what = _difference(settings, manifest, environment)
+    if what is None:
         return
     policy = settings.undeployed_changes
-    what = (
-        f"Local changes of {_shortened(changed)} are not deployed to environment"
-        f" `{settings.environment}`."
-        if environment is not None
-        else f"Environment `{settings.environment}` does not exist yet."
-    )
     if policy == "apply":
-        log(logging.INFO, f"{what} Deploying the project's files.")
-        _deploy(settings, options, environment, console, cancel)
+        with lock.comparing():
+            environment = _environment(context, settings)
+            what = _difference(settings, manifest, environment)
+            if what is None:  # another step deployed it meanwhile
+                return
+            with lock.alone():
+                wait_for_database(context, settings, log)
+                log(logging.INFO, f"{what} Deploying the project's files.")
+                _deploy(context, settings, options, environment, console)
     elif environment is None:
         raise errors.EnvironmentMissingError(f"{what} {settings.plan_hint}")
     elif policy == "fail":
@@ -77,12 +84,33 @@ def deployed_snapshots(context: CaptureContext, settings: ProjectSettings) -> di
     return {snapshot.name: snapshot for snapshot in snapshots.values()}
 
 
+def _environment(context: CaptureContext, settings: ProjectSettings) -> Environment | None:
+    """What is deployed; a database without a state is left as it is."""
+    if not has_state(context):
+        return None
+    return context.state_reader.get_environment(settings.environment)
+
+
+def _difference(
+    settings: ProjectSettings, manifest: Manifest, environment: Environment | None
+) -> str | None:
+    if environment is None:
+        return f"Environment `{settings.environment}` does not exist yet."
+    changed = changed_nodes(manifest, environment)
+    if not changed:
+        return None
+    return (
+        f"Local changes of {_shortened(changed)} are not deployed to environment"
+        f" `{settings.environment}`."
+    )
+
+
 def _deploy(
+    context: CaptureContext,
     settings: ProjectSettings,
     options: RunOptions,
     environment: Environment | None,
     console: CaptureConsole,
-    cancel: CancelToken,
 ) -> None:
     """Plans and applies without prompts; the run that follows builds the selected models.
 
@@ -92,10 +120,8 @@ def _deploy(
     with them, one forward-only model makes SQLMesh build every model since yesterday only.
     """
     is_production = settings.environment == "prod"
-    with (
-        console.planning(),
-        open_context(settings, load=True, console=console, cancel=cancel) as context,
-    ):
+    load_files(context, settings)
+    with console.planning():
         try:
             context.plan(
                 settings.environment,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from sqlmesh_dagster.errors import EnvironmentBusyError
+from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25
 
 
@@ -55,21 +58,23 @@ class ProjectLock:
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
             return ""
 
-    def patience(self, holder: str, timeout: float) -> Patience:
-        """How long `holder` goes on waiting for this lock."""
-        return Patience(self, holder, timeout)
-
     @contextmanager
-    def held(self, holder: str, timeout: float) -> Iterator[None]:
-        """Takes the lock, waiting for it.
+    def held(
+        self,
+        holder: str,
+        timeout: float,
+        cancel: CancelToken | None = None,
+        say: Callable[[str], None] = _log.info,
+    ) -> Iterator[None]:
+        """Takes the lock, waiting for it; see `Patience`.
 
         Raises:
             EnvironmentBusyError: Somebody else kept it for longer than `timeout` seconds.
+            RunCancelled: Cancelled while waiting.
         """
-        patience = self.patience(holder, timeout)
-        while not self.try_acquire(holder):
-            patience.check()
-            time.sleep(_POLL_SECONDS)
+        wait_for(
+            lambda: self.try_acquire(holder), Patience(holder, timeout, say), self.holder, cancel
+        )
         try:
             yield
         finally:
@@ -77,25 +82,58 @@ class ProjectLock:
 
 
 class Patience:
-    """Waits for others for a limited time, and for other steps of the same Dagster run without limit."""
+    """Waits for others for a limited time, and for other steps of the same Dagster run without limit.
 
-    def __init__(self, lock: ProjectLock, holder: str, timeout: float) -> None:
-        self._lock = lock
+    Args:
+        holder: Who waits.
+        timeout: Seconds to wait for anybody else.
+        say: Told once whom this waits for.
+    """
+
+    def __init__(self, holder: str, timeout: float, say: Callable[[str], None] = _log.info) -> None:
         self._holder = holder
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
+        self._say = say
+        self._said: str | None = None
 
-    def check(self) -> None:
-        """Call it each time the lock was found taken.
+    def check(self, other: str) -> None:
+        """Call it each time the lock was found taken, with the name of who has it.
 
         Raises:
             EnvironmentBusyError: Somebody else kept the lock for longer than the timeout.
         """
-        other = self._lock.holder()
         if other == self._holder:
             self._deadline = time.monotonic() + self._timeout
-        elif time.monotonic() > self._deadline:
+            return
+        name = other or "another process"
+        if time.monotonic() > self._deadline:
             raise EnvironmentBusyError(
-                f"Waited {self._timeout:g} s for {other or 'another process'}, which works on the"
-                " same SQLMesh project. Let it finish, or raise `wait_timeout`."
+                f"Waited {self._timeout:g} s for {name}, which works on the same SQLMesh project."
+                " Let it finish, or raise `wait_timeout`."
             )
+        if name != self._said:
+            self._said = name
+            self._say(
+                f"Waiting for {name}, which works on the same SQLMesh project,"
+                f" for {self._timeout:g} s at most."
+            )
+
+
+def wait_for(
+    try_acquire: Callable[[], bool],
+    patience: Patience,
+    holder: Callable[[], str],
+    cancel: CancelToken | None = None,
+) -> None:
+    """Tries until it succeeds.
+
+    Raises:
+        EnvironmentBusyError: The patience is at its end.
+        RunCancelled: Cancelled meanwhile.
+    """
+    while not try_acquire():
+        if cancel is not None and cancel.is_cancelled:
+            raise RunCancelled
+        patience.check(holder())
+        time.sleep(_POLL_SECONDS)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import anyio.from_thread
 import anyio.to_thread
@@ -23,6 +23,7 @@ from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.locks import ProjectLock
 from sqlmesh_dagster.execution.settings import (
+    Execution,
     ProjectSettings,
     RunOptions,
     UndeployedChanges,
@@ -39,6 +40,9 @@ _POLL_SECONDS = 0.2
 _POLLS_PER_QUERY = 10
 _INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
 """What `EnvVar.int` returns; Dagster exports no name for it."""
+_UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
+_EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+_Choice = TypeVar("_Choice", bound=str)
 _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
@@ -89,6 +93,10 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
     undeployed_changes: str | None = None
     """What a run does about local changes that are not deployed, and about an environment that does
     not exist yet: `apply`, `warn` or `fail`. By default `fail` for `prod` and `apply` elsewhere."""
+    execution: str = "shared"
+    """`shared`: one sqlmesh run for each Dagster run, whose steps share the instance's storage folder.
+    `per_step`: each step runs its own model only, for steps on several hosts; let the SQLMesh state
+    be on Postgres then, which also keeps runs of different hosts apart."""
     wait_timeout: float = 600.0
     """Seconds to wait for another run, plan or process that holds the project or its DuckDB file."""
     translator: dg.ResourceDependency[SQLMeshTranslator] = SQLMeshTranslator()  # type: ignore[assignment]
@@ -111,21 +119,15 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
             )
         policy = "fail" if environment == "prod" else "apply"
         if self.undeployed_changes is not None:
-            policy = _text("undeployed_changes", self.undeployed_changes)
-        for known in get_args(UndeployedChanges):
-            if policy == known:
-                return ProjectSettings(
-                    project_dir=str(
-                        Path(_text("project_dir", self.project_dir)).expanduser().resolve()
-                    ),
-                    gateway=_text("gateway", self.gateway) if self.gateway else None,
-                    environment=environment,
-                    concurrency_limit=limit,
-                    undeployed_changes=known,
-                    wait_timeout=self.wait_timeout,
-                )
-        raise InvalidSettingError(
-            f"`undeployed_changes` is `{policy}`. Use one of: {', '.join(get_args(UndeployedChanges))}."
+            policy = self.undeployed_changes
+        return ProjectSettings(
+            project_dir=str(Path(_text("project_dir", self.project_dir)).expanduser().resolve()),
+            gateway=_text("gateway", self.gateway) if self.gateway else None,
+            environment=environment,
+            concurrency_limit=limit,
+            undeployed_changes=_choice("undeployed_changes", policy, _UNDEPLOYED_CHANGES),
+            execution=_choice("execution", self.execution, _EXECUTIONS),
+            wait_timeout=self.wait_timeout,
         )
 
     @contextmanager
@@ -180,10 +182,12 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
         self._finish_work()
         self._work = _Work(work)
 
-    def run_work(self, work: Callable[[CancelToken], None]) -> None:
+    def run_work(
+        self, work: Callable[[CancelToken], None], meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         """Runs `work` in a worker thread, and waits for it; raises what it raises."""
         self.start_work(work)
-        self._finish_work()
+        self._finish_work(meanwhile=meanwhile)
 
     def cancel_work(self) -> None:
         """Stops SQLMesh; returns at once."""
@@ -209,13 +213,18 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
             )
         )
 
-    def _finish_work(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
+    def _finish_work(
+        self,
+        is_stopping: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         """Waits for the end of the work, if there is one; raises what it raised."""
         work = self._work
         if work is None:
             return
         try:
             while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
+                meanwhile()
                 if is_stopping():
                     work.token.cancel()
         except BaseException:
@@ -272,6 +281,19 @@ def _text(name: str, value: Any) -> str:
     if not value:
         raise InvalidSettingError(f"`{name}` is empty.")
     return str(value)
+
+
+def _choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
+    """A setting's text, if it is one of the choices.
+
+    Raises:
+        InvalidSettingError: It is not.
+    """
+    text = _text(name, value)
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise InvalidSettingError(f"`{name}` is `{text}`. Use one of: {', '.join(choices)}.")
 
 
 def _number(name: str, value: int | None) -> int | None:

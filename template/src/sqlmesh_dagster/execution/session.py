@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from sqlmesh.core.audit import StandaloneAudit
@@ -21,93 +23,106 @@ from sqlmesh_dagster.execution.context import (
 from sqlmesh_dagster.execution.deployment import deployed_snapshots, prepare_environment
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.execution.state_lock import state_lock
 
 
-def run_models(
-    settings: ProjectSettings,
-    options: RunOptions,
-    fqns: Collection[str],
-    tell: Callable[[ModelOutcome], None],
-    log: Callable[[int, str], None],
-    cancel: CancelToken,
-    manifest: Manifest,
-) -> None:
-    """One `sqlmesh run` of exactly these models; tells the outcome of each.
+@dataclass(frozen=True)
+class Session:
+    """SQLMesh's part of a Dagster run: what it works on, and whom it tells.
 
-    Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns normally
-    whatever happens to the models; an error of the whole run is told for every model.
+    Attributes:
+        manifest: The project's files, to tell local changes from what is deployed.
+        holder: How the Dagster run names itself to those who wait for it.
+        log: Receives a logging level and a message.
     """
-    console = CaptureConsole(fqns, tell, log)
-    try:
-        prepare_environment(settings, options, manifest, console, log, cancel)
-        with open_context(settings, load=False, console=console, cancel=cancel) as context:
-            wait_for_database(context, settings, cancel)
-            _limit_environment_wait(context, settings)
-            snapshots = deployed_snapshots(context, settings)
-            execution_time = options.execution_time or datetime.now(timezone.utc)
-            deployed = console.begin(snapshots, execution_time, settings.plan_hint)
-            if deployed:
-                context.selected = deployed
-                context.run(
+
+    settings: ProjectSettings
+    options: RunOptions
+    manifest: Manifest
+    holder: str
+    log: Callable[[int, str], None]
+    cancel: CancelToken
+
+    def run_models(self, fqns: Collection[str], tell: Callable[[ModelOutcome], None]) -> None:
+        """One `sqlmesh run` of exactly these models; tells the outcome of each.
+
+        Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns
+        normally whatever happens to the models; an error of the whole run is told for every model.
+        """
+        console = CaptureConsole(fqns, tell, self.log)
+        options, settings = self.options, self.settings
+        try:
+            with self._prepared(console, fqns) as context:
+                _limit_environment_wait(context, settings)
+                snapshots = deployed_snapshots(context, settings)
+                execution_time = options.execution_time or datetime.now(timezone.utc)
+                deployed = console.begin(snapshots, execution_time, settings.plan_hint)
+                if deployed:
+                    context.selected = deployed
+                    context.run(
+                        settings.environment,
+                        start=options.start,
+                        end=options.end,
+                        execution_time=execution_time,
+                        ignore_cron=options.ignore_cron,
+                        skip_janitor=options.skip_janitor,
+                    )
+        except Exception as error:
+            if not self.cancel.is_cancelled:
+                console.fail(as_error(explained(error, settings)))
+                return
+        console.finish(CANCELLED if self.cancel.is_cancelled else None)
+
+    def audit(self, name: str) -> ModelOutcome:
+        """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
+
+        Covers every interval that is recorded as done, unless the options narrow it.
+
+        Args:
+            name: A model's FQN, or a standalone audit's name.
+
+        Raises:
+            SQLMeshDagsterError: The environment or the database is not available.
+        """
+        told: list[ModelOutcome] = []
+        console = CaptureConsole([name], told.append, self.log, audit_only=True)
+        options, settings = self.options, self.settings
+        try:
+            with self._prepared(console, [name]) as context:
+                snapshots = deployed_snapshots(context, settings)
+                execution_time = options.execution_time or datetime.now(timezone.utc)
+                if not console.begin(snapshots, execution_time, settings.plan_hint):
+                    return told[0]
+                span = _audited_span(snapshots[name], snapshots, options, execution_time)
+                if span is None:
+                    return ModelOutcome(name, "up_to_date", reason="it has never been built")
+                start, end = span
+                scheduler = context.scheduler(environment=settings.environment)
+                scheduler.audit(
                     settings.environment,
-                    start=options.start,
-                    end=options.end,
+                    start,
+                    end,
                     execution_time=execution_time,
-                    ignore_cron=options.ignore_cron,
-                    skip_janitor=options.skip_janitor,
+                    ignore_cron=True,
+                    selected_snapshots={name},
                 )
-    except Exception as error:
-        if not cancel.is_cancelled:
-            console.fail(as_error(explained(error, settings)))
-            return
-    console.finish(CANCELLED if cancel.is_cancelled else None)
+            console.finish(("up_to_date", "SQLMesh found nothing to audit"))
+        except Exception as error:
+            raise explained(error, settings) from error
+        return told[0]
 
-
-def audit_snapshots(
-    settings: ProjectSettings,
-    options: RunOptions,
-    name: str,
-    log: Callable[[int, str], None],
-    cancel: CancelToken,
-    manifest: Manifest,
-) -> ModelOutcome:
-    """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
-
-    Covers every interval that is recorded as done, unless `options` narrow it.
-
-    Args:
-        name: A model's FQN, or a standalone audit's name.
-
-    Raises:
-        SQLMeshDagsterError: The environment or the database is not available.
-    """
-    told: list[ModelOutcome] = []
-    console = CaptureConsole([name], told.append, log, audit_only=True)
-    try:
-        prepare_environment(settings, options, manifest, console, log, cancel)
-        with open_context(settings, load=False, console=console, cancel=cancel) as context:
-            wait_for_database(context, settings, cancel)
-            snapshots = deployed_snapshots(context, settings)
-            execution_time = options.execution_time or datetime.now(timezone.utc)
-            if not console.begin(snapshots, execution_time, settings.plan_hint):
-                return told[0]
-            span = _audited_span(snapshots[name], snapshots, options, execution_time)
-            if span is None:
-                return ModelOutcome(name, "up_to_date", reason="it has never been built")
-            start, end = span
-            scheduler = context.scheduler(environment=settings.environment)
-            scheduler.audit(
-                settings.environment,
-                start,
-                end,
-                execution_time=execution_time,
-                ignore_cron=True,
-                selected_snapshots={name},
-            )
-        console.finish(("up_to_date", "SQLMesh found nothing to audit"))
-    except Exception as error:
-        raise explained(error, settings) from error
-    return told[0]
+    @contextmanager
+    def _prepared(self, console: CaptureConsole, fqns: Collection[str]) -> Iterator[CaptureContext]:
+        """A context whose environment runs what it should, and on which nobody else works."""
+        settings, cancel, log = self.settings, self.cancel, self.log
+        with (
+            open_context(settings, load=False, console=console, cancel=cancel) as context,
+            state_lock(context, settings, self.holder, cancel, log) as lock,
+        ):
+            wait_for_database(context, settings, log)
+            prepare_environment(context, settings, self.options, self.manifest, console, log, lock)
+            with lock.alone() if settings.execution == "shared" else lock.on_models(fqns):
+                yield context
 
 
 def _limit_environment_wait(context: CaptureContext, settings: ProjectSettings) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
+Execution = Literal["shared", "per_step"]
 
 
 def environment_name(text: str) -> str:
@@ -27,6 +28,8 @@ class ProjectSettings:
         concurrency_limit: Models that SQLMesh builds at once; None for the connection's own
             `concurrent_tasks`.
         undeployed_changes: What a run does when the files differ from what the environment runs.
+        execution: `shared`, one sqlmesh run for each Dagster run, whose steps share a folder; or
+            `per_step`, each step runs its own model, as steps on several hosts must.
         wait_timeout: Seconds to wait for another run, plan or process that holds the project.
     """
 
@@ -35,6 +38,7 @@ class ProjectSettings:
     environment: str
     concurrency_limit: int | None
     undeployed_changes: UndeployedChanges
+    execution: Execution
     wait_timeout: float
 
     @property

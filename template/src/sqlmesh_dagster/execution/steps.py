@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
 from sqlmesh_dagster.execution import events
 from sqlmesh_dagster.execution.cancel import CancelToken
-from sqlmesh_dagster.execution.locks import ProjectLock
+from sqlmesh_dagster.execution.locks import Patience, ProjectLock
 from sqlmesh_dagster.execution.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import RunResults, SQLMeshResultsResource
 from sqlmesh_dagster.execution.selection import select_models
 from sqlmesh_dagster.execution.settings import RunOptions
 from sqlmesh_dagster.upstream import output_without_materialization, run_plan, succeeded_steps
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.execution.session import Session
 
 _log = logging.getLogger(__name__)
 StepEvent = dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation | dg.Output[None]
@@ -77,7 +81,8 @@ def materialize_model(
     if asset.spec.key not in context.selected_asset_keys:
         yield from _audit(step, asset.model.name, asset.model.fqn, selected)
         return
-    outcome = _wait_for(step, asset.model.fqn)
+    is_shared = step.resource.settings.execution == "shared"
+    outcome = (_wait_for if is_shared else _build_alone)(step, asset.model.fqn)
     if outcome.status == "executed":
         yield events.materialization(asset, outcome)
     elif outcome.status in _SUCCESSES:
@@ -100,7 +105,7 @@ def _wait_for(step: Step, fqn: str) -> ModelOutcome:
     """The model's outcome in this attempt of the step; leads a sqlmesh run if nobody does."""
     results = step.results
     before = len(results.of(fqn)) if step.context.retry_number else 0
-    patience = step.lock.patience(step.holder, step.resource.wait_timeout)
+    patience = Patience(step.holder, step.resource.wait_timeout, step.context.log.info)
     pause = _POLL_SECONDS
     try:
         while True:
@@ -108,7 +113,7 @@ def _wait_for(step: Step, fqn: str) -> ModelOutcome:
             if len(outcomes) > before:
                 return outcomes[before]
             if not step.lock.try_acquire(step.holder):
-                patience.check()
+                patience.check(step.lock.holder())
             elif len(results.of(fqn)) > before:  # told between the look and the lock
                 step.lock.release()
             else:
@@ -140,16 +145,11 @@ def _lead(step: Step, results: RunResults) -> None:
     def tell(outcome: ModelOutcome) -> None:
         told.add(outcome.fqn)
         results.append(outcome)
-        if outcome.fqn not in selected:
-            _report_besides(step, outcome)
+        _report_besides(step, outcome, selected)
 
     def work(cancel: CancelToken) -> None:
         try:
-            from sqlmesh_dagster.execution.session import run_models  # imports SQLMesh
-
-            settings, manifest = step.resource.settings, step.project.manifest
-            say = step.resource.say
-            run_models(settings, step.options, selected, tell, say, cancel, manifest)
+            _session(step, cancel).run_models(selected, tell)
         except Exception as error:  # a step waits for each outcome, whatever happens
             _log.exception("The sqlmesh run ended unexpectedly.")
             failure = ErrorOutcome(type(error).__name__, str(error))
@@ -178,15 +178,17 @@ def _select(step: Step, results: RunResults) -> tuple[str, ...]:
     return selected
 
 
-def _report_besides(step: Step, outcome: ModelOutcome) -> None:
-    """Records a model that a plan built although no step of this Dagster run stands for it."""
-    key = step.project.keys_by_fqn.get(outcome.fqn)
-    if key is not None:
-        step.context.instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                key, description=outcome.reason, metadata=events.metadata(outcome)
-            )
-        )
+def _build_alone(step: Step, fqn: str) -> ModelOutcome:
+    """A sqlmesh run of this step's own model, which shares nothing with other steps."""
+    step.context.log.info("Starting one sqlmesh run for this model alone.")
+    told: dict[str, ModelOutcome] = {}
+
+    def tell(outcome: ModelOutcome) -> None:
+        told[outcome.fqn] = outcome
+        _report_besides(step, outcome, [fqn])
+
+    _run_work(step, lambda cancel: _session(step, cancel).run_models([fqn], tell))
+    return told[fqn]
 
 
 def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.AssetCheckResult]:
@@ -194,15 +196,19 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
     told: list[ModelOutcome] = []
 
     def work(cancel: CancelToken) -> None:
-        from sqlmesh_dagster.execution.session import audit_snapshots  # imports SQLMesh
+        session = _session(step, cancel)
+        if session.settings.execution == "shared":
+            with step.lock.held(
+                step.holder,
+                session.settings.wait_timeout,
+                cancel,
+                lambda text: step.resource.say(logging.INFO, text),
+            ):
+                told.append(session.audit(snapshot))
+        else:
+            told.append(session.audit(snapshot))
 
-        settings = step.resource.settings
-        with step.lock.held(step.holder, settings.wait_timeout):
-            say, manifest = step.resource.say, step.project.manifest
-            told.append(audit_snapshots(settings, step.options, snapshot, say, cancel, manifest))
-
-    step.resource.run_work(work)
-    _pass_on_messages(step)
+    _run_work(step, work)
     (outcome,) = told
     if outcome.status in _SUCCESSES:
         step.context.log.warning(f"The audits of {name} did not run: {outcome.reason}.")
@@ -210,6 +216,39 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
         yield from events.check_results(checks, outcome)
     else:
         events.raise_for(name, outcome)
+
+
+def _report_besides(step: Step, outcome: ModelOutcome, selected: Collection[str]) -> None:
+    """Records a model that a plan built although no step of this Dagster run stands for it."""
+    key = step.project.keys_by_fqn.get(outcome.fqn)
+    if key is not None and outcome.fqn not in selected:
+        step.context.instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                key, description=outcome.reason, metadata=events.metadata(outcome)
+            )
+        )
+
+
+def _session(step: Step, cancel: CancelToken) -> Session:
+    """SQLMesh's part of this Dagster run; made in the worker thread, because SQLMesh is imported here."""
+    from sqlmesh_dagster.execution.session import Session
+
+    return Session(
+        settings=step.resource.settings,
+        options=step.options,
+        manifest=step.project.manifest,
+        holder=step.holder,
+        log=step.resource.say,
+        cancel=cancel,
+    )
+
+
+def _run_work(step: Step, work: Callable[[CancelToken], None]) -> None:
+    """Waits for the end of `work`, and passes on meanwhile what it says."""
+    try:
+        step.resource.run_work(work, lambda: _pass_on_messages(step))
+    finally:
+        _pass_on_messages(step)
 
 
 def _pass_on_messages(step: Step) -> None:
