@@ -214,10 +214,10 @@ class Platform:
         }
 
     def intervals(self) -> dict[str, list[tuple[int, int]]]:
-        """What SQLMesh has recorded as done, merged; nothing of it twice."""
+        """What SQLMesh has recorded as done, by name and version, merged; nothing of it twice."""
         merged: dict[str, list[tuple[int, int]]] = {}
         for name, start, end in self.query(
-            "SELECT name, start_ts, end_ts FROM sqlmesh._intervals WHERE NOT is_removed ORDER BY ALL"
+            "SELECT name || version, start_ts, end_ts FROM sqlmesh._intervals WHERE NOT is_removed ORDER BY ALL"
         ):
             done = merged.setdefault(name, [])
             if done and start < done[-1][1]:

@@ -31,9 +31,12 @@ from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import (
+    close_duckdb_state,
+    duckdb_files,
     has_state_beside_data,
     on_audit,
     open_duckdb_state,
+    open_whole,
     opened_adapter,
     single_process_loading,
 )
@@ -194,7 +197,7 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
     """
     adapter = context.engine_adapter
     try:
-        _retry_while_locked(lambda: adapter.cursor, settings, CancelToken(), _log.log)
+        _retry_while_locked(lambda: open_whole(adapter), settings, CancelToken(), _log.log)
     except duckdb.Error as error:
         raise explained(error, settings) from error
     return adapter
@@ -203,8 +206,14 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
 def wait_for_database(
     context: CaptureContext, settings: ProjectSettings, log: Callable[[int, str], None]
 ) -> None:
-    """Opens the state's DuckDB file, if it is one, waiting while another process holds it."""
-    _retry_while_locked(lambda: open_duckdb_state(context), settings, context.cancel_token, log)
+    """Opens the DuckDB files of state and data, if they are such, waiting for who holds them."""
+
+    def connect() -> None:
+        open_duckdb_state(context)
+        if duckdb_files(context.connection_config):
+            open_whole(context.engine_adapter)
+
+    _retry_while_locked(connect, settings, context.cancel_token, log)
 
 
 def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
@@ -272,6 +281,7 @@ def _release(context: CaptureContext) -> None:
     adapter = opened_adapter(context)
     if adapter is not None:  # used on its own, it is not among what `close` knows
         adapter.close()
+    close_duckdb_state(context)
 
 
 def _retry_while_locked(
