@@ -20,6 +20,7 @@ from sqlmesh_dagster.definition.translator import SQLMeshTranslator
 from sqlmesh_dagster.errors import (
     AuditFailedError,
     DatabaseLockedError,
+    DatabaseUnavailableError,
     DuplicateAssetKeyError,
     EnvironmentBusyError,
     EnvironmentMissingError,
@@ -30,6 +31,7 @@ from sqlmesh_dagster.errors import (
     PlanFailedError,
     ProjectLoadError,
     SQLMeshDagsterError,
+    StateVersionError,
     UndeployedChangesError,
 )
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
@@ -46,6 +48,7 @@ __all__ = [
     "AuditRecord",
     "ColumnRecord",
     "DatabaseLockedError",
+    "DatabaseUnavailableError",
     "DuplicateAssetKeyError",
     "EnvironmentBusyError",
     "EnvironmentMissingError",
@@ -63,6 +66,7 @@ __all__ = [
     "SQLMeshRunOptions",
     "SQLMeshTranslator",
     "StandaloneAuditRecord",
+    "StateVersionError",
     "UndeployedChangesError",
     "sqlmesh_adaptive_schedule_factory",
     "sqlmesh_assets_factory",

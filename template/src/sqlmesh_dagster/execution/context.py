@@ -21,7 +21,6 @@ from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils import CompletionStatus
-from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.manifest import build_manifest
@@ -29,6 +28,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.execution.appending import appended_once
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole
+from sqlmesh_dagster.execution.explanation import explained
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import (
     close_duckdb_state,
@@ -224,22 +224,6 @@ def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
     """
     with _load_errors_told(settings), single_process_loading():
         context.load()
-
-
-def explained(error: Exception, settings: ProjectSettings) -> Exception:
-    """One clear message with the next step, for what can go wrong outside any model."""
-    message = str(error).strip()
-    if isinstance(error, duckdb.IOException) and "lock" in message:
-        return errors.DatabaseLockedError(
-            f"The DuckDB file is in use by another process, and stayed so for"
-            f" {settings.wait_timeout:g} s. Close that process, or raise `wait_timeout`. {message}"
-        )
-    if isinstance(error, SQLMeshError) and "maximum wait time for environment" in message:
-        return errors.EnvironmentNotFinalizedError(
-            f"Environment `{settings.environment}` is being changed by a plan, or a plan of it died."
-            f" {settings.plan_hint}"
-        )
-    return error
 
 
 def _new_context(settings: ProjectSettings) -> CaptureContext:

@@ -16,11 +16,11 @@ from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.console import CANCELLED, CaptureConsole, as_error
 from sqlmesh_dagster.execution.context import (
     CaptureContext,
-    explained,
     open_context,
     wait_for_database,
 )
 from sqlmesh_dagster.execution.deployment import deployed_snapshots, prepare_environment
+from sqlmesh_dagster.execution.explanation import explained
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
 from sqlmesh_dagster.execution.state_lock import state_lock
