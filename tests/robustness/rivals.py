@@ -102,6 +102,10 @@ _MODELS = {
         );
 
         SELECT 1::INT AS id;
+
+        ON_VIRTUAL_UPDATE_BEGIN;
+        @hold(promotion);
+        ON_VIRTUAL_UPDATE_END;
     """,
 }
 _AUDIT = """
@@ -121,9 +125,10 @@ from sqlmesh import macro
 
 @macro()
 def hold(evaluator, name):
-    """Waits while the file of this name exists, when SQLMesh evaluates or audits; then TRUE."""
+    """Waits while the file of this name exists, when SQLMesh works; then TRUE."""
     holds = Path(os.environ["HOLDS"])
-    while evaluator.runtime_stage in ("evaluating", "auditing") and (holds / name.name).exists():
+    stages = ("evaluating", "auditing", "promoting")
+    while evaluator.runtime_stage in stages and (holds / name.name).exists():
         (holds / "reached").touch()
         time.sleep(0.01)
     return exp.true() if evaluator.runtime_stage == "auditing" else None

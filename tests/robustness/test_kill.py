@@ -18,7 +18,7 @@ import pytest
 
 from tests.answers import EXAMPLE
 from tests.conftest import Render
-from tests.robustness.rivals import Platform, Worker, wait_until, workers
+from tests.robustness.rivals import LIMIT, Platform, Worker, sqlmesh_cli, wait_until, workers
 
 pytestmark = pytest.mark.generated
 
@@ -133,6 +133,33 @@ def test_the_whole_run_is_killed(
         run, said = platform.run(f"{tag}, again")
         assert run.is_success, (moment, "\n".join(said))
         assert _left(platform) == (undisturbed.rows, undisturbed.intervals), moment
+
+
+def test_a_plan_is_killed_before_it_is_finished(
+    platform: Platform, worker: Worker, undisturbed: Undisturbed
+) -> None:
+    """A run says what is wrong and the command that mends it; after it nothing is missing."""
+    _back_to(undisturbed.start, platform)
+    model = platform.root / "sqlmesh_project/models/unrelated.sql"
+    model.write_text(model.read_text().replace("1::INT", "2::INT"))
+    _hold(platform, _Moment(hold="promotion"))
+    command = ("plan", "dev", "--auto-apply", "--no-prompts", "--execution-time", _BEFORE)
+    plan = sqlmesh_cli(platform, *command)
+    wait_until((platform.root / "holds/reached").exists, "the end of the plan")
+    os.killpg(plan.pid, signal.SIGKILL)
+    plan.communicate()
+    _release(platform)
+    assert platform.query("SELECT 1 FROM sqlmesh._environments WHERE finalized_ts IS NULL")
+    with workers(platform, "after the plan", WAIT_TIMEOUT="1") as (after,):
+        assert after.tell("materialize", now=_NOW, tag="unfinished") == "FAILURE"
+        _, said = platform.run("unfinished")
+        assert any("or a plan of it died. Run `sqlmesh -p" in line for line in said), said
+        again = sqlmesh_cli(platform, *command)
+        output, _ = again.communicate(timeout=LIMIT)
+        assert again.returncode == 0, output
+        assert after.tell("materialize", now=_NOW, tag="finished") == "SUCCESS"
+    rows = {**undisturbed.rows, "unrelated": [(2,)]}
+    assert platform.rows() == rows
 
 
 @dataclass(frozen=True)

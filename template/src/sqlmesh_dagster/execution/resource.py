@@ -225,8 +225,8 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
         try:
             while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
                 meanwhile()
-                if is_stopping():
-                    work.token.cancel()
+                if work.token.is_cancelled or is_stopping():
+                    work.token.cancel()  # again: the query may have begun after the last time
         except BaseException:
             work.token.cancel()
             raise
