@@ -23,6 +23,7 @@ from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorS
 from sqlmesh_dagster.errors import (
     AuditFailedError,
     DatabaseLockedError,
+    DatabaseUnavailableError,
     DuplicateAssetKeyError,
     EnvironmentBusyError,
     EnvironmentMissingError,
@@ -33,6 +34,7 @@ from sqlmesh_dagster.errors import (
     PlanFailedError,
     ProjectLoadError,
     SQLMeshDagsterError,
+    StateVersionError,
     UndeployedChangesError,
 )
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
@@ -49,6 +51,7 @@ __all__ = [
     "AuditRecord",
     "ColumnRecord",
     "DatabaseLockedError",
+    "DatabaseUnavailableError",
     "DuplicateAssetKeyError",
     "EnvironmentBusyError",
     "EnvironmentMissingError",
@@ -67,6 +70,7 @@ __all__ = [
     "SQLMeshRunOptions",
     "SQLMeshTranslator",
     "StandaloneAuditRecord",
+    "StateVersionError",
     "TranslatorSettings",
     "UndeployedChangesError",
     "sqlmesh_adaptive_schedule_factory",

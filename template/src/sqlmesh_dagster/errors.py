@@ -41,6 +41,14 @@ class DatabaseLockedError(SQLMeshDagsterError):
     """Another process holds the DuckDB file."""
 
 
+class DatabaseUnavailableError(SQLMeshDagsterError):
+    """The DuckDB file cannot be opened or written: rights, a full disk, a broken file."""
+
+
+class StateVersionError(SQLMeshDagsterError):
+    """The project's state was written by another version of SQLMesh."""
+
+
 class EnvironmentBusyError(SQLMeshDagsterError):
     """Another run works on the same SQLMesh project, and waiting for it took too long."""
 

@@ -177,7 +177,43 @@ def open_duckdb_state(context: Context) -> None:
     """
     connection = state_connection(context)
     if duckdb_files(connection):
-        connection.create_engine_adapter().cursor  # noqa: B018
+        open_whole(connection.create_engine_adapter())
+
+
+def close_duckdb_state(context: Context) -> None:
+    """Closes what `open_duckdb_state` opened, also where the context never came to use it."""
+    connection = state_connection(context)
+    if duckdb_files(connection):
+        connection.create_engine_adapter().close()
+
+
+def open_whole(adapter: EngineAdapter) -> None:
+    """Opens an adapter's connection whole, or not at all.
+
+    SQLMesh keeps a DuckDB cursor to which it could not attach the databases: it is taken for open
+    from then on, by every context of the process, and works on an empty database in memory.
+    """
+    try:
+        adapter.cursor  # noqa: B018
+    except Exception:
+        adapter.close()
+        raise
+
+
+def has_state_beside_data(context: Context) -> bool:
+    """Whether SQLMesh writes data and state to one DuckDB file, through one connection.
+
+    With a second database this is False: DuckDB writes to one only in a transaction.
+    """
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig
+
+    connection = context.connection_config
+    if context.config.get_state_connection(context.gateway) is not None:
+        return False
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return False
+    databases = [name for name in (connection.database, *(connection.catalogs or {})) if name]
+    return len(databases) == 1 == len(duckdb_files(connection))
 
 
 def state_connection(context: Context) -> ConnectionConfig:

@@ -149,15 +149,16 @@ class Project:
 
 
 @contextlib.contextmanager
-def held_by_another_process(database: Path) -> Iterator[None]:
+def held_by_another_process(database: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Meanwhile another process has the DuckDB file open."""
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(database)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        yield
-        holder.communicate(b"\n")
+        yield holder
+        if holder.poll() is None:
+            holder.communicate(b"\n")
 
 
 def run_in_process(

@@ -19,6 +19,7 @@ from dagster._core.definitions.utils import DISALLOWED_NAMES
 from sqlmesh import Context
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
+from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
@@ -341,6 +342,25 @@ def test_a_blocking_audit_raises_the_errors_of_a_node(project: Project, heard: _
     assert heard.skipped == [{'"warehouse"."demo"."below"'}]
 
 
+def test_a_batch_is_evaluated_and_recorded_without_a_transaction(
+    project: Project, heard: _Heard
+) -> None:
+    """`execution/appending.py` adds one; without it, rows of a batch that fails are appended again."""
+    assert DuckDBEngineAdapter.SUPPORTS_TRANSACTIONS is False
+    project.write("audits/no_day.sql", "AUDIT (name no_day); SELECT 1 FROM main.refused;")
+    project.model(
+        "appended", "SELECT @start_ds::DATE AS day", "kind INCREMENTAL_UNMANAGED, audits (no_day)"
+    )
+    project.execute("CREATE TABLE main.refused (day DATE)")
+    context = _planned(project, execution_time="2025-01-10")
+    context.close()
+    project.execute("INSERT INTO main.refused VALUES (NULL)")
+    for _ in range(2):
+        context.run("prod", execution_time="2025-01-11")
+        context.close()
+    assert project.query("SELECT count(*) FROM demo.appended") == [(3,)]
+
+
 def test_a_plan_that_fails_raises_sqlmeshs_error(project: Project, heard: _Heard) -> None:
     """Promise: deployment.py knows a failed deployment by `SQLMeshError`."""
     project.model("bad", "SELECT error('boom')::TEXT AS id")
@@ -412,6 +432,31 @@ def test_the_files_of_a_duckdb_connection_are_known(tmp_path: Path) -> None:
     assert upstream.duckdb_files(attached) == [one, two]
     assert upstream.duckdb_files(DuckDBConnectionConfig()) == []
     assert upstream.duckdb_files(DuckDBConnectionConfig(database=":memory:")) == []
+
+
+@pytest.mark.parametrize(
+    ("connections", "is_beside"),
+    [
+        ("connection: {type: duckdb, database: a.duckdb}", True),
+        ("connection: {type: duckdb, catalogs: {a: a.duckdb}}", True),
+        ("connection: {type: duckdb, catalogs: {a: a.duckdb, b: ':memory:'}}", False),
+        ("connection: {type: duckdb}", False),
+        (
+            "connection: {type: duckdb, database: a.duckdb},"
+            " state_connection: {type: duckdb, database: s.duckdb}",
+            False,
+        ),
+    ],
+)
+def test_a_state_beside_the_data_is_known(
+    project: Project, connections: str, is_beside: bool
+) -> None:
+    """`execution/appending.py` opens a transaction there: DuckDB writes to one database in it."""
+    project.write(
+        "config.yaml", f"gateways: {{g: {{{connections}}}}}\nmodel_defaults: {{dialect: duckdb}}"
+    )
+    context = Context(paths=str(project.root))
+    assert upstream.has_state_beside_data(context) is is_beside
 
 
 def test_loading_in_one_process_is_a_constant() -> None:

@@ -25,6 +25,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 from sqlmesh_dagster.definition.manifest import audit_arguments
 from sqlmesh_dagster.definition.names import audit_identity, check_names
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
+from sqlmesh_dagster.execution.explanation import unavailable_database
 from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
 
 _log = logging.getLogger(__name__)
@@ -272,6 +273,15 @@ class CaptureConsole(NoopConsole):
         """Stops a plan that has no table to create, as above."""
         self._cancel.check()
 
+    @_guarded
+    def show_linter_violations(
+        self, violations: list[Any], model: Any, is_error: bool = False
+    ) -> None:
+        """Keeps what the linter found: the plan that it stops only says that it found something."""
+        found = [f"`{model.name}`: {violation}" for violation in violations]
+        for line in found if is_error else ():
+            self._errors.append(line)
+
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
@@ -299,7 +309,8 @@ class CaptureConsole(NoopConsole):
             found = "; ".join(str(audit) for audit in error.errors)
             capture.error = ErrorOutcome("audit", found)
         else:
-            capture.error = replace(as_error(error), query=query)
+            told = unavailable_database(error) or error
+            capture.error = replace(as_error(told), query=query)
         if capture.error:
             self._errors.append(f"`{name}`: {capture.error.message}")
 

@@ -21,17 +21,22 @@ from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils import CompletionStatus
-from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.manifest import ReadModel, build_manifest
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.execution.appending import appended_once
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole
+from sqlmesh_dagster.execution.explanation import explained
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import (
+    close_duckdb_state,
+    duckdb_files,
+    has_state_beside_data,
     on_audit,
     open_duckdb_state,
+    open_whole,
     opened_adapter,
     single_process_loading,
 )
@@ -48,11 +53,17 @@ class CaptureScheduler(Scheduler):
     """SQLMesh's scheduler, that tells its console why a model failed and what each audit found."""
 
     def __init__(
-        self, *args: Any, cancel: CancelToken, selected: Collection[str] | None, **kwargs: Any
+        self,
+        *args: Any,
+        cancel: CancelToken,
+        selected: Collection[str] | None,
+        writes_state: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._cancel = cancel
         self._selected = selected
+        self._writes_state = writes_state
         if isinstance(self.console, CaptureConsole):
             on_audit(self.snapshot_evaluator, self.console.capture_audits, self._watching)
 
@@ -69,7 +80,12 @@ class CaptureScheduler(Scheduler):
     def evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
         try:
-            with self._watching(snapshot):
+            adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+            is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
+            with (
+                self._watching(snapshot),
+                appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
+            ):
                 return super().evaluate(snapshot, *args, **kwargs)
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
@@ -123,6 +139,7 @@ class CaptureContext(Context):
             notification_target_manager=self.notification_target_manager,
             cancel=self.cancel_token,
             selected=self.selected,
+            writes_state=has_state_beside_data(self),
         )
 
 
@@ -185,17 +202,23 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
     """
     adapter = context.engine_adapter
     try:
-        _retry_while_locked(lambda: adapter.cursor, settings, CancelToken())
+        _retry_while_locked(lambda: open_whole(adapter), settings, CancelToken(), _log.log)
     except duckdb.Error as error:
         raise explained(error, settings) from error
     return adapter
 
 
 def wait_for_database(
-    context: CaptureContext, settings: ProjectSettings, cancel: CancelToken
+    context: CaptureContext, settings: ProjectSettings, log: Callable[[int, str], None]
 ) -> None:
-    """Opens the state's DuckDB file, if it is one, waiting while another process holds it."""
-    _retry_while_locked(lambda: open_duckdb_state(context), settings, cancel)
+    """Opens the DuckDB files of state and data, if they are such, waiting for who holds them."""
+
+    def connect() -> None:
+        open_duckdb_state(context)
+        if duckdb_files(context.connection_config):
+            open_whole(context.engine_adapter)
+
+    _retry_while_locked(connect, settings, context.cancel_token, log)
 
 
 def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
@@ -206,22 +229,6 @@ def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
     """
     with _load_errors_told(settings), single_process_loading():
         context.load()
-
-
-def explained(error: Exception, settings: ProjectSettings) -> Exception:
-    """One clear message with the next step, for what can go wrong outside any model."""
-    message = str(error).strip()
-    if isinstance(error, duckdb.IOException) and "lock" in message:
-        return errors.DatabaseLockedError(
-            f"The DuckDB file is in use by another process, and stayed so for"
-            f" {settings.wait_timeout:g} s. Close that process, or raise `wait_timeout`. {message}"
-        )
-    if isinstance(error, SQLMeshError) and "maximum wait time for environment" in message:
-        return errors.EnvironmentNotFinalizedError(
-            f"Environment `{settings.environment}` is being changed by a plan, or a plan of it died."
-            f" {settings.plan_hint}"
-        )
-    return error
 
 
 def _new_context(settings: ProjectSettings) -> CaptureContext:
@@ -263,13 +270,18 @@ def _release(context: CaptureContext) -> None:
     adapter = opened_adapter(context)
     if adapter is not None:  # used on its own, it is not among what `close` knows
         adapter.close()
+    close_duckdb_state(context)
 
 
 def _retry_while_locked(
-    connect: Callable[[], object], settings: ProjectSettings, cancel: CancelToken
+    connect: Callable[[], object],
+    settings: ProjectSettings,
+    cancel: CancelToken,
+    log: Callable[[int, str], None],
 ) -> None:
-    """Waits while another process holds a DuckDB file, up to `settings.wait_timeout`."""
+    """Waits while another process holds a DuckDB file, up to `settings.wait_timeout`; says so once."""
     deadline = time.monotonic() + settings.wait_timeout
+    has_said = False
     while True:
         try:
             connect()
@@ -279,4 +291,11 @@ def _retry_while_locked(
                 raise RunCancelled from error
             if "lock" not in str(error) or time.monotonic() > deadline:
                 raise
+            if not has_said:
+                has_said = True
+                log(
+                    logging.INFO,
+                    "Waiting for the process that holds the DuckDB file, for"
+                    f" {settings.wait_timeout:g} s at most. {error}",
+                )
             time.sleep(_RETRY_SECONDS)

@@ -47,7 +47,7 @@ def prepare_environment(
             if what is None:  # another step deployed it meanwhile
                 return
             with lock.alone():
-                wait_for_database(context, settings, context.cancel_token)
+                wait_for_database(context, settings, log)
                 log(logging.INFO, f"{what} Deploying the project's files.")
                 _deploy(context, settings, options, environment, console)
     elif environment is None:

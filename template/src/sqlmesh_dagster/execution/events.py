@@ -126,6 +126,8 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
         errors.UndeployedChangesError,
         errors.PlanFailedError,
         errors.DatabaseLockedError,
+        errors.DatabaseUnavailableError,
+        errors.StateVersionError,
     )
 }
 

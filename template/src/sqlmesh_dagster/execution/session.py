@@ -16,11 +16,11 @@ from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.console import CANCELLED, CaptureConsole, as_error
 from sqlmesh_dagster.execution.context import (
     CaptureContext,
-    explained,
     open_context,
     wait_for_database,
 )
 from sqlmesh_dagster.execution.deployment import deployed_snapshots, prepare_environment
+from sqlmesh_dagster.execution.explanation import explained
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
 from sqlmesh_dagster.execution.state_lock import state_lock
@@ -121,7 +121,7 @@ class Session:
             open_context(settings, load=False, console=console, cancel=cancel) as context,
             state_lock(context, settings, self.holder, cancel, log) as lock,
         ):
-            wait_for_database(context, settings, cancel)
+            wait_for_database(context, settings, log)
             prepare_environment(context, settings, self.options, self.manifest, console, log, lock)
             with lock.alone() if settings.execution == "shared" else lock.on_models(fqns):
                 yield context
