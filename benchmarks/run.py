@@ -98,6 +98,10 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
             Task("bare idle", "bare_idle", (), _IDLE),
         ),
         (
+            Task("template full", "dagster_template", _STATE, _BUILT),
+            Task("template idle", "dagster_template", (), _IDLE),
+        ),
+        (
             Task("sqlite full", "dagster_sqlite", _STATE, _BUILT),
             Task("sqlite idle", "dagster_sqlite", (), _IDLE),
         ),
@@ -115,18 +119,19 @@ ROWS = (
     Row("load, warm cache, whole process", "definitions, warm", "bare load, warm"),
     Row("load, cold cache", "definitions, cold", "bare load, cold", ("load",)),
     Row("load, cold cache, whole process", "definitions, cold", "bare load, cold"),
-    Row("full run, SQLite", "sqlite full", "bare full", ("run",)),
+    Row("full run", "template full", "bare full", ("run",)),
+    Row("full run, stock SQLite", "sqlite full", "bare full", ("run",)),
     Row("full run, ephemeral", "ephemeral full", "bare full", ("run",)),
-    Row("Dagster alone, SQLite", "dagster alone", "bare full", ("run",)),
-    Row("load and full run, SQLite", "sqlite full", "bare full", ("load", "resolve", "run")),
-    Row("load and full run, ephemeral", "ephemeral full", "bare full", ("load", "resolve", "run")),
-    Row("full run, SQLite, whole process", "sqlite full", "bare full"),
-    Row("nothing due, SQLite", "sqlite idle", "bare idle", ("run",)),
+    Row("Dagster alone", "dagster alone", "bare full", ("run",)),
+    Row("load and full run", "template full", "bare full", ("load", "resolve", "run")),
+    Row("full run, whole process", "template full", "bare full"),
+    Row("nothing due", "template idle", "bare idle", ("run",)),
+    Row("nothing due, stock SQLite", "sqlite idle", "bare idle", ("run",)),
     Row("nothing due, ephemeral", "ephemeral idle", "bare idle", ("run",)),
-    Row("load and nothing due, SQLite", "sqlite idle", "bare idle", ("load", "resolve", "run")),
-    Row("nothing due, SQLite, whole process", "sqlite idle", "bare idle"),
+    Row("load and nothing due", "template idle", "bare idle", ("load", "resolve", "run")),
+    Row("nothing due, whole process", "template idle", "bare idle"),
 )
-LOGS = ("sqlite full", "sqlite idle", "dagster alone")
+LOGS = ("template full", "template idle", "dagster alone")
 
 Samples = dict[str, list[Sample]]
 

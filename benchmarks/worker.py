@@ -23,6 +23,7 @@ NOW = "2025-01-10T00:30:00+00:00"
 """The "now" of every run; the models start nine days before."""
 ENVIRONMENT = "prod"
 RUN_CONFIG = {"resources": {"sqlmesh_run_options": {"config": {"execution_time": NOW}}}}
+TEMPLATE_INSTANCE = Path(__file__).parents[1] / "template" / "dagster_home" / "dagster.yaml"
 PHASES: dict[str, tuple[float, float]] = {}
 """CPU (user and system, all threads, children included) and wall seconds of each phase."""
 
@@ -77,21 +78,27 @@ def definitions_load(project: Path) -> Facts:
 
 
 @job
+def dagster_template(project: Path) -> Facts:
+    """The implicit job in process, on the instance of a generated project."""
+    return _dagster_run(project, _definitions(project), "template")
+
+
+@job
 def dagster_sqlite(project: Path) -> Facts:
-    """The implicit job in process, on an instance on disk."""
-    return _dagster_run(project, _definitions(project))
+    """The implicit job in process, on Dagster's default instance."""
+    return _dagster_run(project, _definitions(project), "sqlite")
 
 
 @job
 def dagster_ephemeral(project: Path) -> Facts:
     """The implicit job in process, on an instance in memory."""
-    return _dagster_run(project, _definitions(project), on_disk=False)
+    return _dagster_run(project, _definitions(project), "memory")
 
 
 @job
 def dagster_alone(project: Path) -> Facts:
-    """The same assets and checks, on an instance on disk, with ops that do nothing: Dagster's part."""
-    return _dagster_run(project, _emptied(_definitions(project)), config={})
+    """The same assets and checks on the template's instance, with ops that do nothing: Dagster's part."""
+    return _dagster_run(project, _emptied(_definitions(project)), "template", config={})
 
 
 @job
@@ -145,20 +152,14 @@ def _definitions(project: Path) -> dg.Definitions:
 def _dagster_run(
     project: Path,
     definitions: dg.Definitions,
+    storage: str,
     *,
-    on_disk: bool = True,
     config: Mapping[str, Any] = RUN_CONFIG,
 ) -> Facts:
-    from dagster import DagsterInstance
-
     home = project / "dagster_home"
-    home.mkdir(exist_ok=True)
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with phase("resolve"):
         job = definitions.resolve_implicit_global_asset_job_def()
-    with (
-        DagsterInstance.from_config(str(home)) if on_disk else DagsterInstance.ephemeral()
-    ) as instance:
+    with _instance(home, storage) as instance:
         with phase("run"):
             result = job.execute_in_process(instance=instance, run_config=dict(config))
         records = len(instance.all_logs(result.run_id))
@@ -171,6 +172,20 @@ def _dagster_run(
         "records": records,
         "bytes": sum(file.stat().st_size for file in home.rglob("*.db*")),
     }
+
+
+def _instance(home: Path, storage: str) -> dg.DagsterInstance:
+    from dagster import DagsterInstance
+
+    if storage == "memory":
+        return DagsterInstance.ephemeral()
+    home.mkdir(exist_ok=True)
+    settings = (
+        TEMPLATE_INSTANCE.read_text() if storage == "template" else "telemetry: {enabled: false}"
+    )
+    (home / "dagster.yaml").write_text(settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return DagsterInstance.get()
 
 
 def _emptied(definitions: dg.Definitions) -> dg.Definitions:
