@@ -96,9 +96,29 @@ def dagster_ephemeral(project: Path) -> Facts:
 
 
 @job
+def steps_in_process(project: Path) -> Facts:
+    """As `dagster_template`, by `execute_job`, as the jobs below."""
+    return _executed(project, {"in_process": {}})
+
+
+@job
+def steps_spawned(project: Path) -> Facts:
+    """A process for each step, two at a time, each started from nothing: Dagster's default."""
+    return _executed(project, {"multiprocess": {"max_concurrent": 2}})
+
+
+@job
+def steps_forked(project: Path) -> Facts:
+    """A process for each step, two at a time, forked from a server that has imported everything."""
+    preload = {"preload_modules": ["dagster", "sqlmesh_dagster.execution.session"]}
+    start_method = {"forkserver": preload}
+    return _executed(project, {"multiprocess": {"max_concurrent": 2, "start_method": start_method}})
+
+
+@job
 def dagster_alone(project: Path) -> Facts:
     """The same assets and checks on the template's instance, with ops that do nothing: Dagster's part."""
-    return _dagster_run(project, _emptied(_definitions(project)), "template", config={})
+    return _dagster_run(project, emptied(_definitions(project)), "template", config={})
 
 
 @job
@@ -174,6 +194,28 @@ def _dagster_run(
     }
 
 
+def project_job() -> dg.JobDefinition:
+    """The job of the project in `BENCHMARK_PROJECT`, for every process of a run."""
+    return _definitions(Path(os.environ["BENCHMARK_PROJECT"])).resolve_job_def("sqlmesh_job")
+
+
+def _executed(project: Path, executor: Mapping[str, Any]) -> Facts:
+
+    import dagster as dg
+
+    import sqlmesh_dagster.execution.session  # noqa: F401 - imports SQLMesh
+
+    os.environ["BENCHMARK_PROJECT"] = str(project)
+    config = {**RUN_CONFIG, "execution": {"config": executor}}
+    with (
+        _instance(project / "dagster_home", "template") as instance,
+        phase("run"),
+        dg.execute_job(dg.reconstructable(project_job), instance, config) as result,
+    ):
+        events = [e.dagster_event for e in instance.all_logs(result.run_id)]
+    return {"models": len([e for e in events if e and e.is_step_materialization])}
+
+
 def _instance(home: Path, storage: str) -> dg.DagsterInstance:
     from dagster import DagsterInstance
 
@@ -188,7 +230,8 @@ def _instance(home: Path, storage: str) -> dg.DagsterInstance:
     return DagsterInstance.get()
 
 
-def _emptied(definitions: dg.Definitions) -> dg.Definitions:
+def emptied(definitions: dg.Definitions) -> dg.Definitions:
+    """The same assets and checks, with ops that do nothing."""
     import dagster as dg
 
     def empty(number: int, original: dg.AssetsDefinition) -> dg.AssetsDefinition:
@@ -196,7 +239,8 @@ def _emptied(definitions: dg.Definitions) -> dg.Definitions:
 
         @dg.multi_asset(name=f"empty_{number}", specs=list(original.specs), check_specs=checks)
         def materialize() -> Iterator[object]:
-            yield dg.MaterializeResult(asset_key=original.key)
+            for spec in original.specs:
+                yield dg.MaterializeResult(asset_key=spec.key)
             for check in checks:
                 yield dg.AssetCheckResult(
                     passed=True, asset_key=check.asset_key, check_name=check.name
