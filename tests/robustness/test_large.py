@@ -23,6 +23,8 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux"),
 ]
 _PAUSE = 60
+_IDLE = 0.003
+"""Share of a core; looking once a second takes 0.0006, ten times a second 0.005 (measured)."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -85,8 +87,8 @@ def test_a_long_run_keeps_its_memory(measured: dict[str, Mapping[str, float]]) -
 
 
 def test_a_waiting_step_is_idle(measured: dict[str, Mapping[str, float]]) -> None:
-    """A process whose steps wait for one slow model uses less than a hundredth of a core."""
-    assert measured["slept"]["cpu"] < 0.01 * _PAUSE / 2, measured
+    """A process whose step waits for one slow model looks about once a second."""
+    assert measured["slept"]["cpu"] < _IDLE * _PAUSE / 2, measured
 
 
 def test_the_event_log_gets_few_records_of_its_own(
@@ -98,7 +100,7 @@ def test_the_event_log_gets_few_records_of_its_own(
 
 
 def test_waiting_processes_are_idle(tmp_path: Path) -> None:
-    """Under the multiprocess executor, too, a waiting step soon uses less than a hundredth of a core."""
+    """Under the multiprocess executor, too, each waiting step soon looks about once a second."""
     project, home, names = Project(tmp_path / "project"), tmp_path / "home", ("one", "two", "three")
     for name in names:
         project.write(
@@ -119,14 +121,16 @@ def test_waiting_processes_are_idle(tmp_path: Path) -> None:
         )
     run = start(project, home, executor=multiprocess(len(names)))
     deadline, seconds, used = time.monotonic() + 180, 5, [1.0]
-    while len(used) < len(names) or max(used) >= 0.01 * seconds:
-        assert time.monotonic() < deadline, used
-        before = _cpu_of_children(run.pid)
-        time.sleep(seconds)
-        after = _cpu_of_children(run.pid)
-        started = _started_steps(home) == len(names)
-        used = [after[pid] - before.get(pid, 0) for pid in after] if started else [1.0]
-    (home / "go").touch()
+    try:
+        while len(used) < len(names) or max(used) > _IDLE * seconds:
+            assert time.monotonic() < deadline, used
+            before = _cpu_of_children(run.pid)
+            time.sleep(seconds)
+            after = _cpu_of_children(run.pid)
+            started = _started_steps(home) == len(names)
+            used = [after[pid] - before.get(pid, 0) for pid in after] if started else [1.0]
+    finally:
+        (home / "go").touch()
     assert run.wait(timeout=180) == 0
     assert last_run(home).success
 
