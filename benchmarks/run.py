@@ -98,6 +98,10 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
             Task("bare idle", "bare_idle", (), _IDLE),
         ),
         (
+            Task("template full", "dagster_template", _STATE, _BUILT),
+            Task("template idle", "dagster_template", (), _IDLE),
+        ),
+        (
             Task("sqlite full", "dagster_sqlite", _STATE, _BUILT),
             Task("sqlite idle", "dagster_sqlite", (), _IDLE),
         ),
@@ -107,6 +111,12 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
         ),
         (Task("dagster alone", "dagster_alone", ("dagster_home",), _BUILT),),
     ),
+    "steps": (
+        (Task("steps bare", "bare_full", _STATE, _BUILT),),
+        (Task("in process", "steps_in_process", _STATE, _ALL),),
+        (Task("spawned", "steps_spawned", _STATE, _ALL),),
+        (Task("forked", "steps_forked", _STATE, _ALL),),
+    ),
 }
 """What is measured together: each round runs every sequence, every other round in reverse order."""
 
@@ -115,18 +125,23 @@ ROWS = (
     Row("load, warm cache, whole process", "definitions, warm", "bare load, warm"),
     Row("load, cold cache", "definitions, cold", "bare load, cold", ("load",)),
     Row("load, cold cache, whole process", "definitions, cold", "bare load, cold"),
-    Row("full run, SQLite", "sqlite full", "bare full", ("run",)),
+    Row("full run", "template full", "bare full", ("run",)),
+    Row("full run, stock SQLite", "sqlite full", "bare full", ("run",)),
     Row("full run, ephemeral", "ephemeral full", "bare full", ("run",)),
-    Row("Dagster alone, SQLite", "dagster alone", "bare full", ("run",)),
-    Row("load and full run, SQLite", "sqlite full", "bare full", ("load", "resolve", "run")),
-    Row("load and full run, ephemeral", "ephemeral full", "bare full", ("load", "resolve", "run")),
-    Row("full run, SQLite, whole process", "sqlite full", "bare full"),
-    Row("nothing due, SQLite", "sqlite idle", "bare idle", ("run",)),
+    Row("Dagster alone", "dagster alone", "bare full", ("run",)),
+    Row("load and full run", "template full", "bare full", ("load", "resolve", "run")),
+    Row("full run, whole process", "template full", "bare full"),
+    Row("nothing due", "template idle", "bare idle", ("run",)),
+    Row("nothing due, stock SQLite", "sqlite idle", "bare idle", ("run",)),
     Row("nothing due, ephemeral", "ephemeral idle", "bare idle", ("run",)),
-    Row("load and nothing due, SQLite", "sqlite idle", "bare idle", ("load", "resolve", "run")),
-    Row("nothing due, SQLite, whole process", "sqlite idle", "bare idle"),
+    Row("load and nothing due", "template idle", "bare idle", ("load", "resolve", "run")),
+    Row("nothing due, whole process", "template idle", "bare idle"),
+    Row("in process", "in process", "steps bare", ("load", "run")),
+    Row("multiprocess, spawn", "spawned", "steps bare", ("load", "run")),
+    Row("multiprocess, forkserver", "forked", "steps bare", ("load", "run")),
 )
-LOGS = ("sqlite full", "sqlite idle", "dagster alone")
+STEPS = Row("steps", "", "", ("load", "run"))
+LOGS = ("template full", "template idle", "dagster alone")
 
 Samples = dict[str, list[Sample]]
 
@@ -136,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, nargs="+", default=[10, 100, 500], metavar="N")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds of each size")
-    parser.add_argument("--only", choices=sorted(GROUPS), nargs="+", default=list(GROUPS))
+    parser.add_argument("--only", choices=sorted(GROUPS), nargs="+", default=["load", "run"])
     arguments = parser.parse_args()
     versions = [f"{name} {version(name)}" for name in ("dagster", "sqlmesh", "duckdb")]
     print(f"python {sys.version.split()[0]}", *versions, sep=", ", flush=True)
@@ -190,6 +205,14 @@ def report(models: int, samples: Samples) -> None:
             )
             spent = [f"{_seconds(bare, row, clock, median):7.2f} s" for clock in (0, 1)]
             print(f"{row.title:<42}{cells}{memory:12.2f}{''.join(spent)}")
+    for label in ("in process", "spawned", "forked"):
+        if label in samples:
+            cpu, wall = (
+                _seconds(samples[label], STEPS, clock, median)
+                - _seconds(samples["steps bare"], STEPS, clock, median)
+                for clock in (0, 1)
+            )
+            print(f"{label}: {cpu / models:.2f} CPU and {wall / models:.2f} s a step beyond bare")
     for label in LOGS:
         if label in samples:
             facts = samples[label][-1].facts
