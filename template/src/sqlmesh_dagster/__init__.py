@@ -3,12 +3,15 @@
 The data flows through the folders in this order:
 
     definition/  SQLMesh project → records (manifest) → specs (translator) → one translated project
+    loading      the records as they were stored, or from a load when something changed
     factories    translated project → assets, checks, job, schedule, `Definitions`
+    component    the same from a `defs.yaml`
     execution/   Dagster step → selection → session (sqlmesh run) → console → results → events
     schedule     tick → due → run request
     upstream     the few things that public APIs of Dagster and SQLMesh don't give
 """
 
+from sqlmesh_dagster.component import SQLMeshProjectComponent
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
@@ -16,7 +19,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.errors import (
     AuditFailedError,
     DatabaseLockedError,
@@ -61,12 +64,14 @@ __all__ = [
     "PlanFailedError",
     "ProjectLoadError",
     "SQLMeshDagsterError",
+    "SQLMeshProjectComponent",
     "SQLMeshResource",
     "SQLMeshResultsResource",
     "SQLMeshRunOptions",
     "SQLMeshTranslator",
     "StandaloneAuditRecord",
     "StateVersionError",
+    "TranslatorSettings",
     "UndeployedChangesError",
     "sqlmesh_adaptive_schedule_factory",
     "sqlmesh_assets_factory",

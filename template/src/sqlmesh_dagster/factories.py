@@ -13,6 +13,7 @@ from sqlmesh_dagster.definition.project import (
     DagsterProject,
     ModelAsset,
     TableCheck,
+    problem_metadata,
     results_key,
     translate,
 )
@@ -22,6 +23,7 @@ from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import SQLMeshResultsResource
 from sqlmesh_dagster.execution.steps import StepEvent, check_table, materialize_model
+from sqlmesh_dagster.loading import project_manifest
 from sqlmesh_dagster.schedule import adaptive_schedule
 from sqlmesh_dagster.upstream import AssetJob
 
@@ -105,6 +107,8 @@ def sqlmesh_definitions_factory(
     undeployed_changes: str | None = None,
     execution: str = "shared",
     wait_timeout: float = 600.0,
+    manifest_dir: str | None = None,
+    keep_last_good: bool = False,
     name: str = "sqlmesh",
 ) -> dg.Definitions:
     """A whole SQLMesh project: assets, checks, the job `<name>_job`, the adaptive schedule, resources.
@@ -125,6 +129,8 @@ def sqlmesh_definitions_factory(
         undeployed_changes: `apply`, `warn` or `fail`, see `SQLMeshResource`.
         execution: `shared` or `per_step`, see `SQLMeshResource`.
         wait_timeout: Seconds to wait for another run or process that holds the project.
+        manifest_dir: Folder of the manifest, see `SQLMeshResource`.
+        keep_last_good: Whether a project that cannot be loaded keeps its last good definitions.
         name: Keeps several projects of one code location apart: prefix of job and resource keys.
 
     Raises:
@@ -132,10 +138,6 @@ def sqlmesh_definitions_factory(
         InvalidSettingError: A parameter makes no sense.
         DuplicateAssetKeyError: The translator gives two models one key.
     """
-    if op_name([name]) != name:
-        raise InvalidSettingError(
-            f"`name` is `{name}`. Use letters, digits and single underscores between them."
-        )
     if translator is not None and external_asset_mapping is not None:
         warnings.warn(
             "Both `translator` and `external_asset_mapping` are given: the translator is used, and"
@@ -152,9 +154,44 @@ def sqlmesh_definitions_factory(
         undeployed_changes=undeployed_changes,
         execution=execution,
         wait_timeout=wait_timeout,
+        manifest_dir=manifest_dir,
+        keep_last_good=keep_last_good,
         translator=translator or SQLMeshTranslator(external_asset_mapping),
     )
-    project = _project(resource, name, group_name, owners)
+    return project_definitions(
+        resource,
+        project_manifest(resource),
+        name=name,
+        group_name=group_name,
+        op_tags=op_tags,
+        owners=owners,
+        schedule_name=schedule_name,
+        enable_schedule=enable_schedule,
+    )
+
+
+def project_definitions(
+    resource: SQLMeshResource,
+    manifest: Manifest,
+    *,
+    name: str,
+    group_name: str,
+    op_tags: Mapping[str, str] | None,
+    owners: Sequence[str] | None,
+    schedule_name: str | None,
+    enable_schedule: bool,
+) -> dg.Definitions:
+    """The definitions of a manifest that is at hand; parameters as `sqlmesh_definitions_factory`.
+
+    Raises:
+        InvalidSettingError: `name` cannot begin the names of a job and of resources.
+        DuplicateAssetKeyError: The translator gives two models one key.
+    """
+    if op_name([name]) != name:
+        raise InvalidSettingError(
+            f"`name` is `{name}`. Use letters, digits and single underscores between them."
+        )
+    project = _translated(resource, manifest, name, group_name, owners)
     assets = _assets(project, op_tags)
     job = _job(project, assets)
     schedules = []
@@ -167,10 +204,11 @@ def sqlmesh_definitions_factory(
         schedule = schedule_name or project.schedule_name
         schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
     return dg.Definitions(
-        assets=assets,
+        assets=[*assets, *project.externals],
         jobs=[job],
         schedules=schedules,
         resources=sqlmesh_resources(resource, name=name),
+        metadata=problem_metadata(project.manifest),
     )
 
 
@@ -190,9 +228,16 @@ def sqlmesh_resources(
 def _project(
     resource: SQLMeshResource, name: str, group_name: str, owners: Sequence[str] | None
 ) -> DagsterProject:
-    from sqlmesh_dagster.execution.context import load_manifest  # imports SQLMesh
+    return _translated(resource, project_manifest(resource), name, group_name, owners)
 
-    manifest = load_manifest(resource.settings)
+
+def _translated(
+    resource: SQLMeshResource,
+    manifest: Manifest,
+    name: str,
+    group_name: str,
+    owners: Sequence[str] | None,
+) -> DagsterProject:
     _warn_of_an_empty_project(manifest)
     _warn_of_unknown_properties(manifest)
     return translate(

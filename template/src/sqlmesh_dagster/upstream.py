@@ -7,7 +7,7 @@ when one of them moves. Verified on Dagster 1.13.27 and SQLMesh 0.236.4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,8 +116,12 @@ def model_path(model: Model) -> Path | None:
     return model._path
 
 
-def on_audit(evaluator: SnapshotEvaluator, seen: Callable[[Any, list[Any]], None]) -> None:
-    """Calls `seen(snapshot, audit_results)` after each model's audits.
+def on_audit(
+    evaluator: SnapshotEvaluator,
+    seen: Callable[[Any, list[Any]], None],
+    around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Calls `seen(snapshot, audit_results)` after each model's audits, which run in `around(snapshot)`.
 
     A console hears only how many failed, and nothing of a blocking failure; the results themselves
     are what `SnapshotEvaluator.audit` returns. Evaluators are cloned for each run, and wrapped once.
@@ -127,7 +131,10 @@ def on_audit(evaluator: SnapshotEvaluator, seen: Callable[[Any, list[Any]], None
     audit = evaluator.audit
 
     def audit_and_tell(snapshot: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        results = audit(snapshot, *args, **kwargs) if args else audit(snapshot=snapshot, **kwargs)
+        with around(snapshot):
+            results = (
+                audit(snapshot, *args, **kwargs) if args else audit(snapshot=snapshot, **kwargs)
+            )
         seen(snapshot, results)
         return results
 

@@ -532,3 +532,23 @@ def _source_folder() -> str:
     import sqlmesh_dagster
 
     return str(Path(sqlmesh_dagster.__file__).parents[1])
+
+
+def test_the_catalogue_has_column_lineage_and_the_place_of_the_code(project: Project) -> None:
+    """Promise: columns lead to the assets that the translator keys, external ones too."""
+    project.model("orders", "SELECT id::INT AS id FROM raw.orders")
+    project.model("copies", "SELECT id FROM demo.orders")
+    definitions = project.definitions(external_asset_mapping="raw/{node.name}")
+    specs = {s.key.path[-1]: s for s in definitions.resolve_all_asset_specs()}
+    lineage = {
+        name: specs[name].metadata["dagster/column_lineage"].deps_by_column
+        for name in ("copies", "warehouse/demo/orders".rpartition("/")[2])
+        if specs[name].metadata.get("dagster/column_lineage")
+    }
+    assert lineage["copies"] == {
+        "id": [dg.TableColumnDep(dg.AssetKey(["warehouse", "demo", "orders"]), "id")]
+    }
+    (reference,) = specs["copies"].metadata["dagster/code_references"].code_references
+    assert isinstance(reference, dg.LocalFileCodeReference)
+    assert Path(reference.file_path) == project.root / "models/demo_46_copies.sql"
+    assert reference.line_number == 1

@@ -374,3 +374,93 @@ def test_building_a_manifest_opens_no_database(project: Project) -> None:
     project.model("mart", "SELECT * FROM demo.names, raw.undeclared")
     _manifest(project)
     assert not project.database.exists()
+
+
+def _sources(manifest: Manifest, model: str) -> dict[str, tuple[tuple[str, str], ...]]:
+    (record,) = (m for m in manifest.models if m.name == model)
+    return {column.name: column.sources for column in record.columns}
+
+
+def test_a_column_knows_the_columns_that_it_is_made_of(project: Project) -> None:
+    """Promise: through CTEs, joins, unions, subqueries, embedded models and into external tables."""
+    project.write(
+        "external_models.yaml",
+        "- name: raw.orders\n  columns:\n    id: int\n    amount: double\n    place: text\n",
+    )
+    project.model("orders", "SELECT id::INT AS id, amount::DOUBLE AS amount, place FROM raw.orders")
+    project.model("hidden", "SELECT id, amount * 2 AS twice FROM demo.orders", "kind EMBEDDED")
+    project.model(
+        "sums",
+        """
+        WITH ranked AS (SELECT *, ROW_NUMBER() OVER (PARTITION BY place ORDER BY id) AS n FROM demo.orders),
+             both AS (SELECT id, amount FROM ranked WHERE n = 1 UNION ALL SELECT id, twice FROM demo.hidden)
+        SELECT
+          both.id::INT AS id,
+          (both.amount + o.amount)::DOUBLE AS total,
+          (SELECT MAX(place) FROM demo.orders)::TEXT AS last_place,
+          1::INT AS one
+        FROM both JOIN demo.orders AS o USING (id)
+        """,
+    )
+    manifest = _manifest(project)
+    orders, raw = '"warehouse"."demo"."orders"', '"warehouse"."raw"."orders"'
+    assert _sources(manifest, "demo.orders") == {
+        "id": ((raw, "id"),),
+        "amount": ((raw, "amount"),),
+        "place": ((raw, "place"),),
+    }
+    assert _sources(manifest, "demo.sums") == {
+        "id": ((orders, "id"),),
+        "total": ((orders, "amount"),),
+        "last_place": ((orders, "place"),),
+        "one": (),
+    }
+
+
+def test_a_record_says_where_its_model_begins(project: Project) -> None:
+    """Promise: the line of `MODEL`, or of the decorated function of that name."""
+    project.write(
+        "models/late.sql", "-- A comment.\n\n\nMODEL (name demo.late);\nSELECT 1::INT AS id;\n"
+    )
+    project.write(
+        "models/two.py",
+        """
+        import pandas as pd
+        from sqlmesh import model
+
+        @model("demo.first", columns={"n": "int"}, kind="FULL")
+        def first(context, **kwargs):
+            return pd.DataFrame({"n": [1]})
+
+
+        @model(
+            "demo.second",
+            columns={"n": "int"},
+            kind="FULL",
+        )
+        def second(context, **kwargs):
+            return pd.DataFrame({"n": [1]})
+        """,
+    )
+    lines = {m.name: (m.path, m.line) for m in _manifest(project).models}
+    assert lines == {
+        "demo.late": ("models/late.sql", 4),
+        "demo.first": ("models/two.py", 5),
+        "demo.second": ("models/two.py", 10),
+    }
+
+
+def test_a_record_has_its_references_and_fingerprint(project: Project) -> None:
+    """Promise: a change upstream changes the fingerprint, and not the code version."""
+    project.model("up", "SELECT 1::INT AS id")
+    project.model("down", "SELECT id FROM demo.up", "kind FULL, references (id)")
+
+    def down() -> ModelRecord:
+        return next(m for m in _manifest(project).models if m.name == "demo.down")
+
+    before = down()
+    project.model("up", "SELECT 2::INT AS id")
+    after = down()
+    assert before.references == ("id",)
+    assert before.code_version == after.code_version
+    assert before.fingerprint != after.fingerprint

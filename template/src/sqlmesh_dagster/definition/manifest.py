@@ -5,21 +5,24 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import sqlmesh
 from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.audit import Audit, StandaloneAudit
-from sqlmesh.core.model import Model
+from sqlmesh.core.model import Model, SeedModel, ViewKind
 from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
 from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.utils.cron import CroniterCache
 from sqlmesh.utils.date import to_datetime
 
+from sqlmesh_dagster.definition.lineage import ColumnSources, column_lineages
 from sqlmesh_dagster.definition.names import check_names
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -29,6 +32,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
+from sqlmesh_dagster.definition.source import definition_line
 from sqlmesh_dagster.upstream import model_path
 
 _CRON_EPOCH = "2024-01-01"
@@ -39,18 +43,23 @@ _CRON_SPAN = timedelta(hours=25)
 """Time looked at, at least: a night of `*/5 8-18`, SQLMesh's shortest period being 5 minutes."""
 
 
-def build_manifest(context: Context) -> Manifest:
+ReadModel = Callable[[Model], Mapping[str, Any]]
+
+
+def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -> Manifest:
     """Reads a loaded context; opens no connection.
 
     Args:
         context: Loaded with `update_schemas`, so that columns have types.
+        read_model: What else to keep of a model, as `SQLMeshTranslator.read_model`.
     """
     models = context.models
     nodes: dict[str, Node] = {**models, **context.standalone_audits}
     fingerprints = _fingerprints(nodes)
+    sources = column_lineages(models)
     root = Path(context.path)
     records = tuple(
-        _model_record(models[fqn], models, root, fingerprints[fqn].data_hash)
+        _model_record(models[fqn], models, root, fingerprints[fqn], sources[fqn], read_model)
         for fqn in context.dag.sorted
         if fqn in models and not models[fqn].kind.is_symbolic
     )
@@ -109,9 +118,15 @@ def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
 
 
 def _model_record(
-    model: Model, models: Mapping[str, Model], root: Path, code_version: str
+    model: Model,
+    models: Mapping[str, Model],
+    root: Path,
+    fingerprint: SnapshotFingerprint,
+    sources: Mapping[str, ColumnSources],
+    read_model: ReadModel,
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
+    path = model_path(model)
     return ModelRecord(
         fqn=model.fqn,
         name=model.name,
@@ -131,13 +146,23 @@ def _model_record(
         owner=model.owner,
         tags=tuple(model.tags),
         description=model.description,
-        columns=_columns(model),
+        columns=_columns(model, sources),
         audits=_audits(model),
         depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
         grains=tuple(grain.sql(dialect=model.dialect) for grain in model.grains),
         partitioned_by=tuple(e.sql(dialect=model.dialect) for e in model.partitioned_by),
-        path=_relative_path(model, root),
-        code_version=code_version,
+        path=_relative_path(path, root),
+        code_version=fingerprint.data_hash,
+        fingerprint=fingerprint_text(fingerprint),
+        line=definition_line(Path(path), model.name) if path else 1,
+        references=tuple(e.sql(dialect=model.dialect) for e in model.references),
+        time_column=model.time_column.column.name if model.time_column else None,
+        lookback=model.lookback,
+        is_forward_only=model.forward_only,
+        is_restatable=not model.disable_restatement,
+        is_materialized_view=isinstance(model.kind, ViewKind) and model.kind.materialized,
+        seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
+        extra=dict(read_model(model)),
     )
 
 
@@ -216,10 +241,15 @@ def _visible_dependencies(names: Iterable[str] | None, models: Mapping[str, Mode
     return visible
 
 
-def _columns(model: Model) -> tuple[ColumnRecord, ...]:
+def _columns(
+    model: Model, sources: Mapping[str, ColumnSources] | None = None
+) -> tuple[ColumnRecord, ...]:
     described = model.column_descriptions or {}
+    traced = sources or {}
     return tuple(
-        ColumnRecord(name, data_type.sql(dialect=model.dialect), described.get(name))
+        ColumnRecord(
+            name, data_type.sql(dialect=model.dialect), described.get(name), traced.get(name, ())
+        )
         for name, data_type in (model.columns_to_types or {}).items()
     )
 
@@ -241,10 +271,5 @@ def _cron_spacing(cron: str, time_zone: tzinfo | None) -> tuple[float, float]:
     return min(spaces).total_seconds(), max(spaces).total_seconds()
 
 
-def _relative_path(model: Model, root: Path) -> str | None:
-    path = model_path(model)
-    if path is None:
-        return None
-    resolved = Path(path).resolve()
-    home = root.resolve()
-    return str(resolved.relative_to(home) if resolved.is_relative_to(home) else resolved)
+def _relative_path(path: Path | None, root: Path) -> str | None:
+    return os.path.relpath(Path(path).resolve(), root.resolve()) if path else None

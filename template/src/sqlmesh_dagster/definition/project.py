@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -67,12 +69,14 @@ class DagsterProject:
 
     Attributes:
         name: The name that the factory was given; resource keys and the job's name begin with it.
+        externals: External tables that are shown though no asset loads them.
     """
 
     name: str
     manifest: Manifest
     assets: tuple[ModelAsset, ...]
     table_checks: tuple[TableCheck, ...]
+    externals: tuple[dg.AssetSpec, ...] = ()
 
     @property
     def results_key(self) -> str:
@@ -128,11 +132,20 @@ def translate(
     for external in manifest.externals:
         keys[external.fqn] = translator.get_external_asset_key(external.fqn)
     used: set[dg.AssetCheckKey] = set()
+    problem = problem_metadata(manifest)
+    settings = translator.settings
     assets = tuple(
         ModelAsset(
             model=model,
             spec=_completed(
                 specs[model.fqn], [keys[fqn] for fqn in model.depends_on], group_name, owners
+            ).merge_attributes(
+                metadata={
+                    **problem,
+                    **(_column_lineage(model, keys) if settings.column_lineage else {}),
+                    **(_code_references(model, manifest) if settings.code_references else {}),
+                    **specs[model.fqn].metadata,
+                }
             ),
             checks=_checks(translator, model.audits, keys[model.fqn], model.name, used),
         )
@@ -145,12 +158,69 @@ def translate(
         TableCheck(e.fqn, _checks(translator, e.audits, keys[e.fqn], e.fqn, used))
         for e in manifest.externals
     )
+    externals = [
+        translator.get_external_asset_spec(external)
+        for external in manifest.externals
+        if settings.external_assets
+    ]
     return DagsterProject(
         name=name,
         manifest=manifest,
         assets=assets,
+        externals=tuple(_without_duplicates(externals, specs.values())),
         table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
     )
+
+
+def problem_metadata(manifest: Manifest) -> dict[str, dg.MarkdownMetadataValue]:
+    """What the UI says of definitions that are older than the files, because these are broken."""
+    if manifest.problem is None:
+        return {}
+    text = f"These definitions are the last good ones.\n\n```\n{manifest.problem}\n```"
+    return {"sqlmesh/problem": dg.MetadataValue.md(text)}
+
+
+def _column_lineage(
+    model: ModelRecord, keys: Mapping[str, dg.AssetKey]
+) -> dict[str, dg.TableColumnLineage]:
+    """What each column is made of, in Dagster's terms; tables that nothing reads as a whole are left out."""
+    deps = {
+        column.name: [
+            dg.TableColumnDep(asset_key=keys[fqn], column_name=source)
+            for fqn, source in column.sources
+            if fqn in keys
+        ]
+        for column in model.columns
+    }
+    traced = {name: found for name, found in deps.items() if found}
+    return {"dagster/column_lineage": dg.TableColumnLineage(traced)} if traced else {}
+
+
+def _code_references(
+    model: ModelRecord, manifest: Manifest
+) -> dict[str, dg.CodeReferencesMetadataValue]:
+    """The model's file and line, which the UI opens in an editor."""
+    if model.path is None:
+        return {}
+    file = os.path.normpath(f"{manifest.project_dir}/{model.path}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        reference = dg.LocalFileCodeReference(
+            file_path=file, line_number=model.line, label=model.name
+        )
+        references = dg.CodeReferencesMetadataValue(code_references=[reference])
+    return {"dagster/code_references": references}
+
+
+def _without_duplicates(
+    externals: Iterable[dg.AssetSpec], models: Iterable[dg.AssetSpec]
+) -> Iterator[dg.AssetSpec]:
+    """Two tables may be keyed as one asset, or as a model."""
+    seen = {spec.key for spec in models}
+    for spec in externals:
+        if spec.key not in seen:
+            seen.add(spec.key)
+            yield spec
 
 
 def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) -> None:
@@ -192,7 +262,7 @@ def _checks(
         used: Check keys of the project so far; this adds to them.
     """
     checks = []
-    for audit in audits:
+    for audit in audits if translator.settings.asset_checks else ():
         if audit.skip:
             continue
         spec = translator.get_check_spec(audit, key)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
 class ColumnRecord:
-    """A column of a model's output; `data_type` is in the model's dialect."""
+    """A column of a model's output.
+
+    Attributes:
+        data_type: In the model's dialect.
+        sources: The columns that it is made of, as pairs of a table's FQN and a column's name;
+            empty where SQL does not tell, as for Python models.
+    """
 
     name: str
     data_type: str
     description: str | None = None
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,16 @@ class ModelRecord:
         depends_on: FQNs of what it reads: models and external tables; embedded models are replaced
             by what they read themselves.
         path: File of the definition, relative to the project's folder.
+        line: Where the definition begins in that file, from 1.
+        references: Columns by which other models join it, beside its grains.
+        fingerprint: All of SQLMesh's hashes, see `manifest.fingerprint_text`: changes with anything
+            that makes a new version of the model, of those upstream too.
+        time_column: Of an `INCREMENTAL_BY_TIME_RANGE` model.
+        lookback: Intervals before the newest that each run builds again.
+        is_forward_only: Whether a change leaves the history as it is.
+        is_restatable: Whether SQLMesh may build what was built once more.
+        seed_path: A seed's CSV file, relative to the project's folder.
+        extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
     """
 
@@ -79,6 +98,21 @@ class ModelRecord:
     partitioned_by: tuple[str, ...]
     path: str | None
     code_version: str
+    fingerprint: str
+    line: int = 1
+    references: tuple[str, ...] = ()
+    time_column: str | None = None
+    lookback: int = 0
+    is_forward_only: bool = False
+    is_restatable: bool = True
+    is_materialized_view: bool = False
+    seed_path: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it stores no rows; a materialized view does."""
+        return self.kind == "VIEW" and not self.is_materialized_view
 
     @property
     def is_seed(self) -> bool:
@@ -121,6 +155,7 @@ class Manifest:
         externals: Every external table that a model or a standalone audit reads.
         fingerprints: Pairs of snapshot name and fingerprint of each node in the files, to tell
             local changes from what an environment runs.
+        problem: Why the files could not be loaded, where these are the records of the last good load.
     """
 
     project_dir: str
@@ -132,3 +167,4 @@ class Manifest:
     externals: tuple[ExternalRecord, ...]
     standalone_audits: tuple[StandaloneAuditRecord, ...]
     fingerprints: tuple[tuple[str, str], ...]
+    problem: str | None = None

@@ -24,7 +24,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors
 
 from sqlmesh_dagster.definition.manifest import audit_arguments
 from sqlmesh_dagster.definition.names import audit_identity, check_names
-from sqlmesh_dagster.execution.cancel import RunCancelled
+from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.explanation import unavailable_database
 from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
 
@@ -75,6 +75,8 @@ class CaptureConsole(NoopConsole):
         selected: FQNs that the run is to take; a plan may build others, which are told, too.
         tell: Receives each outcome once, from SQLMesh's threads.
         log: Receives a logging level and a message: what SQLMesh itself says.
+        cancel: Once it is cancelled, a plan is stopped before it promotes anything, and a run while
+            it waits for a plan; queries are interrupted elsewhere.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class CaptureConsole(NoopConsole):
         selected: Iterable[str],
         tell: Callable[[ModelOutcome], None],
         log: Callable[[int, str], None] = _log.log,
+        cancel: CancelToken | None = None,
         *,
         audit_only: bool = False,
     ) -> None:
@@ -89,6 +92,7 @@ class CaptureConsole(NoopConsole):
         self._selected = set(selected)
         self._tell = tell
         self._log = log
+        self._cancel = cancel or CancelToken()
         self._audit_only = audit_only
         self._captures: dict[str, _Capture] = {}
         self._next_due: dict[str, str | None] = {}
@@ -266,11 +270,25 @@ class CaptureConsole(NoopConsole):
         for line in found if is_error else ():
             self._errors.append(line)
 
+    def update_creation_progress(self, *args: Any, **kwargs: Any) -> None:
+        """Stops a plan between two tables that it creates."""
+        self._cancel.check()
+
+    def stop_creation_progress(self, *args: Any, **kwargs: Any) -> None:
+        """Stops a plan that has created its tables; what comes next is the promotion."""
+        self._cancel.check()
+
+    def log_success(self, *args: Any, **kwargs: Any) -> None:
+        """Stops a plan that has no table to create, as above."""
+        self._cancel.check()
+
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
-        """Passes SQLMesh's warning on."""
+        """Passes SQLMesh's warning on; a run that waits for a plan warns each time it looks."""
         self._log(logging.INFO, (long_message or short_message).strip())
+        if not self._is_planning:  # a plan that promotes would leave the environment half changed
+            self._cancel.check()
 
     def log_error(self, message: str, *args: Any, **kwargs: Any) -> None:
         """Passes SQLMesh's error on."""

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import duckdb
@@ -23,7 +23,7 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils import CompletionStatus
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.definition.manifest import build_manifest
+from sqlmesh_dagster.definition.manifest import ReadModel, build_manifest
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.execution.appending import appended_once
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
@@ -65,7 +65,7 @@ class CaptureScheduler(Scheduler):
         self._selected = selected
         self._writes_state = writes_state
         if isinstance(self.console, CaptureConsole):
-            on_audit(self.snapshot_evaluator, self.console.capture_audits)
+            on_audit(self.snapshot_evaluator, self.console.capture_audits, self._watching)
 
     def run(self, *args: Any, **kwargs: Any) -> CompletionStatus:
         """Runs exactly the selected models.
@@ -83,7 +83,7 @@ class CaptureScheduler(Scheduler):
             adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
             is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
             with (
-                self._cancel.watching(adapter.cursor),
+                self._watching(snapshot),
                 appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
             ):
                 return super().evaluate(snapshot, *args, **kwargs)
@@ -92,6 +92,11 @@ class CaptureScheduler(Scheduler):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
                 self.console.capture_failure(snapshot.name, error, query)
             raise
+
+    def _watching(self, snapshot: Snapshot) -> AbstractContextManager[None]:
+        """While open, cancelling interrupts what this thread queries for a snapshot."""
+        adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+        return self._cancel.watching(adapter.cursor)
 
     def _query(self, snapshot: Snapshot, kwargs: Mapping[str, Any]) -> str | None:
         """The SQL of a batch, for its error message; best effort, Python models and seeds have none."""
@@ -179,14 +184,14 @@ def open_context(
             _PROCESS.release()
 
 
-def load_manifest(settings: ProjectSettings) -> Manifest:
+def load_manifest(settings: ProjectSettings, read_model: ReadModel = lambda model: {}) -> Manifest:
     """Loads the project's files and reads them for Dagster's definitions; opens no connection.
 
     Raises:
         ProjectLoadError: With SQLMesh's own message.
     """
     with open_context(settings, load=True) as context:
-        return build_manifest(context)
+        return build_manifest(context, read_model)
 
 
 def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:

@@ -121,6 +121,7 @@ def _deploy(
     """
     is_production = settings.environment == "prod"
     load_files(context, settings)
+    context.cancel_token.check()
     with console.planning():
         try:
             context.plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -77,12 +78,9 @@ class ModelOutcome:
     error: ErrorOutcome | None = None
 
 
-_JSON = TypeAdapter(ModelOutcome)
-
-
 def to_line(outcome: ModelOutcome) -> bytes:
     """One line of JSON, newline included."""
-    return _JSON.dump_json(outcome) + b"\n"
+    return _json().dump_json(outcome) + b"\n"
 
 
 def from_line(line: bytes) -> ModelOutcome:
@@ -91,4 +89,9 @@ def from_line(line: bytes) -> ModelOutcome:
     Raises:
         pydantic.ValidationError: The line is torn or of another version.
     """
-    return _JSON.validate_json(line)
+    return _json().validate_json(line)
+
+
+@lru_cache(maxsize=1)
+def _json() -> TypeAdapter[ModelOutcome]:
+    return TypeAdapter(ModelOutcome)  # 0.1 s, which an import need not pay

@@ -99,6 +99,12 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
     be on Postgres then, which also keeps runs of different hosts apart."""
     wait_timeout: float = 600.0
     """Seconds to wait for another run, plan or process that holds the project or its DuckDB file."""
+    manifest_dir: str | None = None
+    """Folder of the manifest that definitions are read from; by default `.cache/dagster` in
+    `project_dir`. One that was made elsewhere, as in an image's build, is used as it is."""
+    keep_last_good: bool = False
+    """Whether definitions stay as they last were while the project cannot be loaded, instead of
+    failing the code location."""
     translator: dg.ResourceDependency[SQLMeshTranslator] = SQLMeshTranslator()  # type: ignore[assignment]
     """How models look in Dagster."""
 
@@ -226,7 +232,7 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
             while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
                 meanwhile()
                 if work.token.is_cancelled or is_stopping():
-                    work.token.cancel()  # again: the query may have begun after the last time
+                    work.token.cancel()  # again: an interrupt is lost between two queries
         except BaseException:
             work.token.cancel()
             raise

@@ -49,7 +49,7 @@ class Session:
         Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns
         normally whatever happens to the models; an error of the whole run is told for every model.
         """
-        console = CaptureConsole(fqns, tell, self.log)
+        console = CaptureConsole(fqns, tell, self.log, self.cancel)
         options, settings = self.options, self.settings
         try:
             with self._prepared(console, fqns) as context:
@@ -59,14 +59,16 @@ class Session:
                 deployed = console.begin(snapshots, execution_time, settings.plan_hint)
                 if deployed:
                     context.selected = deployed
-                    context.run(
-                        settings.environment,
-                        start=options.start,
-                        end=options.end,
-                        execution_time=execution_time,
-                        ignore_cron=options.ignore_cron,
-                        skip_janitor=options.skip_janitor,
-                    )
+                    # this thread's own queries are those of `before_all` and `after_all`
+                    with self.cancel.watching(context.engine_adapter.cursor):
+                        context.run(
+                            settings.environment,
+                            start=options.start,
+                            end=options.end,
+                            execution_time=execution_time,
+                            ignore_cron=options.ignore_cron,
+                            skip_janitor=options.skip_janitor,
+                        )
         except Exception as error:
             if not self.cancel.is_cancelled:
                 console.fail(as_error(explained(error, settings)))
@@ -85,7 +87,7 @@ class Session:
             SQLMeshDagsterError: The environment or the database is not available.
         """
         told: list[ModelOutcome] = []
-        console = CaptureConsole([name], told.append, self.log, audit_only=True)
+        console = CaptureConsole([name], told.append, self.log, self.cancel, audit_only=True)
         options, settings = self.options, self.settings
         try:
             with self._prepared(console, [name]) as context:

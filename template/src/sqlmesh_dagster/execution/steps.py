@@ -174,6 +174,11 @@ def _select(step: Step, results: RunResults) -> tuple[str, ...]:
         attempted=latest.keys(),
         failed={f for f, outcome in latest.items() if outcome.status not in _SUCCESSES},
     )
+    if step.project.manifest.problem:
+        step.context.log.warning(
+            "The project's files cannot be loaded; this run uses the last good definitions."
+            f" {step.project.manifest.problem}"
+        )
     step.context.log.info(f"Starting one sqlmesh run for {len(selected)} of {len(models)} models.")
     return selected
 

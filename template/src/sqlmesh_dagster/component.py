@@ -1,0 +1,148 @@
+"""`SQLMeshProjectComponent`: a SQLMesh project in a `defs.yaml`, on the same manifest as the factories."""
+
+# No `from __future__ import annotations`: Dagster reads the types of the attributes unquoted.
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import dagster as dg
+from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
+from pydantic import BaseModel, Field
+
+from sqlmesh_dagster.definition.records import ModelRecord
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.execution.resource import SQLMeshResource
+from sqlmesh_dagster.factories import project_definitions
+from sqlmesh_dagster.loading import bake_manifest, project_manifest
+
+
+class ScaffoldParameters(BaseModel):
+    """What `dg scaffold defs` asks for."""
+
+    project_dir: str = Field(
+        default="sqlmesh_project",
+        description="Folder of SQLMesh's config, from the project's root.",
+    )
+    environment: str = Field(default="prod", description="SQLMesh environment that runs build.")
+
+
+class SQLMeshProjectScaffolder(dg.Scaffolder[ScaffoldParameters]):
+    """Writes the `defs.yaml` of a SQLMesh project that is there already."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[ScaffoldParameters]:
+        """What can be given on the command line."""
+        return ScaffoldParameters
+
+    def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParameters]) -> None:
+        """Writes it, with the attributes that differ from project to project."""
+        attributes = {
+            "project_dir": "{{ context.project_root }}/" + request.params.project_dir,
+            "environment": request.params.environment,
+        }
+        dg.scaffold_component(request, attributes)
+
+
+@dg.scaffold_with(SQLMeshProjectScaffolder)
+@dataclass
+class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
+    """A SQLMesh project: assets, checks, a job, the adaptive schedule and its resources.
+
+    The attributes are the parameters of `sqlmesh_definitions_factory`, and give equal definitions.
+    Its state is the manifest: `dg utils refresh-defs-state` writes it, and a state that no longer fits
+    the project's files is not used. Subclass it to use a translator of your own.
+    """
+
+    project_dir: str = "sqlmesh_project"
+    gateway: str | None = None
+    environment: str = "prod"
+    concurrency_limit: int | None = None
+    external_asset_mapping: str | None = None
+    group_name: str = "sqlmesh"
+    op_tags: Mapping[str, str] | None = None
+    owners: Sequence[str] | None = None
+    schedule_name: str | None = None
+    enable_schedule: bool = False
+    undeployed_changes: str | None = None
+    execution: str = "shared"
+    wait_timeout: float = 600.0
+    manifest_dir: str | None = None
+    keep_last_good: bool = False
+    name: str = "sqlmesh"
+    translation: (
+        Annotated[
+            TranslationFn[ModelRecord],
+            TranslationFnResolver(template_vars_for_translation_fn=lambda model: {"model": model}),
+        ]
+        | None
+    ) = None
+    defs_state: ResolvedDefsStateConfig = field(
+        default_factory=DefsStateConfigArgs.local_filesystem
+    )
+
+    def get_translator(self) -> SQLMeshTranslator:
+        """How models look in Dagster, before `translation`; override it to use your own."""
+        return SQLMeshTranslator(self.external_asset_mapping)
+
+    @property
+    def defs_state_config(self) -> DefsStateConfig:
+        """Where Dagster keeps the manifest."""
+        key = f"{type(self).__name__}[{self.name}]"
+        return DefsStateConfig.from_args(self.defs_state, default_key=key)
+
+    def write_state_to_path(self, state_path: Path) -> None:
+        """Writes the manifest of the project's files as they are now."""
+        bake_manifest(self._resource(), state_path)
+
+    def build_defs_from_state(
+        self, context: dg.ComponentLoadContext, state_path: Path | None
+    ) -> dg.Definitions:
+        """The definitions, from the state if it fits the files, else as the factories do."""
+        resource = self._resource()
+        baked = [state_path] if state_path else []
+        return project_definitions(
+            resource,
+            project_manifest(resource, *baked),
+            name=self.name,
+            group_name=self.group_name,
+            op_tags=self.op_tags,
+            owners=self.owners,
+            schedule_name=self.schedule_name,
+            enable_schedule=self.enable_schedule,
+        )
+
+    def _resource(self) -> SQLMeshResource:
+        return SQLMeshResource(
+            project_dir=self.project_dir,
+            gateway=self.gateway,
+            environment=self.environment,
+            concurrency_limit=self.concurrency_limit,
+            undeployed_changes=self.undeployed_changes,
+            execution=self.execution,
+            wait_timeout=self.wait_timeout,
+            manifest_dir=self.manifest_dir,
+            keep_last_good=self.keep_last_good,
+            translator=_translated(self.get_translator(), self.translation),
+        )
+
+
+def _translated(
+    translator: SQLMeshTranslator, translation: TranslationFn[ModelRecord] | None
+) -> SQLMeshTranslator:
+    """The translator, with what `defs.yaml` says on top."""
+    if translation is None:
+        return translator
+    kind: Any = type(translator)
+    adjust = translation
+
+    class Translated(kind):  # type: ignore[misc]
+        def get_asset_spec(self, model: ModelRecord) -> dg.AssetSpec:
+            return adjust(super().get_asset_spec(model), model)
+
+    translated = copy.copy(translator)
+    translated.__class__ = Translated
+    return translated

@@ -1,0 +1,86 @@
+"""Which columns a model's columns are made of, from its rendered query.
+
+Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.lineage import lineage
+from sqlglot.optimizer.scope import build_scope
+from sqlmesh.core.model import Model
+from sqlmesh.utils.errors import SQLMeshError
+
+_log = logging.getLogger(__name__)
+ColumnSources = tuple[tuple[str, str], ...]
+"""Pairs of a table's FQN and the name of a column of it."""
+
+
+def column_lineages(models: Mapping[str, Model]) -> dict[str, Mapping[str, ColumnSources]]:
+    """The sources of each model's columns, by FQN; seen through embedded models, which leave no table."""
+    direct = {fqn: _direct_sources(model) for fqn, model in models.items()}
+
+    def visible(fqn: str, column: str) -> Iterator[tuple[str, str]]:
+        model = models.get(fqn)
+        if model is None or not model.kind.is_embedded:
+            yield fqn, column
+            return
+        for source in direct[fqn].get(column, ()):
+            yield from visible(*source)
+
+    return {
+        fqn: {
+            name: tuple(sorted({seen for source in sources for seen in visible(*source)}))
+            for name, sources in columns.items()
+        }
+        for fqn, columns in direct.items()
+    }
+
+
+def _direct_sources(model: Model) -> Mapping[str, ColumnSources]:
+    """The sources of each column that has any; a Python model and a seed have none.
+
+    SQLMesh's own `lineage` qualifies the query anew for each model; the query that a load has
+    rendered is qualified already. About 0.4 ms a column.
+    """
+    if not model.is_sql:
+        return {}
+    try:
+        query = model.render_query()
+        scope = build_scope(query) if query else None
+        if query is None or scope is None:
+            return {}
+        found = {}
+        for name in query.named_selects:
+            node = lineage(
+                exp.column(name, quoted=True),
+                query,
+                scope=scope,
+                trim_selects=False,
+                dialect=model.dialect,
+                copy=False,
+            )
+            sources = {
+                (_fqn(leaf.source), exp.to_column(leaf.name, dialect=model.dialect).name)
+                for leaf in node.walk()
+                if isinstance(leaf.source, exp.Table) and leaf.name != "*"
+            }
+            if sources:
+                found[name] = tuple(sorted(sources))
+        return found
+    except (
+        SqlglotError,
+        SQLMeshError,
+        ValueError,
+    ):  # lineage only decorates; a load judges queries
+        _log.info("The columns of `%s` cannot be traced.", model.name, exc_info=True)
+        return {}
+
+
+def _fqn(table: exp.Table) -> str:
+    parts = [exp.to_identifier(part.name, quoted=True) for part in table.parts]
+    return ".".join(part.sql(dialect="duckdb") for part in parts)
