@@ -107,6 +107,7 @@ def sqlmesh_definitions_factory(
     undeployed_changes: str | None = None,
     execution: str = "shared",
     wait_timeout: float = 600.0,
+    failing_rows_sample: int = 0,
     manifest_dir: str | None = None,
     keep_last_good: bool = False,
     name: str = "sqlmesh",
@@ -129,6 +130,7 @@ def sqlmesh_definitions_factory(
         undeployed_changes: `apply`, `warn` or `fail`, see `SQLMeshResource`.
         execution: `shared` or `per_step`, see `SQLMeshResource`.
         wait_timeout: Seconds to wait for another run or process that holds the project.
+        failing_rows_sample: Rows that a failed check shows of what its audit found.
         manifest_dir: Folder of the manifest, see `SQLMeshResource`.
         keep_last_good: Whether a project that cannot be loaded keeps its last good definitions.
         name: Keeps several projects of one code location apart: prefix of job and resource keys.
@@ -154,6 +156,7 @@ def sqlmesh_definitions_factory(
         undeployed_changes=undeployed_changes,
         execution=execution,
         wait_timeout=wait_timeout,
+        failing_rows_sample=failing_rows_sample,
         manifest_dir=manifest_dir,
         keep_last_good=keep_last_good,
         translator=translator or SQLMeshTranslator(external_asset_mapping),
