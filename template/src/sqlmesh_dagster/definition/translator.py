@@ -41,6 +41,8 @@ class TranslatorSettings:
     Attributes:
         asset_checks: Whether audits are asset checks.
         code_references: Whether an asset leads to the file and line of its model.
+        code_url: Where a git host shows the project's folder, such as
+            `https://github.com/acme/platform/blob/main/sqlmesh_project`; the asset then leads there, too.
         column_lineage: Whether an asset's columns lead to the columns that they are made of.
         external_assets: Whether an external table that no asset of yours loads is shown with its
             description and columns. Leave it off where another asset has the same key.
@@ -53,6 +55,7 @@ class TranslatorSettings:
 
     asset_checks: bool = True
     code_references: bool = True
+    code_url: str | None = None
     column_lineage: bool = True
     external_assets: bool = False
     virtual_views: bool = False
