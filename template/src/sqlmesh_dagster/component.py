@@ -72,6 +72,7 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
     wait_timeout: float = 600.0
     manifest_dir: str | None = None
     keep_last_good: bool = False
+    enable_sync: bool = False
     name: str = "sqlmesh"
     translation: (
         Annotated[
@@ -113,6 +114,7 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
             owners=self.owners,
             schedule_name=self.schedule_name,
             enable_schedule=self.enable_schedule,
+            enable_sync=self.enable_sync,
         )
 
     def _resource(self) -> SQLMeshResource:

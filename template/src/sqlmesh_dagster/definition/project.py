@@ -99,9 +99,34 @@ class DagsterProject:
         return f"{self.name}_adaptive_schedule"
 
     @property
+    def sync_sensor_name(self) -> str:
+        """Name of the sensor that reports what was built outside Dagster."""
+        return f"{self.name}_sync_sensor"
+
+    @property
+    def plan_job_name(self) -> str:
+        """Name of the job that plans an environment."""
+        return f"{self.name}_plan_job"
+
+    @property
+    def invalidate_job_name(self) -> str:
+        """Name of the job that removes an environment."""
+        return f"{self.name}_invalidate_job"
+
+    @property
+    def verify_job_name(self) -> str:
+        """Name of the job that runs SQLMesh's unit tests and linter."""
+        return f"{self.name}_verify_job"
+
+    @property
     def keys_by_fqn(self) -> Mapping[str, dg.AssetKey]:
         """The asset key of each model."""
         return {asset.model.fqn: asset.spec.key for asset in self.assets}
+
+    @property
+    def assets_by_fqn(self) -> Mapping[str, ModelAsset]:
+        """The asset of each model."""
+        return {asset.model.fqn: asset for asset in self.assets}
 
     @property
     def fqns_by_key(self) -> Mapping[dg.AssetKey, str]:

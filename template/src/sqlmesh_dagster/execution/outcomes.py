@@ -59,6 +59,8 @@ class ModelOutcome:
         intervals: Executed intervals, pairs of epoch milliseconds, end exclusive.
         batches: Executed batches; SQLMesh splits intervals by `batch_size`.
         rows_processed: Rows that the engine says it wrote; None where it does not say (DuckDB).
+        version: What SQLMesh calls the version of the table, which several snapshots may share.
+        built_at: When the last batch had been recorded as done, in epoch milliseconds.
         next_due: When the model is due next, ISO 8601 in UTC; None if never again.
         reason: Why nothing was executed, in words.
     """
@@ -71,6 +73,8 @@ class ModelOutcome:
     rows_processed: int | None = None
     bytes_processed: int | None = None
     snapshot: str | None = None
+    version: str | None = None
+    built_at: int | None = None
     execution_time: str | None = None
     next_due: str | None = None
     reason: str | None = None
