@@ -9,6 +9,7 @@ The data flows through the folders in this order:
     execution/   Dagster step → selection → session (sqlmesh run) → console → results → events
     schedule     tick → due → run request
     plans        job → plan → shown, and applied if told to → materializations
+    code_checks  job or check → unit tests and linter → check results
     sync         tick → built outside Dagster → materializations
     upstream     the few things that public APIs of Dagster and SQLMesh don't give
 """
@@ -50,6 +51,7 @@ from sqlmesh_dagster.factories import (
     sqlmesh_plan_job_factory,
     sqlmesh_resources,
     sqlmesh_sync_sensor_factory,
+    sqlmesh_verify_job_factory,
 )
 from sqlmesh_dagster.plans import SQLMeshInvalidateOptions, SQLMeshPlanOptions
 
@@ -90,4 +92,5 @@ __all__ = [
     "sqlmesh_plan_job_factory",
     "sqlmesh_resources",
     "sqlmesh_sync_sensor_factory",
+    "sqlmesh_verify_job_factory",
 ]

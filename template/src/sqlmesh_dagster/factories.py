@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from sqlmesh_dagster.code_checks import code_checks, verify_job
 from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.project import (
     DagsterProject,
@@ -130,6 +131,13 @@ def sqlmesh_invalidate_job_factory(
     return invalidate_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
+def sqlmesh_verify_job_factory(
+    *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
+) -> dg.JobDefinition:
+    """The job `<project_name>_verify_job`: SQLMesh's unit tests and linter; it builds nothing."""
+    return verify_job(_project(sqlmesh_resource, project_name, project_name, None))
+
+
 def sqlmesh_definitions_factory(
     *,
     project_dir: str | Path = "sqlmesh_project",
@@ -250,7 +258,7 @@ def project_definitions(
         sensors.append(_sync_sensor(project, resource, None, enable_sync))
     return dg.Definitions(
         assets=[*assets, *project.externals],
-        jobs=[job, plan_job(project), invalidate_job(project)],
+        jobs=[job, plan_job(project), invalidate_job(project), verify_job(project)],
         schedules=schedules,
         sensors=sensors,
         resources=sqlmesh_resources(resource, name=name),
@@ -320,6 +328,7 @@ def _assets(
     return [
         *(_model_asset(project, asset, tags, options) for asset in project.assets),
         *(_table_check(project, check, tags, options) for check in project.table_checks),
+        *code_checks(project, tags),
     ]
 
 
@@ -399,8 +408,10 @@ def _sync_sensor(
 def _job(project: DagsterProject, assets: Sequence[dg.AssetsDefinition]) -> AssetJob:
     keys = [asset.spec.key for asset in project.assets]
     checks = dg.AssetSelection.checks(*assets)
+    # as a part of every run they would load the project's files each time
+    code_checks = dg.AssetSelection.checks(*(check.spec.key for check in project.code_checks))
     return dg.define_asset_job(
         project.job_name,
-        selection=dg.AssetSelection.assets(*keys) | checks,
+        selection=(dg.AssetSelection.assets(*keys) | checks) - code_checks,
         description=f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`.",
     )
