@@ -73,6 +73,7 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
     failing_rows_sample: int = 0
     manifest_dir: str | None = None
     keep_last_good: bool = False
+    enable_sync: bool = False
     name: str = "sqlmesh"
     translation: (
         Annotated[
@@ -114,6 +115,7 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
             owners=self.owners,
             schedule_name=self.schedule_name,
             enable_schedule=self.enable_schedule,
+            enable_sync=self.enable_sync,
         )
 
     def _resource(self) -> SQLMeshResource:

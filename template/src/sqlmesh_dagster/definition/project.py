@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 from urllib.parse import quote
 
 import dagster as dg
@@ -65,6 +66,15 @@ class TableCheck:
 
 
 @dataclass(frozen=True)
+class CodeCheck:
+    """A check of a model's code, which builds nothing: its unit tests, or the linter."""
+
+    kind: Literal["unit_tests", "lint"]
+    model: ModelRecord
+    spec: dg.AssetCheckSpec
+
+
+@dataclass(frozen=True)
 class DagsterProject:
     """A translated manifest.
 
@@ -78,6 +88,7 @@ class DagsterProject:
     assets: tuple[ModelAsset, ...]
     table_checks: tuple[TableCheck, ...]
     externals: tuple[dg.AssetSpec, ...] = ()
+    code_checks: tuple[CodeCheck, ...] = ()
 
     @property
     def results_key(self) -> str:
@@ -100,9 +111,34 @@ class DagsterProject:
         return f"{self.name}_adaptive_schedule"
 
     @property
+    def sync_sensor_name(self) -> str:
+        """Name of the sensor that reports what was built outside Dagster."""
+        return f"{self.name}_sync_sensor"
+
+    @property
+    def plan_job_name(self) -> str:
+        """Name of the job that plans an environment."""
+        return f"{self.name}_plan_job"
+
+    @property
+    def invalidate_job_name(self) -> str:
+        """Name of the job that removes an environment."""
+        return f"{self.name}_invalidate_job"
+
+    @property
+    def verify_job_name(self) -> str:
+        """Name of the job that runs SQLMesh's unit tests and linter."""
+        return f"{self.name}_verify_job"
+
+    @property
     def keys_by_fqn(self) -> Mapping[str, dg.AssetKey]:
         """The asset key of each model."""
         return {asset.model.fqn: asset.spec.key for asset in self.assets}
+
+    @property
+    def assets_by_fqn(self) -> Mapping[str, ModelAsset]:
+        """The asset of each model."""
+        return {asset.model.fqn: asset for asset in self.assets}
 
     @property
     def fqns_by_key(self) -> Mapping[dg.AssetKey, str]:
@@ -170,6 +206,7 @@ def translate(
         assets=assets,
         externals=tuple(_without_duplicates(externals, specs.values())),
         table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
+        code_checks=tuple(_code_checks(manifest, translator, keys, used)),
     )
 
 
@@ -282,6 +319,37 @@ def _checks(
         used.add(spec.key)
         checks.append((audit, spec))
     return tuple(checks)
+
+
+def _code_checks(
+    manifest: Manifest,
+    translator: SQLMeshTranslator,
+    keys: Mapping[str, dg.AssetKey],
+    used: set[dg.AssetCheckKey],
+) -> Iterator[CodeCheck]:
+    """The checks of the models' code.
+
+    Raises:
+        DuplicateAssetKeyError: The translator gives one the name of another check.
+    """
+    settings = translator.settings
+    for model in manifest.models:
+        key = keys[model.fqn]
+        checks = []
+        if settings.unit_test_checks and model.unit_tests:
+            spec = translator.get_unit_tests_check_spec(model, key)
+            checks.append(CodeCheck("unit_tests", model, spec))
+        if settings.lint_checks:
+            checks.append(CodeCheck("lint", model, translator.get_lint_check_spec(model, key)))
+        for check in checks:
+            if check.spec.key in used:
+                raise DuplicateAssetKeyError(
+                    f"The check `{check.spec.name}` of `{model.name}` has the name of an audit's check."
+                    " Let the translator's `get_unit_tests_check_spec` or `get_lint_check_spec` give"
+                    " it another."
+                )
+            used.add(check.spec.key)
+            yield check
 
 
 def _standalone_check(

@@ -69,6 +69,7 @@ class ModelRecord:
         is_forward_only: Whether a change leaves the history as it is.
         is_restatable: Whether SQLMesh may build what was built once more.
         seed_path: A seed's CSV file, relative to the project's folder.
+        unit_tests: Names of SQLMesh's unit tests of it.
         extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
     """
@@ -107,6 +108,7 @@ class ModelRecord:
     is_restatable: bool = True
     is_materialized_view: bool = False
     seed_path: str | None = None
+    unit_tests: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 from sqlglot import exp
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from sqlmesh_dagster.definition.manifest import audit_arguments
@@ -51,12 +52,18 @@ class _Capture:
     bytes: int | None = None
     row_count: int | None = None
     snapshot: str | None = None
+    version: str | None = None
+    built_at: int | None = None
     signal: str | None = None
     audits: dict[str, AuditOutcome] = field(default_factory=dict)
     error: ErrorOutcome | None = None
     blocked: bool = False
     cancelled: bool = False
     told: bool = False
+
+    def identify(self, snapshot: Snapshot) -> None:
+        """Notes which snapshot it is about."""
+        self.snapshot, self.version = snapshot.identifier, snapshot.version
 
 
 def _guarded(
@@ -146,7 +153,7 @@ class CaptureConsole(NoopConsole):
                 self._tell_once(name, self._capture(name), "not_deployed", hint)
             present = sorted(self._selected & snapshots.keys())
             for name in present:
-                self._capture(name).snapshot = snapshots[name].identifier
+                self._capture(name).identify(snapshots[name])
                 self._next_due[name] = _next_due(snapshots[name], execution_time)
             return present
 
@@ -236,6 +243,8 @@ class CaptureConsole(NoopConsole):
             return
         capture.executed.append((interval[0], interval[1]))
         capture.duration_ms += duration_ms
+        capture.identify(snapshot)
+        capture.built_at = now_timestamp()
         if execution_stats is not None:
             capture.rows = _add(capture.rows, execution_stats.total_rows_processed)
             capture.bytes = _add(capture.bytes, execution_stats.total_bytes_processed)
@@ -407,6 +416,8 @@ class CaptureConsole(NoopConsole):
                 row_count=capture.row_count,
                 plan=self._plan,
                 snapshot=capture.snapshot,
+                version=capture.version,
+                built_at=capture.built_at,
                 execution_time=self._execution_time,
                 next_due=self._next_due.get(name),
                 reason=reason,

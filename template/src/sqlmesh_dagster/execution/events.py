@@ -34,12 +34,27 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
 
     The data version changes with each execution: SQLMesh executes only what has to change.
     """
-    version = f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}"
     return dg.MaterializeResult(
         asset_key=asset.spec.key,
         metadata=metadata(outcome),
-        data_version=dg.DataVersion(digest(version, 16)),
+        data_version=dg.DataVersion(_data_version(outcome)),
     )
+
+
+def runless_materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetMaterialization:
+    """What an executed model's asset gets where no step of its own reports it."""
+    return dg.AssetMaterialization(
+        asset.spec.key,
+        description=outcome.reason,
+        metadata=metadata(outcome),
+        tags=version_tags(_data_version(outcome), asset.spec.code_version),
+    )
+
+
+def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
+    """The tags by which Dagster knows what a materialization is made of, and of which code."""
+    tags = {"dagster/data_version": data_version, "dagster/code_version": code_version}
+    return {key: value for key, value in tags.items() if value}
 
 
 def observation(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetObservation:
@@ -145,8 +160,8 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         **_next_due(outcome),
     }
     if outcome.intervals:
-        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in outcome.intervals))
-        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in outcome.intervals))
+        facts["sqlmesh/interval_start"] = moment(min(low for low, _ in outcome.intervals))
+        facts["sqlmesh/interval_end"] = moment(max(high for _, high in outcome.intervals))
         spans = _merged(outcome.intervals)
         facts["sqlmesh/intervals"] = [
             [_utc(bound).isoformat() for bound in span] for span in spans[:_SHOWN_SPANS]
@@ -157,11 +172,29 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         facts["sqlmesh/bytes_processed"] = outcome.bytes_processed
     if outcome.row_count is not None:
         facts["dagster/row_count"] = outcome.row_count
-    if outcome.snapshot:
-        facts["sqlmesh/snapshot"] = outcome.snapshot
     if outcome.plan:
         facts["sqlmesh/plan"] = outcome.plan
-    return facts
+    return {**facts, **table_facts(outcome.snapshot, outcome.version, outcome.built_at)}
+
+
+def table_facts(
+    snapshot: str | None, version: str | None, built_at: int | None
+) -> dict[str, str | dg.TimestampMetadataValue]:
+    """Which table a materialization is of, and when its data last changed.
+
+    Args:
+        built_at: Epoch milliseconds.
+    """
+    facts: dict[str, str | dg.TimestampMetadataValue | None] = {
+        "sqlmesh/snapshot": snapshot,
+        "sqlmesh/version": version,
+        "sqlmesh/built_at": moment(built_at) if built_at else None,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _data_version(outcome: ModelOutcome) -> str:
+    return digest(f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}", 16)
 
 
 def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
@@ -172,7 +205,8 @@ def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
     }
 
 
-def _moment(milliseconds: int) -> dg.TimestampMetadataValue:
+def moment(milliseconds: int) -> dg.TimestampMetadataValue:
+    """Epoch milliseconds as the UI shows a time."""
     return dg.MetadataValue.timestamp(_utc(milliseconds))
 
 

@@ -73,6 +73,8 @@ class ModelOutcome:
         rows_processed: Rows that the engine says it wrote; None where it does not say (DuckDB).
         row_count: Rows of the table afterwards, where counting is cheap; see `probes.row_count`.
         plan: Id of the plan that last changed the environment.
+        version: What SQLMesh calls the version of the table, which several snapshots may share.
+        built_at: When the last batch had been recorded as done, in epoch milliseconds.
         next_due: When the model is due next, ISO 8601 in UTC; None if never again.
         reason: Why nothing was executed, in words.
     """
@@ -87,6 +89,8 @@ class ModelOutcome:
     row_count: int | None = None
     plan: str | None = None
     snapshot: str | None = None
+    version: str | None = None
+    built_at: int | None = None
     execution_time: str | None = None
     next_due: str | None = None
     reason: str | None = None
