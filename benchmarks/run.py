@@ -35,7 +35,7 @@ class Sample:
     process: tuple[float, float]
     memory: float
     phases: Mapping[str, tuple[float, float]]
-    facts: Mapping[str, str | int]
+    facts: Mapping[str, str | int | bool]
 
     def seconds(self, phases: Sequence[str]) -> tuple[float, float]:
         """CPU and wall of these phases together; of the whole process if there are none."""
@@ -56,7 +56,7 @@ class Task:
     label: str
     job: str
     remove: tuple[str, ...] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str | bool] = field(default_factory=dict)
     fills: bool = True
 
 
@@ -74,10 +74,13 @@ _STATE = ("warehouse.duckdb", "warehouse.duckdb.wal", "dagster_home")
 _BUILT = {"outcome": "built"}
 _IDLE = {"outcome": "nothing due"}
 _ALL = {"models": "models"}
+_LOADED: Mapping[str, str | bool] = {**_ALL, "sqlmesh": True}
+_STORED_ONLY: Mapping[str, str | bool] = {**_ALL, "sqlmesh": False}
+_STORED = ".cache/dagster"
 
 WARM_UP = (
+    Task("", "definitions_load", (), _ALL, fills=False),
     Task("", "bare_full", _STATE, _BUILT),
-    Task("", "definitions_load", (), _ALL),
 )
 """Not measured, before each group: fills SQLMesh's cache, and compiles Python's files."""
 
@@ -88,14 +91,20 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
             Task("bare load, warm", "bare_load", (), _ALL, fills=False),
         ),
         (
-            Task("definitions, cold", "definitions_load", (".cache",), _ALL, fills=False),
-            Task("definitions, warm", "definitions_load", (), _ALL, fills=False),
+            Task("definitions, cold", "definitions_load", (".cache",), _LOADED, fills=False),
+            Task("definitions, changed", "definitions_load", (_STORED,), _LOADED, fills=False),
+            Task("definitions, warm", "definitions_load", (), _STORED_ONLY, fills=False),
         ),
+        (Task("import dagster", "import_dagster", (), {}, fills=False),),
     ),
     "run": (
         (
             Task("bare full", "bare_full", _STATE, _BUILT),
             Task("bare idle", "bare_idle", (), _IDLE),
+        ),
+        (
+            Task("template full", "dagster_template", _STATE, _BUILT),
+            Task("template idle", "dagster_template", (), _IDLE),
         ),
         (
             Task("sqlite full", "dagster_sqlite", _STATE, _BUILT),
@@ -107,26 +116,37 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
         ),
         (Task("dagster alone", "dagster_alone", ("dagster_home",), _BUILT),),
     ),
+    "steps": (
+        (Task("steps bare", "bare_full", _STATE, _BUILT),),
+        (Task("in process", "steps_in_process", _STATE, _ALL),),
+        (Task("spawned", "steps_spawned", _STATE, _ALL),),
+        (Task("forked", "steps_forked", _STATE, _ALL),),
+    ),
 }
 """What is measured together: each round runs every sequence, every other round in reverse order."""
 
 ROWS = (
-    Row("load, warm cache", "definitions, warm", "bare load, warm", ("load",)),
-    Row("load, warm cache, whole process", "definitions, warm", "bare load, warm"),
-    Row("load, cold cache", "definitions, cold", "bare load, cold", ("load",)),
-    Row("load, cold cache, whole process", "definitions, cold", "bare load, cold"),
-    Row("full run, SQLite", "sqlite full", "bare full", ("run",)),
+    Row("definitions, stored manifest", "definitions, warm", "bare load, warm"),
+    Row("the same, to `import dagster`", "definitions, warm", "import dagster"),
+    Row("definitions, no cache at all", "definitions, cold", "bare load, cold"),
+    Row("definitions, a file changed", "definitions, changed", "bare load, warm"),
+    Row("full run", "template full", "bare full", ("run",)),
+    Row("full run, stock SQLite", "sqlite full", "bare full", ("run",)),
     Row("full run, ephemeral", "ephemeral full", "bare full", ("run",)),
-    Row("Dagster alone, SQLite", "dagster alone", "bare full", ("run",)),
-    Row("load and full run, SQLite", "sqlite full", "bare full", ("load", "resolve", "run")),
-    Row("load and full run, ephemeral", "ephemeral full", "bare full", ("load", "resolve", "run")),
-    Row("full run, SQLite, whole process", "sqlite full", "bare full"),
-    Row("nothing due, SQLite", "sqlite idle", "bare idle", ("run",)),
+    Row("Dagster alone", "dagster alone", "bare full", ("run",)),
+    Row("load and full run", "template full", "bare full", ("load", "resolve", "run")),
+    Row("full run, whole process", "template full", "bare full"),
+    Row("nothing due", "template idle", "bare idle", ("run",)),
+    Row("nothing due, stock SQLite", "sqlite idle", "bare idle", ("run",)),
     Row("nothing due, ephemeral", "ephemeral idle", "bare idle", ("run",)),
-    Row("load and nothing due, SQLite", "sqlite idle", "bare idle", ("load", "resolve", "run")),
-    Row("nothing due, SQLite, whole process", "sqlite idle", "bare idle"),
+    Row("load and nothing due", "template idle", "bare idle", ("load", "resolve", "run")),
+    Row("nothing due, whole process", "template idle", "bare idle"),
+    Row("in process", "in process", "steps bare", ("load", "run")),
+    Row("multiprocess, spawn", "spawned", "steps bare", ("load", "run")),
+    Row("multiprocess, forkserver", "forked", "steps bare", ("load", "run")),
 )
-LOGS = ("sqlite full", "sqlite idle", "dagster alone")
+STEPS = Row("steps", "", "", ("load", "run"))
+LOGS = ("template full", "template idle", "dagster alone")
 
 Samples = dict[str, list[Sample]]
 
@@ -136,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=int, nargs="+", default=[10, 100, 500], metavar="N")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds of each size")
-    parser.add_argument("--only", choices=sorted(GROUPS), nargs="+", default=list(GROUPS))
+    parser.add_argument("--only", choices=sorted(GROUPS), nargs="+", default=["load", "run"])
     arguments = parser.parse_args()
     versions = [f"{name} {version(name)}" for name in ("dagster", "sqlmesh", "duckdb")]
     print(f"python {sys.version.split()[0]}", *versions, sep=", ", flush=True)
@@ -150,7 +170,7 @@ def measure(project: Path, models: int, arguments: argparse.Namespace) -> Sample
     _python("project.py", str(project), str(models))
     samples: Samples = defaultdict(list)
     for group in arguments.only:
-        for task in WARM_UP:
+        for task in WARM_UP[: 1 if group == "load" else None]:
             perform(task, project, models)
         for turn in range(arguments.repeat):
             for sequence in GROUPS[group][:: -1 if turn % 2 else 1]:
@@ -190,6 +210,14 @@ def report(models: int, samples: Samples) -> None:
             )
             spent = [f"{_seconds(bare, row, clock, median):7.2f} s" for clock in (0, 1)]
             print(f"{row.title:<42}{cells}{memory:12.2f}{''.join(spent)}")
+    for label in ("in process", "spawned", "forked"):
+        if label in samples:
+            cpu, wall = (
+                _seconds(samples[label], STEPS, clock, median)
+                - _seconds(samples["steps bare"], STEPS, clock, median)
+                for clock in (0, 1)
+            )
+            print(f"{label}: {cpu / models:.2f} CPU and {wall / models:.2f} s a step beyond bare")
     for label in LOGS:
         if label in samples:
             facts = samples[label][-1].facts

@@ -23,6 +23,7 @@ NOW = "2025-01-10T00:30:00+00:00"
 """The "now" of every run; the models start nine days before."""
 ENVIRONMENT = "prod"
 RUN_CONFIG = {"resources": {"sqlmesh_run_options": {"config": {"execution_time": NOW}}}}
+TEMPLATE_INSTANCE = Path(__file__).parents[1] / "template" / "dagster_home" / "dagster.yaml"
 PHASES: dict[str, tuple[float, float]] = {}
 """CPU (user and system, all threads, children included) and wall seconds of each phase."""
 
@@ -68,30 +69,69 @@ def bare_idle(project: Path) -> Facts:
 
 
 @job
+def import_dagster(project: Path) -> Facts:
+    """What every process of Dagster pays."""
+    with phase("import"):
+        import dagster  # noqa: F401
+    return {}
+
+
+@job
 def definitions_load(project: Path) -> Facts:
-    """The factory's definitions."""
-    definitions = _definitions(project)
+    """The factory's definitions, and its job."""
+    with phase("import"):
+        import sqlmesh_dagster
+    with phase("load"):
+        definitions = sqlmesh_dagster.sqlmesh_definitions_factory(
+            project_dir=project, environment=ENVIRONMENT, undeployed_changes="apply"
+        )
     with phase("resolve"):
         job = definitions.resolve_implicit_global_asset_job_def()
-    return {"models": len(list(job.nodes))}
+    return {"models": len(list(job.nodes)), "sqlmesh": "sqlmesh" in sys.modules}
+
+
+@job
+def dagster_template(project: Path) -> Facts:
+    """The implicit job in process, on the instance of a generated project."""
+    return _dagster_run(project, _definitions(project), "template")
 
 
 @job
 def dagster_sqlite(project: Path) -> Facts:
-    """The implicit job in process, on an instance on disk."""
-    return _dagster_run(project, _definitions(project))
+    """The implicit job in process, on Dagster's default instance."""
+    return _dagster_run(project, _definitions(project), "sqlite")
 
 
 @job
 def dagster_ephemeral(project: Path) -> Facts:
     """The implicit job in process, on an instance in memory."""
-    return _dagster_run(project, _definitions(project), on_disk=False)
+    return _dagster_run(project, _definitions(project), "memory")
+
+
+@job
+def steps_in_process(project: Path) -> Facts:
+    """As `dagster_template`, by `execute_job`, as the jobs below."""
+    return _executed(project, {"in_process": {}})
+
+
+@job
+def steps_spawned(project: Path) -> Facts:
+    """A process for each step, two at a time, each started from nothing: Dagster's default."""
+    return _executed(project, {"multiprocess": {"max_concurrent": 2}})
+
+
+@job
+def steps_forked(project: Path) -> Facts:
+    """A process for each step, two at a time, forked from a server that has imported everything."""
+    preload = {"preload_modules": ["dagster", "sqlmesh_dagster.execution.session"]}
+    start_method = {"forkserver": preload}
+    return _executed(project, {"multiprocess": {"max_concurrent": 2, "start_method": start_method}})
 
 
 @job
 def dagster_alone(project: Path) -> Facts:
-    """The same assets and checks, on an instance on disk, with ops that do nothing: Dagster's part."""
-    return _dagster_run(project, _emptied(_definitions(project)), config={})
+    """The same assets and checks on the template's instance, with ops that do nothing: Dagster's part."""
+    return _dagster_run(project, emptied(_definitions(project)), "template", config={})
 
 
 @job
@@ -145,20 +185,14 @@ def _definitions(project: Path) -> dg.Definitions:
 def _dagster_run(
     project: Path,
     definitions: dg.Definitions,
+    storage: str,
     *,
-    on_disk: bool = True,
     config: Mapping[str, Any] = RUN_CONFIG,
 ) -> Facts:
-    from dagster import DagsterInstance
-
     home = project / "dagster_home"
-    home.mkdir(exist_ok=True)
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with phase("resolve"):
         job = definitions.resolve_implicit_global_asset_job_def()
-    with (
-        DagsterInstance.from_config(str(home)) if on_disk else DagsterInstance.ephemeral()
-    ) as instance:
+    with _instance(home, storage) as instance:
         with phase("run"):
             result = job.execute_in_process(instance=instance, run_config=dict(config))
         records = len(instance.all_logs(result.run_id))
@@ -173,7 +207,46 @@ def _dagster_run(
     }
 
 
-def _emptied(definitions: dg.Definitions) -> dg.Definitions:
+def project_job() -> dg.JobDefinition:
+    """The job of the project in `BENCHMARK_PROJECT`, for every process of a run."""
+    return _definitions(Path(os.environ["BENCHMARK_PROJECT"])).resolve_job_def("sqlmesh_job")
+
+
+def _executed(project: Path, executor: Mapping[str, Any]) -> Facts:
+    from multiprocessing import forkserver
+
+    import dagster as dg
+
+    import sqlmesh_dagster.execution.session  # noqa: F401 - imports SQLMesh
+
+    os.environ["BENCHMARK_PROJECT"] = str(project)
+    config = {**RUN_CONFIG, "execution": {"config": executor}}
+    with (
+        _instance(project / "dagster_home", "template") as instance,
+        phase("run"),
+        dg.execute_job(dg.reconstructable(project_job), instance, config) as result,
+    ):
+        events = [e.dagster_event for e in instance.all_logs(result.run_id)]
+        forkserver._forkserver._stop()  # type: ignore[attr-defined] # then its CPU counts
+    return {"models": len([e for e in events if e and e.is_step_materialization])}
+
+
+def _instance(home: Path, storage: str) -> dg.DagsterInstance:
+    from dagster import DagsterInstance
+
+    if storage == "memory":
+        return DagsterInstance.ephemeral()
+    home.mkdir(exist_ok=True)
+    settings = (
+        TEMPLATE_INSTANCE.read_text() if storage == "template" else "telemetry: {enabled: false}"
+    )
+    (home / "dagster.yaml").write_text(settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return DagsterInstance.get()
+
+
+def emptied(definitions: dg.Definitions) -> dg.Definitions:
+    """The same assets and checks, with ops that do nothing."""
     import dagster as dg
 
     def empty(number: int, original: dg.AssetsDefinition) -> dg.AssetsDefinition:
@@ -181,7 +254,8 @@ def _emptied(definitions: dg.Definitions) -> dg.Definitions:
 
         @dg.multi_asset(name=f"empty_{number}", specs=list(original.specs), check_specs=checks)
         def materialize() -> Iterator[object]:
-            yield dg.MaterializeResult(asset_key=original.key)
+            for spec in original.specs:
+                yield dg.MaterializeResult(asset_key=spec.key)
             for check in checks:
                 yield dg.AssetCheckResult(
                     passed=True, asset_key=check.asset_key, check_name=check.name

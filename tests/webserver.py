@@ -38,6 +38,15 @@ mutation ($params: ReexecutionParams!) {
   }
 }
 """
+_TERMINATE = """
+mutation ($id: String!) {
+  terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {
+    __typename
+    ... on TerminateRunFailure { message }
+    ... on PythonError { message }
+  }
+}
+"""
 _STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 
@@ -83,32 +92,66 @@ def location_of(ask: Ask) -> str:
 
 def launch(ask: Ask, location: str, job: str, **selection: Any) -> tuple[str, str]:
     """Launches a run as the UI does, and waits for its end: run id and status."""
+    run_id = start(ask, location, job, **selection)
+    return run_id, end_of(ask, run_id)
+
+
+def start(
+    ask: Ask,
+    location: str,
+    job: str,
+    *,
+    config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    **selection: Any,
+) -> str:
+    """Launches a run as the UI's launchpad does, and returns its id at once."""
     selector = {
         "repositoryLocationName": location,
         "repositoryName": "__repository__",
         "jobName": job,
         **selection,
     }
-    return _ended(
-        ask, ask(_LAUNCH, params={"selector": selector, "runConfigData": "{}"})["launchRun"]
+    launched = ask(
+        _LAUNCH,
+        params={
+            "selector": selector,
+            "runConfigData": json.dumps(config or {}),
+            "executionMetadata": {
+                "tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]
+            },
+        },
     )
+    return _id_of(launched["launchRun"])
+
+
+def terminate(ask: Ask, run_id: str) -> None:
+    """Cancels a run as the UI does, and returns at once."""
+    asked = ask(_TERMINATE, id=run_id)["terminateRun"]
+    assert asked["__typename"] == "TerminateRunSuccess", asked
 
 
 def reexecute(ask: Ask, run_id: str, strategy: str) -> tuple[str, str]:
     """Re-executes a run as the UI does, and waits for its end: run id and status."""
     parameters = {"parentRunId": run_id, "strategy": strategy}
-    return _ended(ask, ask(_REEXECUTE, params=parameters)["launchRunReexecution"])
+    again = _id_of(ask(_REEXECUTE, params=parameters)["launchRunReexecution"])
+    return again, end_of(ask, again)
 
 
-def _ended(ask: Ask, launched: Mapping[str, Any]) -> tuple[str, str]:
+def status_of(ask: Ask, run_id: str) -> str:
+    """A run's status, as the UI shows it."""
+    return str(ask(_STATUS, id=run_id)["runOrError"]["status"])
+
+
+def end_of(ask: Ask, run_id: str) -> str:
+    """Waits for a run's end: its status."""
+    _wait_until(lambda: status_of(ask, run_id) in _ENDED, 180)
+    return status_of(ask, run_id)
+
+
+def _id_of(launched: Mapping[str, Any]) -> str:
     assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = str(launched["run"]["runId"])
-
-    def status() -> str:
-        return str(ask(_STATUS, id=run_id)["runOrError"]["status"])
-
-    _wait_until(lambda: status() in _ENDED, 180)
-    return run_id, status()
+    return str(launched["run"]["runId"])
 
 
 def _ask(url: str, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ The data flows through the folders in this order:
     component    the same from a `defs.yaml`
     execution/   Dagster step → selection → session (sqlmesh run) → console → results → events
     schedule     tick → due → run request
+    plans        job → plan → shown, and applied if told to → materializations
+    code_checks  job or check → unit tests and linter → check results
+    sync         tick → built outside Dagster → materializations
     upstream     the few things that public APIs of Dagster and SQLMesh don't give
 """
 
@@ -19,10 +22,11 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.errors import (
     AuditFailedError,
     DatabaseLockedError,
+    DatabaseUnavailableError,
     DuplicateAssetKeyError,
     EnvironmentBusyError,
     EnvironmentMissingError,
@@ -33,7 +37,9 @@ from sqlmesh_dagster.errors import (
     PlanFailedError,
     ProjectLoadError,
     SQLMeshDagsterError,
+    StateVersionError,
     UndeployedChangesError,
+    VerificationFailedError,
 )
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import SQLMeshResultsResource
@@ -41,14 +47,20 @@ from sqlmesh_dagster.factories import (
     sqlmesh_adaptive_schedule_factory,
     sqlmesh_assets_factory,
     sqlmesh_definitions_factory,
+    sqlmesh_invalidate_job_factory,
+    sqlmesh_plan_job_factory,
     sqlmesh_resources,
+    sqlmesh_sync_sensor_factory,
+    sqlmesh_verify_job_factory,
 )
+from sqlmesh_dagster.plans import SQLMeshInvalidateOptions, SQLMeshPlanOptions
 
 __all__ = [
     "AuditFailedError",
     "AuditRecord",
     "ColumnRecord",
     "DatabaseLockedError",
+    "DatabaseUnavailableError",
     "DuplicateAssetKeyError",
     "EnvironmentBusyError",
     "EnvironmentMissingError",
@@ -61,15 +73,24 @@ __all__ = [
     "PlanFailedError",
     "ProjectLoadError",
     "SQLMeshDagsterError",
+    "SQLMeshInvalidateOptions",
+    "SQLMeshPlanOptions",
     "SQLMeshProjectComponent",
     "SQLMeshResource",
     "SQLMeshResultsResource",
     "SQLMeshRunOptions",
     "SQLMeshTranslator",
     "StandaloneAuditRecord",
+    "StateVersionError",
+    "TranslatorSettings",
     "UndeployedChangesError",
+    "VerificationFailedError",
     "sqlmesh_adaptive_schedule_factory",
     "sqlmesh_assets_factory",
     "sqlmesh_definitions_factory",
+    "sqlmesh_invalidate_job_factory",
+    "sqlmesh_plan_job_factory",
     "sqlmesh_resources",
+    "sqlmesh_sync_sensor_factory",
+    "sqlmesh_verify_job_factory",
 ]

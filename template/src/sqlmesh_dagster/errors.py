@@ -37,8 +37,20 @@ class PlanFailedError(SQLMeshDagsterError):
     """Deploying the local changes failed."""
 
 
+class VerificationFailedError(SQLMeshDagsterError):
+    """SQLMesh's unit tests fail, or its linter finds errors."""
+
+
 class DatabaseLockedError(SQLMeshDagsterError):
     """Another process holds the DuckDB file."""
+
+
+class DatabaseUnavailableError(SQLMeshDagsterError):
+    """The DuckDB file cannot be opened or written: rights, a full disk, a broken file."""
+
+
+class StateVersionError(SQLMeshDagsterError):
+    """The project's state was written by another version of SQLMesh."""
 
 
 class EnvironmentBusyError(SQLMeshDagsterError):

@@ -7,7 +7,7 @@ when one of them moves. Verified on Dagster 1.13.27 and SQLMesh 0.236.4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,8 +116,12 @@ def model_path(model: Model) -> Path | None:
     return model._path
 
 
-def on_audit(evaluator: SnapshotEvaluator, seen: Callable[[Any, list[Any]], None]) -> None:
-    """Calls `seen(snapshot, audit_results)` after each model's audits.
+def on_audit(
+    evaluator: SnapshotEvaluator,
+    seen: Callable[[Any, list[Any]], None],
+    around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Calls `seen(snapshot, audit_results)` after each model's audits, which run in `around(snapshot)`.
 
     A console hears only how many failed, and nothing of a blocking failure; the results themselves
     are what `SnapshotEvaluator.audit` returns. Evaluators are cloned for each run, and wrapped once.
@@ -127,7 +131,10 @@ def on_audit(evaluator: SnapshotEvaluator, seen: Callable[[Any, list[Any]], None
     audit = evaluator.audit
 
     def audit_and_tell(snapshot: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        results = audit(snapshot, *args, **kwargs) if args else audit(snapshot=snapshot, **kwargs)
+        with around(snapshot):
+            results = (
+                audit(snapshot, *args, **kwargs) if args else audit(snapshot=snapshot, **kwargs)
+            )
         seen(snapshot, results)
         return results
 
@@ -170,7 +177,43 @@ def open_duckdb_state(context: Context) -> None:
     """
     connection = state_connection(context)
     if duckdb_files(connection):
-        connection.create_engine_adapter().cursor  # noqa: B018
+        open_whole(connection.create_engine_adapter())
+
+
+def close_duckdb_state(context: Context) -> None:
+    """Closes what `open_duckdb_state` opened, also where the context never came to use it."""
+    connection = state_connection(context)
+    if duckdb_files(connection):
+        connection.create_engine_adapter().close()
+
+
+def open_whole(adapter: EngineAdapter) -> None:
+    """Opens an adapter's connection whole, or not at all.
+
+    SQLMesh keeps a DuckDB cursor to which it could not attach the databases: it is taken for open
+    from then on, by every context of the process, and works on an empty database in memory.
+    """
+    try:
+        adapter.cursor  # noqa: B018
+    except Exception:
+        adapter.close()
+        raise
+
+
+def has_state_beside_data(context: Context) -> bool:
+    """Whether SQLMesh writes data and state to one DuckDB file, through one connection.
+
+    With a second database this is False: DuckDB writes to one only in a transaction.
+    """
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig
+
+    connection = context.connection_config
+    if context.config.get_state_connection(context.gateway) is not None:
+        return False
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return False
+    databases = [name for name in (connection.database, *(connection.catalogs or {})) if name]
+    return len(databases) == 1 == len(duckdb_files(connection))
 
 
 def state_connection(context: Context) -> ConnectionConfig:

@@ -149,15 +149,16 @@ class Project:
 
 
 @contextlib.contextmanager
-def held_by_another_process(database: Path) -> Iterator[None]:
+def held_by_another_process(database: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Meanwhile another process has the DuckDB file open."""
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(database)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        yield
-        holder.communicate(b"\n")
+        yield holder
+        if holder.poll() is None:
+            holder.communicate(b"\n")
 
 
 def run_in_process(
@@ -232,32 +233,39 @@ def start(
     body: str = "",
     executor: str = "dg.in_process_executor",
     options: Mapping[str, Any] | None = None,
+    job: str | None = None,
 ) -> subprocess.Popen[str]:
-    """Starts the command that materializes assets; its log is `run.log` in `home`.
+    """Starts the command that materializes assets or runs a job; its log is `run.log` in `home`.
 
     Args:
         home: Folder for `DAGSTER_HOME`.
         select: An asset selection.
-        body: Python that may define `translator`, and a list `extra` of further definitions.
+        body: Python that may define `translator`, and lists `extra` of further assets and `jobs`.
         executor: Python of the executor.
+        job: A job to run in place of `select`.
     """
     home.mkdir(parents=True, exist_ok=True)
     code = home / "defs.py"
     lines = [
         "import dagster as dg",
         "from sqlmesh_dagster import *",
-        "extra, translator = [], None",
+        "extra, jobs, translator = [], [], None",
         textwrap.dedent(body),
         f"settings = {{'project_dir': {str(project.root)!r}, **{project.settings!r}}}",
         "defs = dg.Definitions.merge(",
         "    sqlmesh_definitions_factory(translator=translator, **settings),",
-        f"    dg.Definitions(assets=extra, executor={executor}),",
+        f"    dg.Definitions(assets=extra, jobs=jobs, executor={executor}),",
         ")",
     ]
     code.write_text("\n".join(lines))
     (home / "config.json").write_text(json.dumps(run_config(options)))
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-f", str(code)]
-    command += ["--select", select, "-c", str(home / "config.json")]
+    what = (
+        ["asset", "materialize", "--select", select]
+        if job is None
+        else ["job", "execute", "-j", job]
+    )
+    command = [sys.executable, "-m", "dagster", *what, "-f", str(code)]
+    command += ["-c", str(home / "config.json")]
     with (home / "run.log").open("w") as log:
         return subprocess.Popen(
             command,

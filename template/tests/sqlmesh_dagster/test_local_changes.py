@@ -139,3 +139,14 @@ def test_an_environments_name_may_be_written_as_sqlmesh_allows(
     assert run_in_process(definitions, instance).materialized == ["first"]
     assert run_in_process(definitions, instance).observed == ["first"]
     assert project.query("SELECT id FROM demo__pr_12.first") == [(1,)]
+
+
+def test_what_the_linter_forbids_is_told_with_its_rule(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the plan that it stops says only that there is something; the run names the rule."""
+    config = (project.root / "config.yaml").read_text()
+    project.write("config.yaml", config + "linter: {enabled: true, rules: [noselectstar]}\n")
+    project.model("full", "SELECT * FROM (SELECT 1::INT AS id)")
+    ((_, error),) = run_in_process(project.definitions(), instance).failed.items()
+    assert "`demo.full`: noselectstar" in error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -14,6 +16,7 @@ from sqlmesh_dagster import (
     ModelRecord,
     SQLMeshTranslator,
     StandaloneAuditRecord,
+    TranslatorSettings,
 )
 from tests.sqlmesh_dagster.projects import Project
 
@@ -49,10 +52,10 @@ def test_an_asset_shows_what_sqlmesh_knows(project: Project) -> None:
     )
     spec = _specs(project)["any"]
     assert spec.key == dg.AssetKey(["warehouse", "demo", "any"])
-    assert spec.description == "What it is."
+    assert spec.description == "What it is.\n\nGrain: id."
     assert spec.group_name == "sqlmesh"
     assert spec.owners == ["team:sales"]
-    assert spec.kinds == {"sqlmesh", "duckdb"}
+    assert spec.kinds == {"sqlmesh", "duckdb", "table"}
     assert spec.code_version
     assert spec.metadata["dagster/table_name"] == "warehouse.demo.any"
     (column,) = spec.metadata["dagster/column_schema"].columns
@@ -86,7 +89,7 @@ def test_each_part_can_be_overridden_alone(project: Project) -> None:
     assert specs["up"].group_name == "of_demo"
     assert specs["up"].owners == ["team:ours"]
     assert {"old": "true", "more": "yes"}.items() <= specs["up"].tags.items()
-    assert specs["up"].kinds == {"sqlmesh", "duckdb"}
+    assert specs["up"].kinds == {"sqlmesh", "duckdb", "table"}
     assert [dep.asset_key for dep in specs["down"].deps] == [specs["up"].key]
 
 
@@ -248,7 +251,7 @@ def test_dagster_tags_set_dagsters_properties(project: Project) -> None:
     assert spec.group_name == "marts/finance"
     assert spec.owners == ["ann@example.com", "team:sales", "team:data"]
     assert spec.description == "x: with colons"
-    assert not [tag for tag in spec.tags if not tag.startswith("dagster/kind/")]
+    assert not [tag for tag in spec.tags if not tag.startswith("dagster/")]
 
 
 def test_an_unknown_dagster_tag_warns_and_names_the_model(project: Project) -> None:
@@ -297,3 +300,96 @@ def test_the_factorys_group_is_for_models_that_name_none(project: Project) -> No
     project.model("named", "SELECT 1::INT AS id", "kind FULL, tags ('dagster:group_name:own')")
     specs = _specs(project, group_name="warehouse/main")
     assert (specs["plain"].group_name, specs["named"].group_name) == ("warehouse/main", "own")
+
+
+# ---------------------------------------------------------------------------- settings
+
+
+def _with(**settings: Any) -> SQLMeshTranslator:
+    return SQLMeshTranslator("raw/{node.name}", settings=TranslatorSettings(**settings))
+
+
+def test_freshness_follows_the_cron(project: Project) -> None:
+    """Promise: the longest pause of the cron counts, so that a weekend is not stale; seeds never are."""
+    project.model("weekdays", "SELECT 1::INT AS id", "kind FULL, cron '0 6 * * 1-5'")
+    project.write("seeds/places.csv", "id\n1\n")
+    project.write(
+        "models/places.sql", "MODEL (name demo.places, kind SEED (path '../seeds/places.csv'));"
+    )
+    assert _specs(project)["weekdays"].freshness_policy is None
+    specs = _specs(project, translator=_with(freshness_policies=True))
+    assert specs["weekdays"].freshness_policy == dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(days=6), warn_window=timedelta(days=4.5)
+    )
+    assert specs["places"].freshness_policy is None
+
+
+def test_declarative_automation_requests_a_model_once_at_each_tick(project: Project) -> None:
+    """Promise: with its upstream in one request, also when only one of them is due; once a tick."""
+    project.model("daily", "SELECT 1::INT AS id", "kind FULL, cron '@daily'")
+    project.model("hourly", "SELECT id FROM demo.daily", "kind FULL, cron '@hourly'")
+    definitions = project.definitions(translator=_with(automation_conditions=True))
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor, requested = None, []
+        for hour in ("10:30", "11:30", "11:45", "12:30"):
+            result = dg.evaluate_automation_conditions(
+                definitions,
+                instance,
+                evaluation_time=datetime.fromisoformat(f"2025-01-09T{hour}:00+00:00"),
+                cursor=cursor,
+            )
+            cursor = result.cursor
+            keys = definitions.resolve_asset_graph().executable_asset_keys
+            requested.append(sorted(k.path[-1] for k in keys if result.get_num_requested(k)))
+    assert requested == [[], ["hourly"], [], ["hourly"]]
+
+
+def test_views_can_be_seen_through(project: Project) -> None:
+    """Promise: a setting, off at first, because Dagster calls it a preview."""
+    project.model("seen", "SELECT 1::INT AS id", "kind VIEW")
+    project.model("stored", "SELECT id FROM demo.seen")
+    assert not _specs(project)["seen"].is_virtual
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        specs = _specs(project, translator=_with(virtual_views=True))
+    assert (specs["seen"].is_virtual, specs["stored"].is_virtual) == (True, False)
+    assert specs["seen"].kinds == {"sqlmesh", "duckdb", "view"}
+
+
+def test_external_tables_can_be_shown(project: Project) -> None:
+    """Promise: with what `external_models.yaml` says; not where a model has the same key."""
+    project.write(
+        "external_models.yaml",
+        "- name: raw.orders\n  description: As delivered.\n  columns:\n    id: int\n",
+    )
+    project.model("orders", "SELECT id::INT AS id FROM raw.orders")
+    shown = project.definitions(translator=_with(external_assets=True))
+    dg.Definitions.validate_loadable(shown)
+    (spec,) = (s for s in shown.resolve_all_asset_specs() if s.key.path == ["raw", "orders"])
+    assert spec.description == "As delivered."
+    assert [c.name for c in spec.metadata["dagster/column_schema"].columns] == ["id"]
+
+
+def test_checks_lineage_and_code_can_be_left_out(project: Project) -> None:
+    """Promise: each by its own switch, on a class of one's own, too."""
+    project.model("first", "SELECT 1::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
+    project.model("second", "SELECT id FROM demo.first")
+
+    class Plain(SQLMeshTranslator):
+        settings = TranslatorSettings(
+            asset_checks=False, code_references=False, column_lineage=False
+        )
+
+    def traits(definitions: dg.Definitions) -> tuple[int, set[str]]:
+        graph = definitions.resolve_asset_graph()
+        keys = {key for s in definitions.resolve_all_asset_specs() for key in s.metadata}
+        return len(graph.asset_check_keys), keys & {
+            "dagster/code_references",
+            "dagster/column_lineage",
+        }
+
+    assert traits(project.definitions()) == (
+        1,
+        {"dagster/code_references", "dagster/column_lineage"},
+    )
+    assert traits(project.definitions(translator=Plain())) == (0, set())

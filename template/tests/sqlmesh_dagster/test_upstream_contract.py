@@ -16,9 +16,16 @@ import dagster as dg
 import duckdb
 import pytest
 from dagster._core.definitions.utils import DISALLOWED_NAMES
+from dagster._core.instance import RUNLESS_RUN_ID
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
+    INDEX_SHARD_NAME,
+    SqliteEventLogStorage,
+)
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from sqlmesh import Context
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
+from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
@@ -26,12 +33,14 @@ from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 
 from sqlmesh_dagster import upstream
 from sqlmesh_dagster.definition.names import op_name
+from sqlmesh_dagster.event_log import PooledSqliteEventLog, PooledSqliteStorage
 from sqlmesh_dagster.execution.console import CaptureConsole
 from sqlmesh_dagster.execution.settings import environment_name
 from tests.sqlmesh_dagster.projects import Project
 
 # ---------------------------------------------------------------------------- signatures
 
+_LOG = "dagster._core.storage.event_log.sqlite.sqlite_event_log:SqliteEventLogStorage"
 _PARAMETERS = {
     "sqlmesh.core.context:Context.__init__": (
         "context.py opens contexts with it",
@@ -114,6 +123,33 @@ _PARAMETERS = {
         "name specs can_subset required_resource_keys op_tags",
     ),
     "dagster:DagsterInstance.get_run_step_stats": ("upstream.succeeded_steps", "run_id"),
+    "dagster._core.storage.sqlite_storage:DagsterSqliteStorage.__init__": (
+        "event_log.py overrides it",
+        "base_dir inst_data",
+    ),
+    "dagster._core.storage.sqlite_storage:DagsterSqliteStorage.from_local": (
+        "event_log.py is made with it",
+        "base_dir inst_data",
+    ),
+    **{
+        f"{_LOG}.{name}": ("event_log.py overrides or calls it", parameters)
+        for name, parameters in {
+            "run_connection": "run_id",
+            "index_connection": "",
+            "has_table": "table_name",
+            "watch": "run_id cursor callback",
+            "end_watch": "run_id handler",
+            "wipe": "",
+            "dispose": "",
+            "path_for_shard": "run_id",
+            "conn_string_for_shard": "shard_name",
+        }.items()
+    },
+    f"{_LOG}Watchdog.__init__": (
+        "event_log.py overrides it",
+        "event_log_storage run_id callback cursor",
+    ),
+    f"{_LOG}Watchdog._process_log": ("event_log.py calls it", ""),
 }
 """What is called or overridden, where, and the parameters that are used by name."""
 
@@ -341,6 +377,25 @@ def test_a_blocking_audit_raises_the_errors_of_a_node(project: Project, heard: _
     assert heard.skipped == [{'"warehouse"."demo"."below"'}]
 
 
+def test_a_batch_is_evaluated_and_recorded_without_a_transaction(
+    project: Project, heard: _Heard
+) -> None:
+    """`execution/appending.py` adds one; without it, rows of a batch that fails are appended again."""
+    assert DuckDBEngineAdapter.SUPPORTS_TRANSACTIONS is False
+    project.write("audits/no_day.sql", "AUDIT (name no_day); SELECT 1 FROM main.refused;")
+    project.model(
+        "appended", "SELECT @start_ds::DATE AS day", "kind INCREMENTAL_UNMANAGED, audits (no_day)"
+    )
+    project.execute("CREATE TABLE main.refused (day DATE)")
+    context = _planned(project, execution_time="2025-01-10")
+    context.close()
+    project.execute("INSERT INTO main.refused VALUES (NULL)")
+    for _ in range(2):
+        context.run("prod", execution_time="2025-01-11")
+        context.close()
+    assert project.query("SELECT count(*) FROM demo.appended") == [(3,)]
+
+
 def test_a_plan_that_fails_raises_sqlmeshs_error(project: Project, heard: _Heard) -> None:
     """Promise: deployment.py knows a failed deployment by `SQLMeshError`."""
     project.model("bad", "SELECT error('boom')::TEXT AS id")
@@ -412,6 +467,31 @@ def test_the_files_of_a_duckdb_connection_are_known(tmp_path: Path) -> None:
     assert upstream.duckdb_files(attached) == [one, two]
     assert upstream.duckdb_files(DuckDBConnectionConfig()) == []
     assert upstream.duckdb_files(DuckDBConnectionConfig(database=":memory:")) == []
+
+
+@pytest.mark.parametrize(
+    ("connections", "is_beside"),
+    [
+        ("connection: {type: duckdb, database: a.duckdb}", True),
+        ("connection: {type: duckdb, catalogs: {a: a.duckdb}}", True),
+        ("connection: {type: duckdb, catalogs: {a: a.duckdb, b: ':memory:'}}", False),
+        ("connection: {type: duckdb}", False),
+        (
+            "connection: {type: duckdb, database: a.duckdb},"
+            " state_connection: {type: duckdb, database: s.duckdb}",
+            False,
+        ),
+    ],
+)
+def test_a_state_beside_the_data_is_known(
+    project: Project, connections: str, is_beside: bool
+) -> None:
+    """`execution/appending.py` opens a transaction there: DuckDB writes to one database in it."""
+    project.write(
+        "config.yaml", f"gateways: {{g: {{{connections}}}}}\nmodel_defaults: {{dialect: duckdb}}"
+    )
+    context = Context(paths=str(project.root))
+    assert upstream.has_state_beside_data(context) is is_beside
 
 
 def test_loading_in_one_process_is_a_constant() -> None:
@@ -507,6 +587,60 @@ def test_the_steps_that_have_succeeded_are_known_while_the_run_goes_on(
 
     dg.materialize([done, broken, last], instance=instance, raise_on_error=False)
     assert seen == [frozenset({"done"})]
+
+
+class _Connects(SqliteEventLogStorage):
+    """Notes which connections it is asked for."""
+
+    def __init__(self, base_dir: str) -> None:
+        self.asked: list[str] = []
+        super().__init__(base_dir)
+
+    def run_connection(self, run_id: str | None = None) -> Any:
+        self.asked.append(str(run_id))
+        return super().run_connection(run_id)
+
+    def index_connection(self) -> Any:
+        self.asked.append(INDEX_SHARD_NAME)
+        return super().index_connection()
+
+
+def test_the_event_log_connects_where_event_log_py_overrides_it(tmp_path: Path) -> None:
+    """Promise: each record goes through `run_connection` and `index_connection`, and nowhere else."""
+    storage = _Connects(str(tmp_path))
+    storage.asked.clear()
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization("table"))
+        records = instance.fetch_materializations(dg.AssetKey("table"), limit=1).records
+    storage.store_event(records[0].event_log_entry)
+    assert set(storage.asked) == {RUNLESS_RUN_ID, INDEX_SHARD_NAME}, (
+        f"`SqliteEventLogStorage.store_event` used {storage.asked} (event_log.py)."
+    )
+    storage.dispose()
+
+
+def test_the_event_log_knows_which_files_it_has_initialized(tmp_path: Path) -> None:
+    """Promise: using a shard creates its file, and `_initialized_dbs` says so (event_log.py)."""
+    storage = SqliteEventLogStorage(str(tmp_path))
+    with storage.run_connection("some_run"):
+        assert Path(storage.path_for_shard("some_run")).exists()
+    assert "some_run" in storage._initialized_dbs
+    storage.dispose()
+
+
+def test_the_pooled_storage_uses_the_files_of_the_default_one(tmp_path: Path) -> None:
+    """Promise: without its block in `dagster.yaml`, Dagster finds the same log."""
+    ours, default = (
+        kind.from_local(str(tmp_path)) for kind in (PooledSqliteStorage, DagsterSqliteStorage)
+    )
+    logs = [storage.event_log_storage for storage in (ours, default)]
+    paths = {log.path_for_shard("x") for log in logs if isinstance(log, SqliteEventLogStorage)}
+    assert len(paths) == 1
+    assert isinstance(logs[0], PooledSqliteEventLog), (
+        "`DagsterSqliteStorage` no longer keeps its log in `_event_log_storage` (event_log.py)."
+    )
+    ours.dispose()
+    default.dispose()
 
 
 def test_the_words_that_dagster_reserves_are_known() -> None:

@@ -64,7 +64,12 @@ class ModelRecord:
         references: Columns by which other models join it, beside its grains.
         fingerprint: All of SQLMesh's hashes, see `manifest.fingerprint_text`: changes with anything
             that makes a new version of the model, of those upstream too.
-        seed_path: A seed's CSV file, likewise.
+        time_column: Of an `INCREMENTAL_BY_TIME_RANGE` model.
+        lookback: Intervals before the newest that each run builds again.
+        is_forward_only: Whether a change leaves the history as it is.
+        is_restatable: Whether SQLMesh may build what was built once more.
+        seed_path: A seed's CSV file, relative to the project's folder.
+        unit_tests: Names of SQLMesh's unit tests of it.
         extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
     """
@@ -97,8 +102,19 @@ class ModelRecord:
     fingerprint: str
     line: int = 1
     references: tuple[str, ...] = ()
+    time_column: str | None = None
+    lookback: int = 0
+    is_forward_only: bool = False
+    is_restatable: bool = True
+    is_materialized_view: bool = False
     seed_path: str | None = None
+    unit_tests: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it stores no rows; a materialized view does."""
+        return self.kind == "VIEW" and not self.is_materialized_view
 
     @property
     def is_seed(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -13,6 +15,7 @@ from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
+    ExternalRecord,
     ModelRecord,
     StandaloneAuditRecord,
 )
@@ -31,6 +34,40 @@ _PROPERTY = "dagster:"
 _PROPERTIES = ("group_name", "owner", "description")
 
 
+@dataclass(frozen=True)
+class TranslatorSettings:
+    """What a translator does without being subclassed.
+
+    Attributes:
+        asset_checks: Whether audits are asset checks.
+        unit_test_checks: Whether a model that has SQLMesh unit tests has a check of them. A run that
+            includes it loads the project's files, which takes seconds; the verify job does without.
+        lint_checks: Whether a model has a check of what SQLMesh's linter finds in it; as above.
+        code_references: Whether an asset leads to the file and line of its model.
+        code_url: Where a git host shows the project's folder, such as
+            `https://github.com/acme/platform/blob/main/sqlmesh_project`; the asset then leads there, too.
+        column_lineage: Whether an asset's columns lead to the columns that they are made of.
+        external_assets: Whether an external table that no asset of yours loads is shown with its
+            description and columns. Leave it off where another asset has the same key.
+        virtual_views: Whether Dagster looks through views when it asks whether data is stale.
+        freshness_policies: Whether an asset is stale when its model's cron was missed: a warning
+            after one and a half of its longest pauses, a failure after two.
+        automation_conditions: Whether Dagster's declarative automation requests a model at each tick
+            of its cron, for those who prefer it to the adaptive schedule.
+    """
+
+    asset_checks: bool = True
+    unit_test_checks: bool = False
+    lint_checks: bool = False
+    code_references: bool = True
+    code_url: str | None = None
+    column_lineage: bool = True
+    external_assets: bool = False
+    virtual_views: bool = False
+    freshness_policies: bool = False
+    automation_conditions: bool = False
+
+
 class SQLMeshTranslator:
     """How a SQLMesh project looks in Dagster.
 
@@ -43,14 +80,22 @@ class SQLMeshTranslator:
         external_asset_mapping: Template of the keys of external tables, such as
             `raw/{node.schema}/{node.name}`; with `node.database`, `node.schema`, `node.name` and
             `node.fqn`. Without one, they are keyed as models are.
+        settings: What is switched on and off; a subclass may set it as a class attribute.
 
     Raises:
         InvalidSettingError: The template names another field, or gives an empty key.
     """
 
     external_asset_mapping: str | None = None
+    settings = TranslatorSettings()
 
-    def __init__(self, external_asset_mapping: str | None = None) -> None:
+    def __init__(
+        self,
+        external_asset_mapping: str | None = None,
+        settings: TranslatorSettings | None = None,
+    ) -> None:
+        if settings is not None:
+            self.settings = settings
         if external_asset_mapping is not None:
             _check_template(external_asset_mapping)
             self.external_asset_mapping = external_asset_mapping
@@ -107,8 +152,11 @@ class SQLMeshTranslator:
         return dg.AssetKey(path)
 
     def get_description(self, model: ModelRecord) -> str | None:
-        """The tag `dagster:description:…`, or the model's own description."""
-        return _property(model.tags, "description") or model.description
+        """The tag `dagster:description:…`, or the model's own description; and its grain."""
+        text = _property(model.tags, "description") or model.description
+        if not text or not model.grains or "grain" in text.lower():
+            return text
+        return f"{text}\n\nGrain: {', '.join(model.grains)}."
 
     def get_group_name(self, model: ModelRecord) -> str | None:
         """The tag `dagster:group_name:…`; without one, the factory's `group_name` is used."""
@@ -126,8 +174,35 @@ class SQLMeshTranslator:
         return names.dagster_tags([tag for tag in model.tags if not tag.startswith(_PROPERTY)])
 
     def get_kinds(self, model: ModelRecord) -> set[str]:
-        """What the asset's badges say: SQLMesh and the engine's dialect."""
-        return {kind for kind in ("sqlmesh", model.dialect) if kind}
+        """What the asset's badges say: SQLMesh, the engine's dialect, and what the model is."""
+        what = "view" if model.is_view else "table"
+        sources = {"python": "python", "seed": "csv"}
+        kinds = ("sqlmesh", model.dialect, sources.get(model.source_type, what))
+        return {kind for kind in kinds if kind}
+
+    def get_freshness_policy(self, model: ModelRecord) -> dg.FreshnessPolicy | None:
+        """None, unless the settings ask for one; see `TranslatorSettings.freshness_policies`."""
+        if not self.settings.freshness_policies or model.is_seed:
+            return None
+        return dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(seconds=2 * model.cron_gap),
+            warn_window=timedelta(seconds=1.5 * model.cron_gap),
+        )
+
+    def get_automation_condition(self, model: ModelRecord) -> dg.AutomationCondition[Any] | None:
+        """None, unless the settings ask for one; see `TranslatorSettings.automation_conditions`.
+
+        Dagster's own `on_cron` would wait for every upstream asset to be materialized after the
+        tick, also for those that SQLMesh leaves alone because nothing is due.
+        """
+        if not self.settings.automation_conditions or model.is_seed:
+            return None
+        tick: dg.AutomationCondition[Any] = dg.AutomationCondition.cron_tick_passed(
+            model.cron, model.cron_tz or "UTC"
+        )
+        return (tick.since_last_handled() & ~dg.AutomationCondition.in_progress()).with_label(
+            f"cron of the model: {model.cron}"
+        )
 
     def get_code_version(self, model: ModelRecord) -> str | None:
         """SQLMesh's data hash, so that Dagster marks what is changed and not yet run."""
@@ -142,7 +217,11 @@ class SQLMeshTranslator:
             "sqlmesh/dialect": model.dialect,
             "sqlmesh/gateway": model.gateway,
             "sqlmesh/grain": ", ".join(model.grains),
+            "sqlmesh/references": ", ".join(model.references),
             "sqlmesh/partitioned_by": ", ".join(model.partitioned_by),
+            "sqlmesh/time_column": model.time_column,
+            "sqlmesh/start": model.start,
+            "sqlmesh/forward_only": model.is_forward_only,
             "sqlmesh/path": model.path,
         }
         return {
@@ -158,6 +237,7 @@ class SQLMeshTranslator:
         `spec.merge_attributes(...)`. The factory adds the dependencies that SQLMesh knows to those
         given here, and its own `group_name` and `owners` where the spec has none.
         """
+        storage = {"dagster/storage_kind": model.dialect} if model.dialect else {}
         return dg.AssetSpec(
             key=self.get_asset_key(model),
             description=self.get_description(model),
@@ -165,8 +245,22 @@ class SQLMeshTranslator:
             group_name=self.get_group_name(model),
             code_version=self.get_code_version(model),
             owners=self.get_owners(model),
-            tags=self.get_tags(model),
+            tags={**storage, **self.get_tags(model)},
             kinds=self.get_kinds(model),
+            freshness_policy=self.get_freshness_policy(model),
+            automation_condition=self.get_automation_condition(model),
+            is_virtual=self.settings.virtual_views and model.is_view,
+        )
+
+    def get_external_asset_spec(self, external: ExternalRecord) -> dg.AssetSpec:
+        """An external table that no asset loads, where `settings.external_assets` shows them."""
+        return dg.AssetSpec(
+            key=self.get_external_asset_key(external.fqn),
+            description=external.description,
+            metadata={
+                "dagster/table_name": ".".join(split_fqn(external.fqn)),
+                **_column_schema(external.columns),
+            },
         )
 
     def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -186,6 +280,22 @@ class SQLMeshTranslator:
                 **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
                 **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
             },
+        )
+
+    def get_unit_tests_check_spec(
+        self, model: ModelRecord, asset_key: dg.AssetKey
+    ) -> dg.AssetCheckSpec:
+        """A model's SQLMesh unit tests as one asset check; see `TranslatorSettings.unit_test_checks`."""
+        return dg.AssetCheckSpec(
+            name="unit_tests",
+            asset=asset_key,
+            description=f"SQLMesh unit tests: {', '.join(model.unit_tests)}.",
+        )
+
+    def get_lint_check_spec(self, model: ModelRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
+        """What SQLMesh's linter says of a model; see `TranslatorSettings.lint_checks`."""
+        return dg.AssetCheckSpec(
+            name="lint", asset=asset_key, description="SQLMesh's linter, with the project's rules."
         )
 
     def get_standalone_check_asset(

@@ -28,11 +28,23 @@ class CancelToken:
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
-        """Idempotent; returns at once, before the work has ended."""
+        """Returns at once, before the work has ended.
+
+        Repeat it until then: an interrupt only reaches a query that is being executed.
+        """
         self._cancelled.set()
         with self._lock:
             for cursor in self._cursors:
                 interrupt(cursor)
+
+    def check(self) -> None:
+        """Call it where work may end.
+
+        Raises:
+            RunCancelled: `cancel` was called.
+        """
+        if self.is_cancelled:
+            raise RunCancelled
 
     @contextmanager
     def watching(self, cursor: Any) -> Iterator[None]:

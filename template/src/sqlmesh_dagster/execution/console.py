@@ -20,12 +20,20 @@ from typing import Any, TypeVar, cast
 from sqlglot import exp
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from sqlmesh_dagster.definition.manifest import audit_arguments
 from sqlmesh_dagster.definition.names import audit_identity, check_names
-from sqlmesh_dagster.execution.cancel import RunCancelled
-from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
+from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
+from sqlmesh_dagster.execution.explanation import unavailable_database
+from sqlmesh_dagster.execution.outcomes import (
+    AuditOutcome,
+    ErrorOutcome,
+    ModelOutcome,
+    RowSample,
+    Status,
+)
 
 _log = logging.getLogger(__name__)
 CANCELLED: tuple[Status, str] = ("cancelled", "the Dagster run was cancelled")
@@ -42,13 +50,20 @@ class _Capture:
     duration_ms: int = 0
     rows: int | None = None
     bytes: int | None = None
+    row_count: int | None = None
     snapshot: str | None = None
+    version: str | None = None
+    built_at: int | None = None
     signal: str | None = None
     audits: dict[str, AuditOutcome] = field(default_factory=dict)
     error: ErrorOutcome | None = None
     blocked: bool = False
     cancelled: bool = False
     told: bool = False
+
+    def identify(self, snapshot: Snapshot) -> None:
+        """Notes which snapshot it is about."""
+        self.snapshot, self.version = snapshot.identifier, snapshot.version
 
 
 def _guarded(
@@ -74,6 +89,8 @@ class CaptureConsole(NoopConsole):
         selected: FQNs that the run is to take; a plan may build others, which are told, too.
         tell: Receives each outcome once, from SQLMesh's threads.
         log: Receives a logging level and a message: what SQLMesh itself says.
+        cancel: Once it is cancelled, a plan is stopped before it promotes anything, and a run while
+            it waits for a plan; queries are interrupted elsewhere.
     """
 
     def __init__(
@@ -81,6 +98,7 @@ class CaptureConsole(NoopConsole):
         selected: Iterable[str],
         tell: Callable[[ModelOutcome], None],
         log: Callable[[int, str], None] = _log.log,
+        cancel: CancelToken | None = None,
         *,
         audit_only: bool = False,
     ) -> None:
@@ -88,10 +106,12 @@ class CaptureConsole(NoopConsole):
         self._selected = set(selected)
         self._tell = tell
         self._log = log
+        self._cancel = cancel or CancelToken()
         self._audit_only = audit_only
         self._captures: dict[str, _Capture] = {}
         self._next_due: dict[str, str | None] = {}
         self._execution_time: str | None = None
+        self._plan: str | None = None
         self._failures: list[str] = []
         self._errors: list[str] = []
         self._is_planning = False
@@ -111,23 +131,29 @@ class CaptureConsole(NoopConsole):
             self._is_planning = False
 
     def begin(
-        self, snapshots: Mapping[str, Snapshot], execution_time: datetime, hint: str
+        self,
+        snapshots: Mapping[str, Snapshot],
+        execution_time: datetime,
+        hint: str,
+        plan: str | None = None,
     ) -> list[str]:
         """Takes the environment's snapshots, by name, and tells the models that it does not have.
 
         Args:
             hint: How to deploy a model that is missing.
+            plan: Id of the plan that last changed the environment.
 
         Returns:
             The selected names that the environment has, sorted.
         """
         with self._lock:
             self._execution_time = execution_time.isoformat()
+            self._plan = plan
             for name in sorted(self._selected - snapshots.keys()):
                 self._tell_once(name, self._capture(name), "not_deployed", hint)
             present = sorted(self._selected & snapshots.keys())
             for name in present:
-                self._capture(name).snapshot = snapshots[name].identifier
+                self._capture(name).identify(snapshots[name])
                 self._next_due[name] = _next_due(snapshots[name], execution_time)
             return present
 
@@ -217,6 +243,8 @@ class CaptureConsole(NoopConsole):
             return
         capture.executed.append((interval[0], interval[1]))
         capture.duration_ms += duration_ms
+        capture.identify(snapshot)
+        capture.built_at = now_timestamp()
         if execution_stats is not None:
             capture.rows = _add(capture.rows, execution_stats.total_rows_processed)
             capture.bytes = _add(capture.bytes, execution_stats.total_bytes_processed)
@@ -256,11 +284,34 @@ class CaptureConsole(NoopConsole):
             f"{test}: {text.strip()}" for test, text in (*result.errors, *result.failures)
         )
 
+    def update_creation_progress(self, *args: Any, **kwargs: Any) -> None:
+        """Stops a plan between two tables that it creates."""
+        self._cancel.check()
+
+    def stop_creation_progress(self, *args: Any, **kwargs: Any) -> None:
+        """Stops a plan that has created its tables; what comes next is the promotion."""
+        self._cancel.check()
+
+    def log_success(self, *args: Any, **kwargs: Any) -> None:
+        """Stops a plan that has no table to create, as above."""
+        self._cancel.check()
+
+    @_guarded
+    def show_linter_violations(
+        self, violations: list[Any], model: Any, is_error: bool = False
+    ) -> None:
+        """Keeps what the linter found: the plan that it stops only says that it found something."""
+        found = [f"`{model.name}`: {violation}" for violation in violations]
+        for line in found if is_error else ():
+            self._errors.append(line)
+
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
-        """Passes SQLMesh's warning on."""
+        """Passes SQLMesh's warning on; a run that waits for a plan warns each time it looks."""
         self._log(logging.INFO, (long_message or short_message).strip())
+        if not self._is_planning:  # a plan that promotes would leave the environment half changed
+            self._cancel.check()
 
     def log_error(self, message: str, *args: Any, **kwargs: Any) -> None:
         """Passes SQLMesh's error on."""
@@ -281,18 +332,30 @@ class CaptureConsole(NoopConsole):
             found = "; ".join(str(audit) for audit in error.errors)
             capture.error = ErrorOutcome("audit", found)
         else:
-            capture.error = replace(as_error(error), query=query)
+            told = unavailable_database(error) or error
+            capture.error = replace(as_error(told), query=query)
         if capture.error:
             self._errors.append(f"`{name}`: {capture.error.message}")
 
     @_guarded
-    def capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:
-        """Adds the results of one batch's audits, in the order of the model's audit calls."""
+    def capture_row_count(self, name: str, count: int | None) -> None:
+        """Keeps how many rows a model's table has now."""
+        self._capture(name).row_count = count
+
+    @_guarded
+    def capture_audits(
+        self, snapshot: Snapshot, results: list[Any], samples: Mapping[int, RowSample]
+    ) -> None:
+        """Adds the results of one batch's audits, in the order of the model's audit calls.
+
+        Args:
+            samples: Rows that an audit found, by its place among the results.
+        """
         calls = [(result.audit.name, audit_arguments(result.audit_args)) for result in results]
         adds = self._capture(snapshot.name).audits
         dialect = snapshot.model.dialect if snapshot.is_model else snapshot.node.dialect
-        for (name, arguments), check_name, result in zip(
-            calls, check_names(calls), results, strict=True
+        for place, ((name, arguments), check_name, result) in enumerate(
+            zip(calls, check_names(calls), results, strict=True)
         ):
             if result.skipped:
                 continue
@@ -309,6 +372,8 @@ class CaptureConsole(NoopConsole):
                 blocking=result.blocking,
                 failing_rows=(before.failing_rows if before else 0) + (result.count or 0),
                 query=query if result.count or before is None else before.query,
+                arguments=tuple(arguments.items()),
+                sample=samples.get(place, before.sample if before else None),
             )
 
     # ------------------------------------------------------------
@@ -348,7 +413,11 @@ class CaptureConsole(NoopConsole):
                 duration_ms=capture.duration_ms,
                 rows_processed=capture.rows,
                 bytes_processed=capture.bytes,
+                row_count=capture.row_count,
+                plan=self._plan,
                 snapshot=capture.snapshot,
+                version=capture.version,
+                built_at=capture.built_at,
                 execution_time=self._execution_time,
                 next_due=self._next_due.get(name),
                 reason=reason,

@@ -10,10 +10,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import duckdb
+from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.console import Console, NoopConsole, set_console
 from sqlmesh.core.engine_adapter.base import EngineAdapter
@@ -21,17 +22,24 @@ from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils import CompletionStatus
-from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.manifest import ReadModel, build_manifest
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.execution.appending import appended_once
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole
+from sqlmesh_dagster.execution.explanation import explained
+from sqlmesh_dagster.execution.outcomes import RowSample
+from sqlmesh_dagster.execution.probes import failing_sample, row_count
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import (
+    close_duckdb_state,
+    duckdb_files,
+    has_state_beside_data,
     on_audit,
     open_duckdb_state,
+    open_whole,
     opened_adapter,
     single_process_loading,
 )
@@ -48,13 +56,21 @@ class CaptureScheduler(Scheduler):
     """SQLMesh's scheduler, that tells its console why a model failed and what each audit found."""
 
     def __init__(
-        self, *args: Any, cancel: CancelToken, selected: Collection[str] | None, **kwargs: Any
+        self,
+        *args: Any,
+        cancel: CancelToken,
+        selected: Collection[str] | None,
+        writes_state: bool,
+        sample_size: int,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._cancel = cancel
         self._selected = selected
+        self._writes_state = writes_state
+        self._sample_size = sample_size
         if isinstance(self.console, CaptureConsole):
-            on_audit(self.snapshot_evaluator, self.console.capture_audits)
+            on_audit(self.snapshot_evaluator, self._capture_audits, self._watching)
 
     def run(self, *args: Any, **kwargs: Any) -> CompletionStatus:
         """Runs exactly the selected models.
@@ -70,13 +86,39 @@ class CaptureScheduler(Scheduler):
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
         try:
             adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
-            with self._cancel.watching(adapter.cursor):
-                return super().evaluate(snapshot, *args, **kwargs)
+            is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
+            with (
+                self._watching(snapshot),
+                appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
+            ):
+                evaluated = super().evaluate(snapshot, *args, **kwargs)
+                if isinstance(self.console, CaptureConsole):
+                    count = row_count(snapshot, adapter, kwargs.get("deployability_index"))
+                    self.console.capture_row_count(snapshot.name, count)
+                return evaluated
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
                 self.console.capture_failure(snapshot.name, error, query)
             raise
+
+    def _capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:
+        samples: dict[int, RowSample] = {}
+        if self._sample_size:
+            gateway = snapshot.model_gateway if snapshot.is_model else None
+            adapter = self.snapshot_evaluator.get_adapter(gateway)
+            for place, result in enumerate(results):
+                if result.count and isinstance(result.query, exp.Query):
+                    sample = failing_sample(result.query, adapter, self._sample_size)
+                    if sample is not None:
+                        samples[place] = sample
+        if isinstance(self.console, CaptureConsole):
+            self.console.capture_audits(snapshot, results, samples)
+
+    def _watching(self, snapshot: Snapshot) -> AbstractContextManager[None]:
+        """While open, cancelling interrupts what this thread queries for a snapshot."""
+        adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+        return self._cancel.watching(adapter.cursor)
 
     def _query(self, snapshot: Snapshot, kwargs: Mapping[str, Any]) -> str | None:
         """The SQL of a batch, for its error message; best effort, Python models and seeds have none."""
@@ -104,6 +146,8 @@ class CaptureContext(Context):
     cancel_token = CancelToken()
     selected: Collection[str] | None = None
     """Names of the snapshots that a run takes, and nothing upstream of them; None for all."""
+    sample_size = 0
+    """Rows to keep of what each audit finds."""
 
     def create_scheduler(
         self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator
@@ -119,6 +163,8 @@ class CaptureContext(Context):
             notification_target_manager=self.notification_target_manager,
             cancel=self.cancel_token,
             selected=self.selected,
+            writes_state=has_state_beside_data(self),
+            sample_size=self.sample_size,
         )
 
 
@@ -151,6 +197,7 @@ def open_context(
         set_console(console or NoopConsole())
         context = _new_context(settings)
         context.cancel_token = cancel or CancelToken()
+        context.sample_size = settings.failing_rows_sample
         if load:
             load_files(context, settings)
         yield context
@@ -181,17 +228,23 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
     """
     adapter = context.engine_adapter
     try:
-        _retry_while_locked(lambda: adapter.cursor, settings, CancelToken())
+        _retry_while_locked(lambda: open_whole(adapter), settings, CancelToken(), _log.log)
     except duckdb.Error as error:
         raise explained(error, settings) from error
     return adapter
 
 
 def wait_for_database(
-    context: CaptureContext, settings: ProjectSettings, cancel: CancelToken
+    context: CaptureContext, settings: ProjectSettings, log: Callable[[int, str], None]
 ) -> None:
-    """Opens the state's DuckDB file, if it is one, waiting while another process holds it."""
-    _retry_while_locked(lambda: open_duckdb_state(context), settings, cancel)
+    """Opens the DuckDB files of state and data, if they are such, waiting for who holds them."""
+
+    def connect() -> None:
+        open_duckdb_state(context)
+        if duckdb_files(context.connection_config):
+            open_whole(context.engine_adapter)
+
+    _retry_while_locked(connect, settings, context.cancel_token, log)
 
 
 def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
@@ -202,22 +255,6 @@ def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
     """
     with _load_errors_told(settings), single_process_loading():
         context.load()
-
-
-def explained(error: Exception, settings: ProjectSettings) -> Exception:
-    """One clear message with the next step, for what can go wrong outside any model."""
-    message = str(error).strip()
-    if isinstance(error, duckdb.IOException) and "lock" in message:
-        return errors.DatabaseLockedError(
-            f"The DuckDB file is in use by another process, and stayed so for"
-            f" {settings.wait_timeout:g} s. Close that process, or raise `wait_timeout`. {message}"
-        )
-    if isinstance(error, SQLMeshError) and "maximum wait time for environment" in message:
-        return errors.EnvironmentNotFinalizedError(
-            f"Environment `{settings.environment}` is being changed by a plan, or a plan of it died."
-            f" {settings.plan_hint}"
-        )
-    return error
 
 
 def _new_context(settings: ProjectSettings) -> CaptureContext:
@@ -259,13 +296,18 @@ def _release(context: CaptureContext) -> None:
     adapter = opened_adapter(context)
     if adapter is not None:  # used on its own, it is not among what `close` knows
         adapter.close()
+    close_duckdb_state(context)
 
 
 def _retry_while_locked(
-    connect: Callable[[], object], settings: ProjectSettings, cancel: CancelToken
+    connect: Callable[[], object],
+    settings: ProjectSettings,
+    cancel: CancelToken,
+    log: Callable[[int, str], None],
 ) -> None:
-    """Waits while another process holds a DuckDB file, up to `settings.wait_timeout`."""
+    """Waits while another process holds a DuckDB file, up to `settings.wait_timeout`; says so once."""
     deadline = time.monotonic() + settings.wait_timeout
+    has_said = False
     while True:
         try:
             connect()
@@ -275,4 +317,11 @@ def _retry_while_locked(
                 raise RunCancelled from error
             if "lock" not in str(error) or time.monotonic() > deadline:
                 raise
+            if not has_said:
+                has_said = True
+                log(
+                    logging.INFO,
+                    "Waiting for the process that holds the DuckDB file, for"
+                    f" {settings.wait_timeout:g} s at most. {error}",
+                )
             time.sleep(_RETRY_SECONDS)

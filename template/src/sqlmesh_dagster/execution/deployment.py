@@ -47,7 +47,7 @@ def prepare_environment(
             if what is None:  # another step deployed it meanwhile
                 return
             with lock.alone():
-                wait_for_database(context, settings, context.cancel_token)
+                wait_for_database(context, settings, log)
                 log(logging.INFO, f"{what} Deploying the project's files.")
                 _deploy(context, settings, options, environment, console)
     elif environment is None:
@@ -69,8 +69,10 @@ def changed_nodes(manifest: Manifest, environment: Environment | None) -> list[s
     return sorted(n for n in local.keys() | deployed.keys() if local.get(n) != deployed.get(n))
 
 
-def deployed_snapshots(context: CaptureContext, settings: ProjectSettings) -> dict[str, Snapshot]:
-    """What the environment runs, by snapshot name.
+def deployed_snapshots(
+    context: CaptureContext, settings: ProjectSettings
+) -> tuple[dict[str, Snapshot], str]:
+    """What the environment runs, by snapshot name, and the id of the plan that last changed it.
 
     Raises:
         EnvironmentMissingError: It was never planned, or invalidated a moment ago.
@@ -81,7 +83,7 @@ def deployed_snapshots(context: CaptureContext, settings: ProjectSettings) -> di
             f"Environment `{settings.environment}` does not exist. {settings.plan_hint}"
         )
     snapshots = context.state_reader.get_snapshots(stored.snapshots)
-    return {snapshot.name: snapshot for snapshot in snapshots.values()}
+    return {snapshot.name: snapshot for snapshot in snapshots.values()}, stored.plan_id
 
 
 def _environment(context: CaptureContext, settings: ProjectSettings) -> Environment | None:
@@ -121,6 +123,7 @@ def _deploy(
     """
     is_production = settings.environment == "prod"
     load_files(context, settings)
+    context.cancel_token.check()
     with console.planning():
         try:
             context.plan(

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NoReturn
 
@@ -22,8 +22,9 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
-from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome
+from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome, RowSample
 
+_SHOWN_SPANS = 20
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
 
@@ -33,12 +34,27 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
 
     The data version changes with each execution: SQLMesh executes only what has to change.
     """
-    version = f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}"
     return dg.MaterializeResult(
         asset_key=asset.spec.key,
         metadata=metadata(outcome),
-        data_version=dg.DataVersion(digest(version, 16)),
+        data_version=dg.DataVersion(_data_version(outcome)),
     )
+
+
+def runless_materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetMaterialization:
+    """What an executed model's asset gets where no step of its own reports it."""
+    return dg.AssetMaterialization(
+        asset.spec.key,
+        description=outcome.reason,
+        metadata=metadata(outcome),
+        tags=version_tags(_data_version(outcome), asset.spec.code_version),
+    )
+
+
+def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
+    """The tags by which Dagster knows what a materialization is made of, and of which code."""
+    tags = {"dagster/data_version": data_version, "dagster/code_version": code_version}
+    return {key: value for key, value in tags.items() if value}
 
 
 def observation(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetObservation:
@@ -72,6 +88,8 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
                     "sqlmesh/failing_rows": audit.failing_rows,
                     "sqlmesh/blocking": audit.blocking,
                     "sqlmesh/audit": audit.identity,
+                    **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
+                    **({"sqlmesh/sample": _table(audit.sample)} if audit.sample else {}),
                     **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
                 },
             )
@@ -126,6 +144,8 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
         errors.UndeployedChangesError,
         errors.PlanFailedError,
         errors.DatabaseLockedError,
+        errors.DatabaseUnavailableError,
+        errors.StateVersionError,
     )
 }
 
@@ -136,18 +156,45 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         "sqlmesh/batches": outcome.batches,
         "sqlmesh/duration_seconds": outcome.duration_ms / 1000,
         "sqlmesh/audits": len(outcome.audits),
+        "sqlmesh/audits_failed": sum(1 for audit in outcome.audits if audit.failing_rows),
         **_next_due(outcome),
     }
     if outcome.intervals:
-        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in outcome.intervals))
-        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in outcome.intervals))
+        facts["sqlmesh/interval_start"] = moment(min(low for low, _ in outcome.intervals))
+        facts["sqlmesh/interval_end"] = moment(max(high for _, high in outcome.intervals))
+        spans = _merged(outcome.intervals)
+        facts["sqlmesh/intervals"] = [
+            [_utc(bound).isoformat() for bound in span] for span in spans[:_SHOWN_SPANS]
+        ]
     if outcome.rows_processed is not None:
         facts["sqlmesh/rows_processed"] = outcome.rows_processed
     if outcome.bytes_processed is not None:
         facts["sqlmesh/bytes_processed"] = outcome.bytes_processed
-    if outcome.snapshot:
-        facts["sqlmesh/snapshot"] = outcome.snapshot
-    return facts
+    if outcome.row_count is not None:
+        facts["dagster/row_count"] = outcome.row_count
+    if outcome.plan:
+        facts["sqlmesh/plan"] = outcome.plan
+    return {**facts, **table_facts(outcome.snapshot, outcome.version, outcome.built_at)}
+
+
+def table_facts(
+    snapshot: str | None, version: str | None, built_at: int | None
+) -> dict[str, str | dg.TimestampMetadataValue]:
+    """Which table a materialization is of, and when its data last changed.
+
+    Args:
+        built_at: Epoch milliseconds.
+    """
+    facts: dict[str, str | dg.TimestampMetadataValue | None] = {
+        "sqlmesh/snapshot": snapshot,
+        "sqlmesh/version": version,
+        "sqlmesh/built_at": moment(built_at) if built_at else None,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _data_version(outcome: ModelOutcome) -> str:
+    return digest(f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}", 16)
 
 
 def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
@@ -158,8 +205,33 @@ def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
     }
 
 
-def _moment(milliseconds: int) -> dg.TimestampMetadataValue:
-    return dg.MetadataValue.timestamp(datetime.fromtimestamp(milliseconds / 1000, timezone.utc))
+def moment(milliseconds: int) -> dg.TimestampMetadataValue:
+    """Epoch milliseconds as the UI shows a time."""
+    return dg.MetadataValue.timestamp(_utc(milliseconds))
+
+
+def _utc(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+
+
+def _merged(intervals: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Time spans without gaps."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(intervals):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _table(sample: RowSample) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(dict(zip(sample.columns, row, strict=True))) for row in sample.rows
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in sample.columns]),
+    )
 
 
 def _audit_description(audit: AuditOutcome) -> str:

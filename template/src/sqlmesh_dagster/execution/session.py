@@ -16,11 +16,11 @@ from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.console import CANCELLED, CaptureConsole, as_error
 from sqlmesh_dagster.execution.context import (
     CaptureContext,
-    explained,
     open_context,
     wait_for_database,
 )
 from sqlmesh_dagster.execution.deployment import deployed_snapshots, prepare_environment
+from sqlmesh_dagster.execution.explanation import explained
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
 from sqlmesh_dagster.execution.state_lock import state_lock
@@ -49,24 +49,26 @@ class Session:
         Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns
         normally whatever happens to the models; an error of the whole run is told for every model.
         """
-        console = CaptureConsole(fqns, tell, self.log)
+        console = CaptureConsole(fqns, tell, self.log, self.cancel)
         options, settings = self.options, self.settings
         try:
             with self._prepared(console, fqns) as context:
                 _limit_environment_wait(context, settings)
-                snapshots = deployed_snapshots(context, settings)
+                snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
-                deployed = console.begin(snapshots, execution_time, settings.plan_hint)
+                deployed = console.begin(snapshots, execution_time, settings.plan_hint, plan)
                 if deployed:
                     context.selected = deployed
-                    context.run(
-                        settings.environment,
-                        start=options.start,
-                        end=options.end,
-                        execution_time=execution_time,
-                        ignore_cron=options.ignore_cron,
-                        skip_janitor=options.skip_janitor,
-                    )
+                    # this thread's own queries are those of `before_all` and `after_all`
+                    with self.cancel.watching(context.engine_adapter.cursor):
+                        context.run(
+                            settings.environment,
+                            start=options.start,
+                            end=options.end,
+                            execution_time=execution_time,
+                            ignore_cron=options.ignore_cron,
+                            skip_janitor=options.skip_janitor,
+                        )
         except Exception as error:
             if not self.cancel.is_cancelled:
                 console.fail(as_error(explained(error, settings)))
@@ -85,13 +87,13 @@ class Session:
             SQLMeshDagsterError: The environment or the database is not available.
         """
         told: list[ModelOutcome] = []
-        console = CaptureConsole([name], told.append, self.log, audit_only=True)
+        console = CaptureConsole([name], told.append, self.log, self.cancel, audit_only=True)
         options, settings = self.options, self.settings
         try:
             with self._prepared(console, [name]) as context:
-                snapshots = deployed_snapshots(context, settings)
+                snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
-                if not console.begin(snapshots, execution_time, settings.plan_hint):
+                if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
                     return told[0]
                 span = _audited_span(snapshots[name], snapshots, options, execution_time)
                 if span is None:
@@ -119,7 +121,7 @@ class Session:
             open_context(settings, load=False, console=console, cancel=cancel) as context,
             state_lock(context, settings, self.holder, cancel, log) as lock,
         ):
-            wait_for_database(context, settings, cancel)
+            wait_for_database(context, settings, log)
             prepare_environment(context, settings, self.options, self.manifest, console, log, lock)
             with lock.alone() if settings.execution == "shared" else lock.on_models(fqns):
                 yield context

@@ -225,12 +225,10 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
 
 def _report_besides(step: Step, outcome: ModelOutcome, selected: Collection[str]) -> None:
     """Records a model that a plan built although no step of this Dagster run stands for it."""
-    key = step.project.keys_by_fqn.get(outcome.fqn)
-    if key is not None and outcome.fqn not in selected:
+    asset = step.project.assets_by_fqn.get(outcome.fqn)
+    if asset is not None and outcome.fqn not in selected:
         step.context.instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                key, description=outcome.reason, metadata=events.metadata(outcome)
-            )
+            events.runless_materialization(asset, outcome)
         )
 
 

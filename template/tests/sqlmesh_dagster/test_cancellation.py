@@ -1,0 +1,147 @@
+"""Runs that are stopped while SQLMesh does something else than to build a model."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+
+from tests.sqlmesh_dagster.projects import Project, last_run, run_in_process, start
+
+_LIMIT = 10
+"""Seconds from the signal until the process has ended."""
+_MACROS = """
+import time
+from pathlib import Path
+
+from sqlmesh import macro
+from sqlmesh.core.macros import MacroEvaluator
+
+BEGUN = {begun!r}
+GO_ON = {go_on!r}
+
+
+@macro()
+def begins(evaluator: MacroEvaluator) -> str:
+    if evaluator.runtime_stage in ("auditing", "before_all"):
+        Path(BEGUN).touch()
+    return "TRUE"
+
+
+@macro()
+def holds(evaluator: MacroEvaluator) -> str:
+    if evaluator.runtime_stage == "before_all":
+        Path(BEGUN).touch()
+        while not Path(GO_ON).exists():
+            time.sleep(0.05)
+    return "TRUE"
+"""
+_SLOW = "SELECT count(*) AS n FROM range(100000000) AS a, main.width AS b"
+"""One query, which takes hours when `main.width` has many rows."""
+
+
+def _project(project: Project, before_all: str = "") -> Path:
+    """Adds macros that make the returned file when they are rendered, before their query is run."""
+    begun = project.root / "begun"
+    project.write("macros/__init__.py", "")
+    go_on = project.root / "go_on"
+    project.write("macros/begin.py", _MACROS.format(begun=str(begun), go_on=str(go_on)))
+    project.execute("CREATE TABLE main.width AS SELECT 1 AS n")
+    if before_all:
+        config = (project.root / "config.yaml").read_text()
+        project.write("config.yaml", f"{config.rstrip()}\n  - {before_all}\n")
+    return begun
+
+
+def _widen(project: Project) -> None:
+    project.execute("INSERT INTO main.width FROM range(100000)")
+
+
+def _wait_until(condition: Callable[[], bool], home: Path) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline, (home / "run.log").read_text()
+        time.sleep(0.05)
+
+
+def _stop(run: subprocess.Popen[str], home: Path) -> None:
+    asked = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    try:
+        run.wait(60)
+    finally:
+        run.kill()
+    assert time.monotonic() - asked < _LIMIT, (home / "run.log").read_text()
+
+
+def test_a_check_that_is_executed_alone_stops_in_its_query(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: as a model does, within ten seconds."""
+    begun, home = _project(project), tmp_path / "home"
+    project.write(
+        "audits/slow.sql",
+        f"AUDIT (name slow); SELECT n FROM ({_SLOW}) AS s WHERE @begins() AND n < 0;\n",
+    )
+    project.model("full", "SELECT 1::INT AS id", "kind FULL, audits (slow())")
+    assert run_in_process(project.definitions(), instance).success
+    begun.unlink()
+    _widen(project)
+    key = 'dg.AssetCheckKey(dg.AssetKey(["warehouse", "demo", "full"]), "slow")'
+    body = f'jobs = [dg.define_asset_job("audit", selection=dg.AssetSelection.checks({key}))]'
+    run = start(project, home, body=body, job="audit")
+    _wait_until(begun.exists, home)
+    _stop(run, home)
+    assert last_run(home).checks == {}
+    assert project.query("SELECT count(*) FROM demo__dev.full") == [(1,)]
+
+
+def test_a_run_stops_in_a_statement_before_its_models(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: `before_all` is interrupted, and no model is built."""
+    statement = f"CREATE OR REPLACE TABLE main.big AS SELECT n FROM ({_SLOW}) WHERE @begins()"
+    begun, home = _project(project, statement), tmp_path / "home"
+    project.model("full", "SELECT 1::INT AS id")
+    assert run_in_process(project.definitions(), instance).success
+    begun.unlink()
+    _widen(project)
+    run = start(project, home, options={"execution_time": "2025-01-12T00:30:00"})
+    _wait_until(begun.exists, home)
+    _stop(run, home)
+    assert last_run(home).materialized == []
+
+
+def test_a_plan_promotes_nothing_once_its_run_is_stopped(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: also a plan that builds nothing, such as the one of a new environment."""
+    statement = "CREATE OR REPLACE TABLE main.held AS SELECT 1 AS n WHERE @holds()"
+    begun, home = _project(project, statement), tmp_path / "home"
+    project.model("full", "SELECT 1::INT AS id")
+    run = start(project, home)
+    _wait_until(begun.exists, home)
+    run.send_signal(signal.SIGINT)
+    _wait_until(lambda: "STEP_FAILURE" in (home / "run.log").read_text(), home)
+    (project.root / "go_on").touch()
+    _stop(run, home)
+    assert project.query("SELECT count(*) FROM sqlmesh._environments") == [(0,)]
+    assert run_in_process(project.definitions(), instance).materialized == ["full"]
+
+
+def test_a_run_that_waits_for_a_plan_stops_waiting(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: an environment that somebody is changing holds up no cancelled run."""
+    home = tmp_path / "home"
+    project.model("full", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    project.execute("UPDATE sqlmesh._environments SET finalized_ts = NULL")
+    run = start(project, home, options={"execution_time": "2025-01-12T00:30:00"})
+    _wait_until(lambda: "is being updated by plan" in (home / "run.log").read_text(), home)
+    _stop(run, home)
+    assert last_run(home).materialized == []
