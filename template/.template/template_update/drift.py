@@ -63,12 +63,14 @@ def find(root: Path) -> Drift:
         raise Refused(
             f"`{path}` does not exist. Restore it with `git checkout -- {manifest.NAME}`."
         )
-    known = manifest.parse(path.read_text(encoding="utf-8"))
+    left_out = () if stored.answers.get("ci") == "github" else (".github/",)
+    known = manifest.parse(path.read_text(encoding="utf-8")).without(left_out)
     edited = {name for name, digest in known.template.items() if _digest(root / name) != digest}
     repository = upstream.find(stored.source, root)
     newest = repository.newest() if repository else None
     text = repository.text(newest, f"template/{manifest.NAME}") if repository and newest else None
-    changed = _differing(known, manifest.parse(text)) if text else set()
+    there = manifest.parse(text).without(left_out) if text else known
+    changed = _differing(known, there)
     return Drift(
         stored.version,
         sorted(edited - changed),

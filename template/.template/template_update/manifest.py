@@ -20,6 +20,14 @@ class Manifest:
         content = {"template": dict(self.template), "shared": dict(self.shared)}
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
+    def without(self, prefixes: tuple[str, ...]) -> "Manifest":
+        """The manifest of a project that has not got the files of some folders."""
+        template, shared = (
+            {path: digest for path, digest in files.items() if not path.startswith(prefixes)}
+            for files in (self.template, self.shared)
+        )
+        return Manifest(template, shared)
+
 
 def parse(text: str) -> Manifest:
     """The manifest in the text of its file."""
