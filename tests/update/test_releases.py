@@ -161,6 +161,15 @@ def test_every_release_is_in_the_changelog_and_in_the_history() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in RELEASES.values())
 
 
+@pytest.mark.parametrize("version", RELEASES)
+def test_the_changelog_of_a_release_is_what_was_released(version: str) -> None:
+    """A merge can put a new line under an old version, where nobody looks for it."""
+    then = git(ROOT, "show", f"{RELEASES[version]}:{changelog.NAME}").splitlines()
+    text = (ROOT / changelog.NAME).read_text()
+    section = text.partition(f"## [{version}]")[2].partition("\n## [")[0].splitlines()[1:]
+    assert [line for line in section if line not in then] == []
+
+
 def test_the_owner_reads_what_is_new_since_the_own_version() -> None:
     """Sections above the one of the project's version; what is unreleased is the new version's."""
     text = "# C\n\n## [Unreleased]\n\n- c\n\n## [0.2.0] - x\n\n- b\n\n## [0.1.0] - x\n\n- a\n"
