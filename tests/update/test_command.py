@@ -187,6 +187,18 @@ def test_it_says_what_to_do_where_it_cannot_work(project: Project, tmp_path: Pat
     assert json.loads(no_copier.stdout)["exit_code"] == 2
 
 
+def test_a_folder_in_the_place_of_a_file_is_named(project: Project) -> None:
+    """Copier fails on it without a message."""
+    path = project.root / VENDORED / "clean.py"
+    path.unlink()
+    path.mkdir()
+    (path / "mine.py").touch()
+    project.commit()
+    refused = project.command("update")
+    assert refused.returncode == 2 and f"`{VENDORED}/clean.py` is a folder" in refused.stderr
+    assert project.status() == []
+
+
 def test_a_failing_update_changes_nothing(
     template: Template, project: Project, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What `.copier-answers.yml` says, read without a YAML library."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,14 @@ def read(root: Path) -> Answers:
 
 
 def _scalar(value: str) -> str:
+    if value.startswith('"'):
+        # YAML breaks long text with a backslash, and JSON knows neither \x nor \U
+        joined = re.sub(r"\\\n\s*(?:\\(?= ))?", "", value)
+        escaped = re.sub(r"\\x(\w\w)", r"\\u00\1", joined)
+        return str(json.loads(re.sub(r"\\U(\w{8})", _surrogates, escaped)))
     value = " ".join(line.strip() for line in value.splitlines())
-    if value.startswith("'") and value.endswith("'"):
-        return value[1:-1].replace("''", "'")
-    return value.strip('"')
+    return value[1:-1].replace("''", "'") if value.startswith("'") else value
+
+
+def _surrogates(escape: re.Match[str]) -> str:
+    return json.dumps(chr(int(escape[1], 16)))[1:-1]

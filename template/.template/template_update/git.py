@@ -103,11 +103,11 @@ class Project:
         wanted = [path for path in paths if modes.get(path) in (REGULAR, EXECUTABLE, LINK)]
         objects = "".join(f"{ref}:{self.prefix}{path}\n" for path in wanted)
         output = self.git("cat-file", "--batch", given=objects.encode(errors="surrogateescape"))
-        files = {}
+        files, position = {}, 0
         for path in wanted:
-            header, _, output = output.partition(b"\n")
-            size = int(header.split()[-1])
-            content, output = output[:size], output[size + 1 :]
+            start = output.index(b"\n", position) + 1
+            size = int(output[position:start].split()[-1])
+            content, position = output[start : start + size], start + size + 1
             mode = modes[path]
             files[path] = File(content, is_executable=mode == EXECUTABLE, is_link=mode == LINK)
         return files

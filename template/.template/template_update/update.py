@@ -16,7 +16,8 @@ from template_update.review import Kind, Update, review
 from template_update.trees import File, Tree, read, read_all, read_tree, write
 
 RENAMES = ".template/renames.json"
-_CANDIDATES = 2000  # of the owner's files, in which a renamed one of the template's is looked for
+_CANDIDATES = 2000
+"""Files of the owner's at most, among which one of the template's that was renamed is looked for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def update(root: Path, copier: Copier, version: str | None = None) -> Report:
     if version is None and not copier.data and copier.newest(root) is None:
         return Report(before.version, before.version)
     with _rendered(root, copier, before.version, version) as renders:
+        _refuse_folders(root, renders.theirs)
         ignored = _ignored(project, {*renders.base, *renders.theirs})
         undo.begin(project, ignored)
         try:
@@ -168,16 +170,15 @@ def _review(
     root = project.root
     changed = project.changed() - {answers.NAME}
     managed = {*renders.base, *renders.theirs}
-    theirs_only = {path for path in changed if path not in managed}
-    committed = project.listing()
-    added = [path for path in committed if path not in managed and path not in changed]
-    mine = project.files(managed | theirs_only | set(added[:_CANDIDATES])) | dict(ignored)
+    others = {path for path in changed if path not in managed}
+    moved = _moved_here(project, renders)
+    mine = project.files(managed | others | moved) | dict(ignored)
+    now = read_all(root, managed | others | moved)
     outcome = Update(
         renders.base,
         renders.theirs,
         mine,
-        read_all(root, managed | theirs_only)
-        | {path: mine[path] for path in added if path in mine},
+        now,
         frozenset(project.unmerged()),
         renders.renames,
     )
@@ -199,6 +200,28 @@ def _review(
         _changelog(root, before, after.version),
         tuple(sorted(project.changed())),
     )
+
+
+def _moved_here(project: Project, renders: _Renders) -> set[str]:
+    """The owner's files that may be one of the template's under another name."""
+    committed = set(project.listing())
+    gone = [
+        path
+        for path, file in renders.base.items()
+        if path not in committed and renders.theirs.get(path) not in (None, file)
+    ]
+    endings = {Path(path).suffix for path in gone}
+    added = sorted(committed - {*renders.base, *renders.theirs})
+    return set([path for path in added if Path(path).suffix in endings][:_CANDIDATES])
+
+
+def _refuse_folders(root: Path, tree: Tree) -> None:
+    """Copier fails where the template has a file and the project a folder; say so in words."""
+    if folders := [path for path in sorted(tree) if (root / path).is_dir()]:
+        raise Refused(
+            f"`{folders[0]}` is a folder here and a file in the template. Rename the folder, commit,"
+            " and try again."
+        )
 
 
 def _beside(root: Path, path: str) -> str:
