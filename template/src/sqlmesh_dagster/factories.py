@@ -25,7 +25,7 @@ from sqlmesh_dagster.execution.results import SQLMeshResultsResource
 from sqlmesh_dagster.execution.steps import StepEvent, check_table, materialize_model
 from sqlmesh_dagster.loading import project_manifest
 from sqlmesh_dagster.schedule import adaptive_schedule
-from sqlmesh_dagster.upstream import AssetJob
+from sqlmesh_dagster.upstream import AssetJob, PartitionedAsset, mixed_asset_job
 
 _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
 """Lower priority than other ops', so that ingest goes first and one sqlmesh run takes all models."""
@@ -307,13 +307,15 @@ def _model_asset(
     def materialize(context: dg.OpExecutionContext) -> Iterator[StepEvent]:
         yield from materialize_model(context, project, asset)
 
-    return dg.AssetsDefinition(
+    definition = PartitionedAsset if asset.partitions else dg.AssetsDefinition
+    return definition(
         node_def=materialize,
         keys_by_input_name={name: dep.asset_key for name, dep in inputs.items()},
         keys_by_output_name={_OUTPUT: asset.spec.key},
         specs=[asset.spec],
         check_specs_by_output_name=checks,
         resource_defs=resource_defs,
+        backfill_policy=asset.backfill_policy,
         can_subset=True,
     )
 
@@ -340,9 +342,8 @@ def _table_check(
 
 def _job(project: DagsterProject, assets: Sequence[dg.AssetsDefinition]) -> AssetJob:
     keys = [asset.spec.key for asset in project.assets]
-    checks = dg.AssetSelection.checks(*assets)
-    return dg.define_asset_job(
-        project.job_name,
-        selection=dg.AssetSelection.assets(*keys) | checks,
-        description=f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`.",
-    )
+    selection = dg.AssetSelection.assets(*keys) | dg.AssetSelection.checks(*assets)
+    what = f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`."
+    if len({asset.partitions for asset in project.assets if asset.partitions}) > 1:
+        return mixed_asset_job(project.job_name, selection, what)
+    return dg.define_asset_job(project.job_name, selection=selection, description=what)

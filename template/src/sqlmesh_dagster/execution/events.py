@@ -3,6 +3,7 @@
 | SQLMesh says              | Dagster gets                                                              |
 |---------------------------|---------------------------------------------------------------------------|
 | executed                  | `MaterializeResult`, and a check result for each audit that ran           |
+| … of a partitioned model  | an `AssetMaterialization` for each partition that was built, and the same  |
 | nothing due, not ready    | `AssetObservation`; an output, so that downstream goes on; no check result |
 | failed                    | `ModelFailedError` with the engine's error and the SQL                    |
 | blocking audit failed     | the check results (ERROR), then `AuditFailedError`                        |
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, NoReturn
 
@@ -21,8 +23,10 @@ import dagster as dg
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
+from sqlmesh_dagster.definition.partitions import keys_within
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
 from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome
+from sqlmesh_dagster.upstream import version_tags
 
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
@@ -38,6 +42,40 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
         asset_key=asset.spec.key,
         metadata=metadata(outcome),
         data_version=dg.DataVersion(digest(version, 16)),
+    )
+
+
+def materialization_besides(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetMaterialization:
+    """What a model gets that was executed although no step of the Dagster run stands for it."""
+    return dg.AssetMaterialization(
+        asset.spec.key, description=outcome.reason, metadata=metadata(outcome)
+    )
+
+
+def partition_materializations(
+    asset: ModelAsset, outcome: ModelOutcome
+) -> Iterator[dg.AssetMaterialization]:
+    """One for each partition that was built; what is known of the whole run stands on the newest.
+
+    An interval that fills no partition gives one that belongs to none.
+    """
+    partitions = asset.partitions
+    built = list(keys_within(partitions, outcome.intervals)) if partitions else []
+    version = f"{outcome.snapshot}|{outcome.execution_time}"
+    tags = version_tags(digest(version, 16), asset.spec.code_version)
+    for key, interval in built[:-1]:
+        only_here = replace(outcome, intervals=(interval,))
+        yield dg.AssetMaterialization(
+            asset.spec.key, partition=key, metadata=_where(only_here), tags=tags
+        )
+    newest = built[-1] if built else None
+    whole = replace(outcome, intervals=(newest[1],)) if newest else outcome
+    yield dg.AssetMaterialization(
+        asset.spec.key,
+        description=outcome.reason,
+        partition=newest[0] if newest else None,
+        metadata={**metadata(whole), **({"sqlmesh/partitions": len(built)} if built else {})},
+        tags=tags,
     )
 
 
@@ -140,15 +178,19 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         "sqlmesh/audits": len(outcome.audits),
         **_next_due(outcome),
     }
-    if outcome.intervals:
-        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in outcome.intervals))
-        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in outcome.intervals))
+    facts.update(_where(outcome))
     if outcome.rows_processed is not None:
         facts["sqlmesh/rows_processed"] = outcome.rows_processed
     if outcome.bytes_processed is not None:
         facts["sqlmesh/bytes_processed"] = outcome.bytes_processed
-    if outcome.snapshot:
-        facts["sqlmesh/snapshot"] = outcome.snapshot
+    return facts
+
+
+def _where(outcome: ModelOutcome) -> dict[str, Any]:
+    facts: dict[str, Any] = {"sqlmesh/snapshot": outcome.snapshot} if outcome.snapshot else {}
+    if outcome.intervals:
+        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in outcome.intervals))
+        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in outcome.intervals))
     return facts
 
 

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from sqlmesh_dagster.execution.session import Session
 
 _log = logging.getLogger(__name__)
-StepEvent = dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation | dg.Output[None]
+StepEvent = (
+    dg.MaterializeResult[None]
+    | dg.AssetMaterialization
+    | dg.AssetCheckResult
+    | dg.AssetObservation
+    | dg.Output[None]
+)
 _POLL_SECONDS = 0.1
 _SLOWEST_POLL_SECONDS = 1.0
 _SUCCESSES = ("executed", "up_to_date", "not_ready")
@@ -83,7 +89,11 @@ def materialize_model(
         return
     is_shared = step.resource.settings.execution == "shared"
     outcome = (_wait_for if is_shared else _build_alone)(step, asset.model.fqn)
-    if outcome.status == "executed":
+    if asset.partitions and outcome.intervals:  # also when a later batch failed
+        yield from events.partition_materializations(asset, outcome)
+        if outcome.status == "executed":
+            yield output_without_materialization(context.output_for_asset_key(asset.spec.key))
+    elif outcome.status == "executed":
         yield events.materialization(asset, outcome)
     elif outcome.status in _SUCCESSES:
         yield events.observation(asset, outcome)
@@ -225,13 +235,15 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
 
 def _report_besides(step: Step, outcome: ModelOutcome, selected: Collection[str]) -> None:
     """Records a model that a plan built although no step of this Dagster run stands for it."""
-    key = step.project.keys_by_fqn.get(outcome.fqn)
-    if key is not None and outcome.fqn not in selected:
-        step.context.instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                key, description=outcome.reason, metadata=events.metadata(outcome)
-            )
-        )
+    asset = step.project.assets_by_fqn.get(outcome.fqn)
+    if asset is None or outcome.fqn in selected or not outcome.intervals:
+        return
+    if asset.partitions:
+        materializations = events.partition_materializations(asset, outcome)
+    else:
+        materializations = iter([events.materialization_besides(asset, outcome)])
+    for materialization in materializations:
+        step.context.instance.report_runless_asset_event(materialization)
 
 
 def _session(step: Step, cancel: CancelToken) -> Session:
