@@ -54,6 +54,22 @@ _PARAMETERS = {
         "deployment.py deploys local changes with it",
         "environment auto_apply no_prompts skip_backfill enable_preview execution_time",
     ),
+    "sqlmesh.core.scheduler:Scheduler.run": (
+        "context.py narrows it to the selected models, and restates with it",
+        "self environment restatements end_bounded selected_snapshots",
+    ),
+    "sqlmesh.core.snapshot:Snapshot.get_removal_interval": (
+        "restatement.py asks it what to build again",
+        "start end execution_time strict",
+    ),
+    "sqlmesh.core.state_sync:StateSync.remove_intervals": (
+        "restatement.py takes off what is built again",
+        "snapshot_intervals remove_shared_versions",
+    ),
+    "sqlmesh.core.plan.common:identify_restatement_intervals_across_snapshot_versions": (
+        "restatement.py asks it what environments must build again",
+        "state_reader prod_restatements disable_restatement_models loaded_snapshots current_ts",
+    ),
     "sqlmesh.core.context:Context.create_scheduler": (
         "context.py overrides it",
         "self snapshots snapshot_evaluator",
@@ -70,10 +86,6 @@ _PARAMETERS = {
     "sqlmesh.core.scheduler:Scheduler.evaluate": (
         "context.py wraps it to learn why a model failed",
         "self snapshot start end execution_time deployability_index",
-    ),
-    "sqlmesh.core.scheduler:Scheduler.run": (
-        "context.py narrows it to the selected models",
-        "self environment selected_snapshots",
     ),
     "sqlmesh.core.scheduler:Scheduler.audit": (
         "session.py runs audits alone with it",

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, NoReturn
@@ -64,9 +64,8 @@ def partition_materializations(
     version = f"{outcome.snapshot}|{outcome.execution_time}"
     tags = version_tags(digest(version, 16), asset.spec.code_version)
     for key, interval in built[:-1]:
-        only_here = replace(outcome, intervals=(interval,))
         yield dg.AssetMaterialization(
-            asset.spec.key, partition=key, metadata=_where(only_here), tags=tags
+            asset.spec.key, partition=key, metadata=where(outcome.snapshot, [interval]), tags=tags
         )
     newest = built[-1] if built else None
     whole = replace(outcome, intervals=(newest[1],)) if newest else outcome
@@ -112,6 +111,20 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
                     "sqlmesh/audit": audit.identity,
                     **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
                 },
+            )
+
+
+def check_evaluations(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetCheckEvaluation]:
+    """The same for a model of which no step of the Dagster run reports."""
+    for result in check_results(checks, outcome):
+        if result.asset_key is not None and result.check_name is not None:
+            yield dg.AssetCheckEvaluation(
+                asset_key=result.asset_key,
+                check_name=result.check_name,
+                passed=bool(result.passed),
+                severity=result.severity,
+                description=result.description,
+                metadata=result.metadata,
             )
 
 
@@ -163,6 +176,7 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
         errors.EnvironmentBusyError,
         errors.UndeployedChangesError,
         errors.PlanFailedError,
+        errors.RestatementRefusedError,
         errors.DatabaseLockedError,
         errors.DatabaseUnavailableError,
         errors.StateVersionError,
@@ -178,7 +192,7 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         "sqlmesh/audits": len(outcome.audits),
         **_next_due(outcome),
     }
-    facts.update(_where(outcome))
+    facts.update(where(outcome.snapshot, outcome.intervals))
     if outcome.rows_processed is not None:
         facts["sqlmesh/rows_processed"] = outcome.rows_processed
     if outcome.bytes_processed is not None:
@@ -186,11 +200,12 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
     return facts
 
 
-def _where(outcome: ModelOutcome) -> dict[str, Any]:
-    facts: dict[str, Any] = {"sqlmesh/snapshot": outcome.snapshot} if outcome.snapshot else {}
-    if outcome.intervals:
-        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in outcome.intervals))
-        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in outcome.intervals))
+def where(snapshot: str | None, intervals: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Which version of a model was built, and of which time."""
+    facts: dict[str, Any] = {"sqlmesh/snapshot": snapshot} if snapshot else {}
+    if intervals:
+        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in intervals))
+        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in intervals))
     return facts
 
 
