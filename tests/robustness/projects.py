@@ -234,7 +234,7 @@ class Generated:
     @contextlib.contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
         """The project's Dagster instance."""
-        with instance_of(self.root) as instance:
+        with instance_of(self.home) as instance:
             yield instance
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:

@@ -8,6 +8,9 @@ The data flows through the folders in this order:
     component    the same from a `defs.yaml`
     execution/   Dagster step → selection → session (sqlmesh run) → console → results → events
     schedule     tick → due → run request
+    plans        job → plan → shown, and applied if told to → materializations
+    code_checks  job or check → unit tests and linter → check results
+    sync         tick → built outside Dagster → materializations
     upstream     the few things that public APIs of Dagster and SQLMesh don't give
 """
 
@@ -37,6 +40,7 @@ from sqlmesh_dagster.errors import (
     SQLMeshDagsterError,
     StateVersionError,
     UndeployedChangesError,
+    VerificationFailedError,
 )
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import SQLMeshResultsResource
@@ -44,8 +48,13 @@ from sqlmesh_dagster.factories import (
     sqlmesh_adaptive_schedule_factory,
     sqlmesh_assets_factory,
     sqlmesh_definitions_factory,
+    sqlmesh_invalidate_job_factory,
+    sqlmesh_plan_job_factory,
     sqlmesh_resources,
+    sqlmesh_sync_sensor_factory,
+    sqlmesh_verify_job_factory,
 )
+from sqlmesh_dagster.plans import SQLMeshInvalidateOptions, SQLMeshPlanOptions
 
 __all__ = [
     "AuditFailedError",
@@ -66,6 +75,8 @@ __all__ = [
     "ProjectLoadError",
     "RestatementRefusedError",
     "SQLMeshDagsterError",
+    "SQLMeshInvalidateOptions",
+    "SQLMeshPlanOptions",
     "SQLMeshProjectComponent",
     "SQLMeshResource",
     "SQLMeshResultsResource",
@@ -75,8 +86,13 @@ __all__ = [
     "StateVersionError",
     "TranslatorSettings",
     "UndeployedChangesError",
+    "VerificationFailedError",
     "sqlmesh_adaptive_schedule_factory",
     "sqlmesh_assets_factory",
     "sqlmesh_definitions_factory",
+    "sqlmesh_invalidate_job_factory",
+    "sqlmesh_plan_job_factory",
     "sqlmesh_resources",
+    "sqlmesh_sync_sensor_factory",
+    "sqlmesh_verify_job_factory",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 import duckdb
+from sqlmesh.core.environment import Environment
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId, missing_intervals
 from sqlmesh.core.state_sync import StateReader
 
@@ -64,27 +65,40 @@ def _answer(settings: ProjectSettings, state: StateReader, at: datetime) -> Due:
     environment = state.get_environment(settings.environment)
     if environment is None:
         return Due(is_new=True)
-    if not environment.finalized_ts:
-        return Due(
-            obstacle=f"environment `{settings.environment}` is being changed by plan"
-            f" `{environment.plan_id}`, or that plan died; `sqlmesh plan {settings.environment}`"
-            " finishes it"
-        )
-    snapshots = _with_intervals(settings, state, {s.snapshot_id for s in environment.snapshots})
-    # as `Scheduler.run` does: a preview's intervals are kept apart from those of production
-    deployability = (
-        DeployabilityIndex.all_deployable()
-        if settings.environment == "prod"
-        else DeployabilityIndex.create(snapshots)
-    )
+    obstacle = unfinished(environment)
+    if obstacle:
+        return Due(obstacle=obstacle)
+    wanted = {s.snapshot_id for s in environment.snapshots}
+    snapshots = snapshots_with_intervals(settings, state, wanted)
+    deployability = deployability_of(settings, snapshots)
     due = missing_intervals(snapshots, execution_time=at, deployability_index=deployability)
     models = sorted(s.name for s, intervals in due.items() if intervals and _is_built(s))
     return Due(models=tuple(models), next_due=None if models else _next_due(snapshots, at))
 
 
-def _with_intervals(
+def unfinished(environment: Environment) -> str | None:
+    """Why an environment cannot be asked: a plan is changing it."""
+    if environment.finalized_ts:
+        return None
+    return (
+        f"environment `{environment.name}` is being changed by plan `{environment.plan_id}`, or that"
+        f" plan died; `sqlmesh plan {environment.name}` finishes it"
+    )
+
+
+def deployability_of(
+    settings: ProjectSettings, snapshots: Collection[Snapshot]
+) -> DeployabilityIndex:
+    """As `Scheduler.run` has it: a preview's intervals are kept apart from those of production."""
+    if settings.environment == "prod":
+        return DeployabilityIndex.all_deployable()
+    return DeployabilityIndex.create(snapshots)
+
+
+def snapshots_with_intervals(
     settings: ProjectSettings, state: StateReader, wanted: set[SnapshotId]
 ) -> list[Snapshot]:
+    """Snapshots with what is recorded as done now; only those that are new to this process are read."""
     known = _KNOWN.get(settings, {})
     known = {**known, **state.get_snapshots(wanted - known.keys())}
     _KNOWN[settings] = {key: value for key, value in known.items() if key in wanted}

@@ -37,6 +37,10 @@ class PlanFailedError(SQLMeshDagsterError):
     """Deploying the local changes failed."""
 
 
+class VerificationFailedError(SQLMeshDagsterError):
+    """SQLMesh's unit tests fail, or its linter finds errors."""
+
+
 class DatabaseLockedError(SQLMeshDagsterError):
     """Another process holds the DuckDB file."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from sqlmesh_dagster.code_checks import code_checks, verify_job
 from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.project import (
     DagsterProject,
@@ -24,7 +25,9 @@ from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOption
 from sqlmesh_dagster.execution.results import SQLMeshResultsResource
 from sqlmesh_dagster.execution.steps import StepEvent, check_table, materialize_model
 from sqlmesh_dagster.loading import project_manifest
+from sqlmesh_dagster.plans import invalidate_job, plan_job
 from sqlmesh_dagster.schedule import adaptive_schedule
+from sqlmesh_dagster.sync import sync_sensor
 from sqlmesh_dagster.upstream import AssetJob, PartitionedAsset, mixed_asset_job
 
 _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
@@ -91,6 +94,50 @@ def sqlmesh_adaptive_schedule_factory(
     return schedule, job, assets
 
 
+def sqlmesh_sync_sensor_factory(
+    *,
+    sqlmesh_resource: SQLMeshResource,
+    name: str | None = None,
+    project_name: str = "sqlmesh",
+    is_enabled: bool = False,
+) -> dg.SensorDefinition:
+    """A sensor that reports models which SQLMesh built outside Dagster, once each.
+
+    It compares the environment with the last materialization of each asset, and requests no run.
+
+    Args:
+        name: The sensor's name; by default `<project_name>_sync_sensor`.
+        is_enabled: Whether it runs from the start; it can be switched in the UI.
+    """
+    project = _project(sqlmesh_resource, project_name, project_name, None)
+    return _sync_sensor(project, sqlmesh_resource, name, is_enabled)
+
+
+def sqlmesh_plan_job_factory(
+    *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
+) -> dg.JobDefinition:
+    """The job `<project_name>_plan_job`: shows the plan of an environment, and applies it if told to.
+
+    It needs the resource `<project_name>`. What it builds in the resource's own environment is recorded
+    as materializations of the models' assets.
+    """
+    return plan_job(_project(sqlmesh_resource, project_name, project_name, None))
+
+
+def sqlmesh_invalidate_job_factory(
+    *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
+) -> dg.JobDefinition:
+    """The job `<project_name>_invalidate_job`: removes an environment, never production."""
+    return invalidate_job(_project(sqlmesh_resource, project_name, project_name, None))
+
+
+def sqlmesh_verify_job_factory(
+    *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
+) -> dg.JobDefinition:
+    """The job `<project_name>_verify_job`: SQLMesh's unit tests and linter; it builds nothing."""
+    return verify_job(_project(sqlmesh_resource, project_name, project_name, None))
+
+
 def sqlmesh_definitions_factory(
     *,
     project_dir: str | Path = "sqlmesh_project",
@@ -107,11 +154,13 @@ def sqlmesh_definitions_factory(
     undeployed_changes: str | None = None,
     execution: str = "shared",
     wait_timeout: float = 600.0,
+    failing_rows_sample: int = 0,
     manifest_dir: str | None = None,
     keep_last_good: bool = False,
+    enable_sync: bool = False,
     name: str = "sqlmesh",
 ) -> dg.Definitions:
-    """A whole SQLMesh project: assets, checks, the job `<name>_job`, the adaptive schedule, resources.
+    """A whole SQLMesh project: assets, checks, jobs, the adaptive schedule, the sync sensor, resources.
 
     Args:
         project_dir: Folder of SQLMesh's config.
@@ -127,8 +176,10 @@ def sqlmesh_definitions_factory(
         schedule_name: By default `<name>_adaptive_schedule`.
         enable_schedule: Whether the schedule runs from the start; it can be switched in the UI.
         undeployed_changes: `apply`, `warn` or `fail`, see `SQLMeshResource`.
+        enable_sync: Whether the sensor that reports what was built outside Dagster runs from the start.
         execution: `shared` or `per_step`, see `SQLMeshResource`.
         wait_timeout: Seconds to wait for another run or process that holds the project.
+        failing_rows_sample: Rows that a failed check shows of what its audit found.
         manifest_dir: Folder of the manifest, see `SQLMeshResource`.
         keep_last_good: Whether a project that cannot be loaded keeps its last good definitions.
         name: Keeps several projects of one code location apart: prefix of job and resource keys.
@@ -154,6 +205,7 @@ def sqlmesh_definitions_factory(
         undeployed_changes=undeployed_changes,
         execution=execution,
         wait_timeout=wait_timeout,
+        failing_rows_sample=failing_rows_sample,
         manifest_dir=manifest_dir,
         keep_last_good=keep_last_good,
         translator=translator or SQLMeshTranslator(external_asset_mapping),
@@ -167,6 +219,7 @@ def sqlmesh_definitions_factory(
         owners=owners,
         schedule_name=schedule_name,
         enable_schedule=enable_schedule,
+        enable_sync=enable_sync,
     )
 
 
@@ -180,6 +233,7 @@ def project_definitions(
     owners: Sequence[str] | None,
     schedule_name: str | None,
     enable_schedule: bool,
+    enable_sync: bool,
 ) -> dg.Definitions:
     """The definitions of a manifest that is at hand; parameters as `sqlmesh_definitions_factory`.
 
@@ -195,6 +249,7 @@ def project_definitions(
     assets = _assets(project, op_tags)
     job = _job(project, assets)
     schedules = []
+    sensors = []
     if project.assets:
         status = (
             dg.DefaultScheduleStatus.RUNNING
@@ -203,10 +258,12 @@ def project_definitions(
         )
         schedule = schedule_name or project.schedule_name
         schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
+        sensors.append(_sync_sensor(project, resource, None, enable_sync))
     return dg.Definitions(
         assets=[*assets, *project.externals],
-        jobs=[job],
+        jobs=[job, plan_job(project), invalidate_job(project), verify_job(project)],
         schedules=schedules,
+        sensors=sensors,
         resources=sqlmesh_resources(resource, name=name),
         metadata=problem_metadata(project.manifest),
     )
@@ -274,6 +331,7 @@ def _assets(
     return [
         *(_model_asset(project, asset, tags, options) for asset in project.assets),
         *(_table_check(project, check, tags, options) for check in project.table_checks),
+        *code_checks(project, tags),
     ]
 
 
@@ -340,9 +398,24 @@ def _table_check(
     return execute
 
 
+def _sync_sensor(
+    project: DagsterProject, resource: SQLMeshResource, name: str | None, is_enabled: bool
+) -> dg.SensorDefinition:
+    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
+    return sync_sensor(
+        project,
+        resource.settings,
+        name or project.sync_sensor_name,
+        running if is_enabled else stopped,
+    )
+
+
 def _job(project: DagsterProject, assets: Sequence[dg.AssetsDefinition]) -> AssetJob:
     keys = [asset.spec.key for asset in project.assets]
-    selection = dg.AssetSelection.assets(*keys) | dg.AssetSelection.checks(*assets)
+    checks = dg.AssetSelection.checks(*assets)
+    # as a part of every run they would load the project's files each time
+    code_checks = dg.AssetSelection.checks(*(check.spec.key for check in project.code_checks))
+    selection = (dg.AssetSelection.assets(*keys) | checks) - code_checks
     what = f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`."
     if len({asset.partitions for asset in project.assets if asset.partitions}) > 1:
         return mixed_asset_job(project.job_name, selection, what)

@@ -79,7 +79,7 @@ def _evaluate(
     job_name: str,
     settings: ProjectSettings,
 ) -> dg.RunRequest | dg.SkipReason:
-    active = _active_run(context.instance, project, job_name)
+    active = active_run(context.instance, project, job_name)
     if active is not None:
         return dg.SkipReason(f"Run {active} is still active.")
     at = context.scheduled_execution_time.astimezone(timezone.utc)
@@ -110,10 +110,21 @@ def _evaluate(
     )
 
 
-def _active_run(instance: dg.DagsterInstance, project: DagsterProject, job_name: str) -> str | None:
+def active_run(instance: dg.DagsterInstance, project: DagsterProject, job_name: str) -> str | None:
     """A run that has not ended and builds a model of this project, whoever launched it."""
     ours = set(project.keys_by_fqn.values())
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=_ACTIVE)):
-        if run.job_name == job_name or ours & (run.asset_selection or set()):
+        if run.job_name == job_name or ours & _planned_assets(instance, run):
             return run.run_id
     return None
+
+
+def _planned_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """What a run builds; one of a whole job of somebody else's names no assets but in its events."""
+    if run.asset_selection is not None:
+        return set(run.asset_selection)
+    planned = instance.all_logs(
+        run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    )
+    events = [entry.dagster_event for entry in planned]
+    return {event.asset_key for event in events if event and event.asset_key}

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.assets.job.asset_job import build_asset_job, get_asset_graph_for_job
-from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSION_TAG
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.execution.stats import StepEventStatus
@@ -143,14 +142,6 @@ def output_without_materialization(output_name: str) -> dg.Output[None]:
     return dg.Output(
         None, output_name=output_name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
     )
-
-
-def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
-    """What Dagster itself puts on a materialization that it makes of a step's output."""
-    return {
-        DATA_VERSION_TAG: data_version,
-        **({CODE_VERSION_TAG: code_version} if code_version else {}),
-    }
 
 
 def partition_range(context: dg.OpExecutionContext) -> tuple[str, str] | None:

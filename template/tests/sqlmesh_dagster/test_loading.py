@@ -142,6 +142,7 @@ _CHANGES: Mapping[str, Callable[[Project], None]] = {
     "a signal": _replaced("signals/gates.py", "return True", "return bool(batch)"),
     "a seed": _replaced("seeds/places.csv", "Bern", "Basel"),
     "external models": _replaced("external_models.yaml", "kind: text", "sort: text"),
+    "a unit test": lambda project: project.write("tests/test_x.yaml", "{}"),
     "the config": _replaced("config.py", "2025-01-01", "2025-01-02"),
     "a module that the config imports": _replaced("settings/names.py", "from", "import os\nfrom"),
     "a module that such a module imports": _replaced("settings/deeper.py", "ada", "grace"),
@@ -152,7 +153,6 @@ _VARIABLES = {"OUR_CRON": "@weekly", "OUR_LABEL": "new", "OUR_TAG": "new"}
 _NO_CHANGES: Mapping[str, Callable[[Project], None]] = {
     "times": lambda project: _touch(*project.root.rglob("*.*")),
     "a README": lambda project: project.write("README.md", "Hello"),
-    "a unit test": lambda project: project.write("tests/test_x.yaml", "{}"),
     "data": lambda project: project.write("data/raw.csv", "id\n1\n"),
     "logs and caches": lambda project: project.write("logs/x.log", "x"),
     "bytecode": lambda project: project.write("macros/__pycache__/numbers.cpython-3.pyc", "x"),

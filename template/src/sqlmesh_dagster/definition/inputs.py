@@ -28,8 +28,9 @@ FOLDERS = (
     "models",
     "seeds",
     "signals",
+    "tests",
 )
-"""Folders that SQLMesh loads; its unit tests say nothing of a model."""
+"""Folders that SQLMesh loads."""
 _FILES = (
     ".env",
     "config.py",

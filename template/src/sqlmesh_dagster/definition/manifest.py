@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import sqlmesh
 from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.audit import Audit, StandaloneAudit
+from sqlmesh.core.dialect import normalize_model_name
 from sqlmesh.core.model import Model, SeedModel, ViewKind
 from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
 from sqlmesh.core.snapshot.definition import Node
@@ -60,9 +62,19 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
     sources = column_lineages(models)
     starts = _fixed_starts(models, context.dag.sorted)
     root = Path(context.path)
+    tests = unit_tests_by_model(context)
     records = tuple(
-        _model_record(
-            models[fqn], models, root, fingerprints[fqn], sources[fqn], starts.get(fqn), read_model
+        replace(
+            _model_record(
+                models[fqn],
+                models,
+                root,
+                fingerprints[fqn],
+                sources[fqn],
+                starts.get(fqn),
+                read_model,
+            ),
+            unit_tests=tuple(name.rpartition("::")[2] for name in tests.get(fqn, ())),
         )
         for fqn in context.dag.sorted
         if fqn in models and not models[fqn].kind.is_symbolic
@@ -87,6 +99,25 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
             sorted((name, fingerprint_text(value)) for name, value in fingerprints.items())
         ),
     )
+
+
+def unit_tests_by_model(context: Context) -> dict[str, list[str]]:
+    """The unit tests of each model, by its FQN: `path::name`, as SQLMesh's selectors take them.
+
+    A test of a model that does not exist is left out; SQLMesh leaves it out, too.
+    """
+    tests: dict[str, list[str]] = {}
+    for test in context.select_tests():
+        if not test.model_name:
+            continue
+        fqn = normalize_model_name(
+            test.model_name,
+            default_catalog=context.default_catalog,
+            dialect=context.default_dialect,
+        )
+        if fqn in context.models:
+            tests.setdefault(fqn, []).append(test.fully_qualified_test_name)
+    return tests
 
 
 def fingerprint_text(fingerprint: SnapshotFingerprint) -> str:

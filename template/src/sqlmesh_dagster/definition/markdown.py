@@ -1,10 +1,31 @@
-"""How SQL is shown in Dagster's metadata."""
+"""How SQL and other texts are shown in Dagster's metadata."""
 
 from __future__ import annotations
+
+import re
 
 import dagster as dg
 
 
 def sql_block(query: str) -> dg.MarkdownMetadataValue:
     """SQL as a fenced Markdown block."""
-    return dg.MetadataValue.md(f"```sql\n{query}\n```")
+    return dg.MetadataValue.md(fenced(query, "sql"))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A text as it is; its own fences don't end the block."""
+    longest = max((len(run) for run in re.findall("`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def cell(text: str) -> str:
+    """A text as one cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def shortened(lines: list[str], most: int, what: str) -> list[str]:
+    """The first lines, and how many more there are."""
+    if len(lines) <= most:
+        return lines
+    return [*lines[:most], f"… and {len(lines) - most} more {what}"]

@@ -6,6 +6,8 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -16,7 +18,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.errors import DuplicateAssetKeyError
 
 Checks = tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
@@ -72,6 +74,15 @@ class TableCheck:
 
 
 @dataclass(frozen=True)
+class CodeCheck:
+    """A check of a model's code, which builds nothing: its unit tests, or the linter."""
+
+    kind: Literal["unit_tests", "lint"]
+    model: ModelRecord
+    spec: dg.AssetCheckSpec
+
+
+@dataclass(frozen=True)
 class DagsterProject:
     """A translated manifest.
 
@@ -85,6 +96,7 @@ class DagsterProject:
     assets: tuple[ModelAsset, ...]
     table_checks: tuple[TableCheck, ...]
     externals: tuple[dg.AssetSpec, ...] = ()
+    code_checks: tuple[CodeCheck, ...] = ()
 
     @property
     def results_key(self) -> str:
@@ -105,6 +117,26 @@ class DagsterProject:
     def schedule_name(self) -> str:
         """Name of the adaptive schedule, unless the factory was given another."""
         return f"{self.name}_adaptive_schedule"
+
+    @property
+    def sync_sensor_name(self) -> str:
+        """Name of the sensor that reports what was built outside Dagster."""
+        return f"{self.name}_sync_sensor"
+
+    @property
+    def plan_job_name(self) -> str:
+        """Name of the job that plans an environment."""
+        return f"{self.name}_plan_job"
+
+    @property
+    def invalidate_job_name(self) -> str:
+        """Name of the job that removes an environment."""
+        return f"{self.name}_invalidate_job"
+
+    @property
+    def verify_job_name(self) -> str:
+        """Name of the job that runs SQLMesh's unit tests and linter."""
+        return f"{self.name}_verify_job"
 
     @property
     def keys_by_fqn(self) -> Mapping[str, dg.AssetKey]:
@@ -159,7 +191,7 @@ def translate(
                 metadata={
                     **problem,
                     **(_column_lineage(model, keys) if settings.column_lineage else {}),
-                    **(_code_references(model, manifest) if settings.code_references else {}),
+                    **_code_references(model, manifest, settings),
                     **specs[model.fqn].metadata,
                 }
             ),
@@ -188,6 +220,7 @@ def translate(
         assets=assets,
         externals=tuple(_without_duplicates(externals, specs.values())),
         table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
+        code_checks=tuple(_code_checks(manifest, translator, keys, used)),
     )
 
 
@@ -216,19 +249,22 @@ def _column_lineage(
 
 
 def _code_references(
-    model: ModelRecord, manifest: Manifest
+    model: ModelRecord, manifest: Manifest, settings: TranslatorSettings
 ) -> dict[str, dg.CodeReferencesMetadataValue]:
-    """The model's file and line, which the UI opens in an editor."""
-    if model.path is None:
+    """The model's file and line: for an editor on this machine, and on a git host."""
+    if model.path is None or not settings.code_references:
         return {}
     file = os.path.normpath(f"{manifest.project_dir}/{model.path}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
-        reference = dg.LocalFileCodeReference(
-            file_path=file, line_number=model.line, label=model.name
-        )
-        references = dg.CodeReferencesMetadataValue(code_references=[reference])
-    return {"dagster/code_references": references}
+        references: list[dg.LocalFileCodeReference | dg.UrlCodeReference] = [
+            dg.LocalFileCodeReference(file_path=file, line_number=model.line, label=model.name)
+        ]
+        if settings.code_url:
+            url = f"{settings.code_url.rstrip('/')}/{quote(model.path)}#L{model.line}"
+            references.append(dg.UrlCodeReference(url=url, label=model.name))
+        found = dg.CodeReferencesMetadataValue(code_references=references)
+    return {"dagster/code_references": found}
 
 
 def _without_duplicates(
@@ -310,6 +346,37 @@ def _checks(
         used.add(spec.key)
         checks.append((audit, spec))
     return tuple(checks)
+
+
+def _code_checks(
+    manifest: Manifest,
+    translator: SQLMeshTranslator,
+    keys: Mapping[str, dg.AssetKey],
+    used: set[dg.AssetCheckKey],
+) -> Iterator[CodeCheck]:
+    """The checks of the models' code.
+
+    Raises:
+        DuplicateAssetKeyError: The translator gives one the name of another check.
+    """
+    settings = translator.settings
+    for model in manifest.models:
+        key = keys[model.fqn]
+        checks = []
+        if settings.unit_test_checks and model.unit_tests:
+            spec = translator.get_unit_tests_check_spec(model, key)
+            checks.append(CodeCheck("unit_tests", model, spec))
+        if settings.lint_checks:
+            checks.append(CodeCheck("lint", model, translator.get_lint_check_spec(model, key)))
+        for check in checks:
+            if check.spec.key in used:
+                raise DuplicateAssetKeyError(
+                    f"The check `{check.spec.name}` of `{model.name}` has the name of an audit's check."
+                    " Let the translator's `get_unit_tests_check_spec` or `get_lint_check_spec` give"
+                    " it another."
+                )
+            used.add(check.spec.key)
+            yield check
 
 
 def _standalone_check(

@@ -72,6 +72,7 @@ class ModelRecord:
             clock, as with a start of `1 week ago`.
         end_of_last_interval: The same of the end of its last interval, where it has one.
         seed_path: A seed's CSV file, relative to the project's folder.
+        unit_tests: Names of SQLMesh's unit tests of it.
         extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
     """
@@ -112,6 +113,7 @@ class ModelRecord:
     first_interval: str | None = None
     end_of_last_interval: str | None = None
     seed_path: str | None = None
+    unit_tests: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property

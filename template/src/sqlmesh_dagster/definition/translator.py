@@ -41,7 +41,12 @@ class TranslatorSettings:
 
     Attributes:
         asset_checks: Whether audits are asset checks.
+        unit_test_checks: Whether a model that has SQLMesh unit tests has a check of them. A run that
+            includes it loads the project's files, which takes seconds; the verify job does without.
+        lint_checks: Whether a model has a check of what SQLMesh's linter finds in it; as above.
         code_references: Whether an asset leads to the file and line of its model.
+        code_url: Where a git host shows the project's folder, such as
+            `https://github.com/acme/platform/blob/main/sqlmesh_project`; the asset then leads there, too.
         column_lineage: Whether an asset's columns lead to the columns that they are made of.
         external_assets: Whether an external table that no asset of yours loads is shown with its
             description and columns. Leave it off where another asset has the same key.
@@ -55,7 +60,10 @@ class TranslatorSettings:
     """
 
     asset_checks: bool = True
+    unit_test_checks: bool = False
+    lint_checks: bool = False
     code_references: bool = True
+    code_url: str | None = None
     column_lineage: bool = True
     external_assets: bool = False
     virtual_views: bool = False
@@ -292,6 +300,22 @@ class SQLMeshTranslator:
                 **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
                 **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
             },
+        )
+
+    def get_unit_tests_check_spec(
+        self, model: ModelRecord, asset_key: dg.AssetKey
+    ) -> dg.AssetCheckSpec:
+        """A model's SQLMesh unit tests as one asset check; see `TranslatorSettings.unit_test_checks`."""
+        return dg.AssetCheckSpec(
+            name="unit_tests",
+            asset=asset_key,
+            description=f"SQLMesh unit tests: {', '.join(model.unit_tests)}.",
+        )
+
+    def get_lint_check_spec(self, model: ModelRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
+        """What SQLMesh's linter says of a model; see `TranslatorSettings.lint_checks`."""
+        return dg.AssetCheckSpec(
+            name="lint", asset=asset_key, description="SQLMesh's linter, with the project's rules."
         )
 
     def get_standalone_check_asset(

@@ -20,13 +20,20 @@ from typing import Any, TypeVar, cast
 from sqlglot import exp
 from sqlmesh.core.console import NoopConsole
 from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from sqlmesh_dagster.definition.manifest import audit_arguments
 from sqlmesh_dagster.definition.names import audit_identity, check_names
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.explanation import unavailable_database
-from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
+from sqlmesh_dagster.execution.outcomes import (
+    AuditOutcome,
+    ErrorOutcome,
+    ModelOutcome,
+    RowSample,
+    Status,
+)
 
 _log = logging.getLogger(__name__)
 CANCELLED: tuple[Status, str] = ("cancelled", "the Dagster run was cancelled")
@@ -43,13 +50,20 @@ class _Capture:
     duration_ms: int = 0
     rows: int | None = None
     bytes: int | None = None
+    row_count: int | None = None
     snapshot: str | None = None
+    version: str | None = None
+    built_at: int | None = None
     signal: str | None = None
     audits: dict[str, AuditOutcome] = field(default_factory=dict)
     error: ErrorOutcome | None = None
     blocked: bool = False
     cancelled: bool = False
     told: bool = False
+
+    def identify(self, snapshot: Snapshot) -> None:
+        """Notes which snapshot it is about."""
+        self.snapshot, self.version = snapshot.identifier, snapshot.version
 
 
 def _guarded(
@@ -98,6 +112,7 @@ class CaptureConsole(NoopConsole):
         self._next_due: dict[str, str | None] = {}
         self._execution_time: str | None = None
         self._below: dict[str, tuple[str, ...]] = {}
+        self._plan: str | None = None
         self._failures: list[str] = []
         self._errors: list[str] = []
         self._is_planning = False
@@ -121,12 +136,14 @@ class CaptureConsole(NoopConsole):
         snapshots: Mapping[str, Snapshot],
         execution_time: datetime,
         hint: str,
+        plan: str | None = None,
         below: Mapping[str, tuple[str, ...]] | None = None,
     ) -> list[str]:
         """Takes the environment's snapshots, by name, and tells the models that it does not have.
 
         Args:
             hint: How to deploy a model that is missing.
+            plan: Id of the plan that last changed the environment.
             below: Models that are restated with a selected one; they are taken, too.
 
         Returns:
@@ -136,11 +153,12 @@ class CaptureConsole(NoopConsole):
             self._execution_time = execution_time.isoformat()
             self._below = dict(below or {})
             self._selected.update(name for names in self._below.values() for name in names)
+            self._plan = plan
             for name in sorted(self._selected - snapshots.keys()):
                 self._tell_once(name, self._capture(name), "not_deployed", hint)
             present = sorted(self._selected & snapshots.keys())
             for name in present:
-                self._capture(name).snapshot = snapshots[name].identifier
+                self._capture(name).identify(snapshots[name])
                 self._next_due[name] = _next_due(snapshots[name], execution_time)
             return present
 
@@ -230,6 +248,8 @@ class CaptureConsole(NoopConsole):
             return
         capture.executed.append((interval[0], interval[1]))
         capture.duration_ms += duration_ms
+        capture.identify(snapshot)
+        capture.built_at = now_timestamp()
         if execution_stats is not None:
             capture.rows = _add(capture.rows, execution_stats.total_rows_processed)
             capture.bytes = _add(capture.bytes, execution_stats.total_bytes_processed)
@@ -323,13 +343,24 @@ class CaptureConsole(NoopConsole):
             self._errors.append(f"`{name}`: {capture.error.message}")
 
     @_guarded
-    def capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:
-        """Adds the results of one batch's audits, in the order of the model's audit calls."""
+    def capture_row_count(self, name: str, count: int | None) -> None:
+        """Keeps how many rows a model's table has now."""
+        self._capture(name).row_count = count
+
+    @_guarded
+    def capture_audits(
+        self, snapshot: Snapshot, results: list[Any], samples: Mapping[int, RowSample]
+    ) -> None:
+        """Adds the results of one batch's audits, in the order of the model's audit calls.
+
+        Args:
+            samples: Rows that an audit found, by its place among the results.
+        """
         calls = [(result.audit.name, audit_arguments(result.audit_args)) for result in results]
         adds = self._capture(snapshot.name).audits
         dialect = snapshot.model.dialect if snapshot.is_model else snapshot.node.dialect
-        for (name, arguments), check_name, result in zip(
-            calls, check_names(calls), results, strict=True
+        for place, ((name, arguments), check_name, result) in enumerate(
+            zip(calls, check_names(calls), results, strict=True)
         ):
             if result.skipped:
                 continue
@@ -346,6 +377,8 @@ class CaptureConsole(NoopConsole):
                 blocking=result.blocking,
                 failing_rows=(before.failing_rows if before else 0) + (result.count or 0),
                 query=query if result.count or before is None else before.query,
+                arguments=tuple(arguments.items()),
+                sample=samples.get(place, before.sample if before else None),
             )
 
     # ------------------------------------------------------------
@@ -385,7 +418,11 @@ class CaptureConsole(NoopConsole):
                 duration_ms=capture.duration_ms,
                 rows_processed=capture.rows,
                 bytes_processed=capture.bytes,
+                row_count=capture.row_count,
+                plan=self._plan,
                 snapshot=capture.snapshot,
+                version=capture.version,
+                built_at=capture.built_at,
                 execution_time=self._execution_time,
                 next_due=self._next_due.get(name),
                 reason=reason,

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, NoReturn
@@ -23,11 +23,11 @@ import dagster as dg
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
-from sqlmesh_dagster.definition.partitions import keys_within
+from sqlmesh_dagster.definition.partitions import keys_within, merged
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
-from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome
-from sqlmesh_dagster.upstream import version_tags
+from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome, RowSample
 
+_SHOWN_SPANS = 20
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
 
@@ -37,18 +37,10 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
 
     The data version changes with each execution: SQLMesh executes only what has to change.
     """
-    version = f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}"
     return dg.MaterializeResult(
         asset_key=asset.spec.key,
         metadata=metadata(outcome),
-        data_version=dg.DataVersion(digest(version, 16)),
-    )
-
-
-def materialization_besides(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetMaterialization:
-    """What a model gets that was executed although no step of the Dagster run stands for it."""
-    return dg.AssetMaterialization(
-        asset.spec.key, description=outcome.reason, metadata=metadata(outcome)
+        data_version=dg.DataVersion(_data_version(outcome)),
     )
 
 
@@ -61,11 +53,11 @@ def partition_materializations(
     """
     partitions = asset.partitions
     built = list(keys_within(partitions, outcome.intervals)) if partitions else []
-    version = f"{outcome.snapshot}|{outcome.execution_time}"
-    tags = version_tags(digest(version, 16), asset.spec.code_version)
+    tags = version_tags(_data_version(outcome), asset.spec.code_version)
+    table = table_facts(outcome.snapshot, outcome.version, outcome.built_at)
     for key, interval in built[:-1]:
         yield dg.AssetMaterialization(
-            asset.spec.key, partition=key, metadata=where(outcome.snapshot, [interval]), tags=tags
+            asset.spec.key, partition=key, metadata={**interval_facts(interval), **table}, tags=tags
         )
     newest = built[-1] if built else None
     whole = replace(outcome, intervals=(newest[1],)) if newest else outcome
@@ -76,6 +68,27 @@ def partition_materializations(
         metadata={**metadata(whole), **({"sqlmesh/partitions": len(built)} if built else {})},
         tags=tags,
     )
+
+
+def runless_materializations(
+    asset: ModelAsset, outcome: ModelOutcome
+) -> Iterator[dg.AssetMaterialization]:
+    """What an executed model's asset gets where no step of its own reports it."""
+    if asset.partitions:
+        yield from partition_materializations(asset, outcome)
+        return
+    yield dg.AssetMaterialization(
+        asset.spec.key,
+        description=outcome.reason,
+        metadata=metadata(outcome),
+        tags=version_tags(_data_version(outcome), asset.spec.code_version),
+    )
+
+
+def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
+    """The tags by which Dagster knows what a materialization is made of, and of which code."""
+    tags = {"dagster/data_version": data_version, "dagster/code_version": code_version}
+    return {key: value for key, value in tags.items() if value}
 
 
 def observation(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetObservation:
@@ -109,6 +122,8 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
                     "sqlmesh/failing_rows": audit.failing_rows,
                     "sqlmesh/blocking": audit.blocking,
                     "sqlmesh/audit": audit.identity,
+                    **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
+                    **({"sqlmesh/sample": _table(audit.sample)} if audit.sample else {}),
                     **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
                 },
             )
@@ -190,23 +205,52 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         "sqlmesh/batches": outcome.batches,
         "sqlmesh/duration_seconds": outcome.duration_ms / 1000,
         "sqlmesh/audits": len(outcome.audits),
+        "sqlmesh/audits_failed": sum(1 for audit in outcome.audits if audit.failing_rows),
         **_next_due(outcome),
     }
-    facts.update(where(outcome.snapshot, outcome.intervals))
+    if outcome.intervals:
+        spans = merged(outcome.intervals)
+        facts.update(interval_facts((spans[0][0], spans[-1][1])))
+        facts["sqlmesh/intervals"] = [
+            [_utc(bound).isoformat() for bound in span] for span in spans[:_SHOWN_SPANS]
+        ]
     if outcome.rows_processed is not None:
         facts["sqlmesh/rows_processed"] = outcome.rows_processed
     if outcome.bytes_processed is not None:
         facts["sqlmesh/bytes_processed"] = outcome.bytes_processed
-    return facts
+    if outcome.row_count is not None:
+        facts["dagster/row_count"] = outcome.row_count
+    if outcome.plan:
+        facts["sqlmesh/plan"] = outcome.plan
+    return {**facts, **table_facts(outcome.snapshot, outcome.version, outcome.built_at)}
 
 
-def where(snapshot: str | None, intervals: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Which version of a model was built, and of which time."""
-    facts: dict[str, Any] = {"sqlmesh/snapshot": snapshot} if snapshot else {}
-    if intervals:
-        facts["sqlmesh/interval_start"] = _moment(min(low for low, _ in intervals))
-        facts["sqlmesh/interval_end"] = _moment(max(high for _, high in intervals))
-    return facts
+def interval_facts(interval: tuple[int, int]) -> dict[str, dg.TimestampMetadataValue]:
+    """Of which time the data is that was built."""
+    return {
+        "sqlmesh/interval_start": moment(interval[0]),
+        "sqlmesh/interval_end": moment(interval[1]),
+    }
+
+
+def table_facts(
+    snapshot: str | None, version: str | None, built_at: int | None
+) -> dict[str, str | dg.TimestampMetadataValue]:
+    """Which table a materialization is of, and when its data last changed.
+
+    Args:
+        built_at: Epoch milliseconds.
+    """
+    facts: dict[str, str | dg.TimestampMetadataValue | None] = {
+        "sqlmesh/snapshot": snapshot,
+        "sqlmesh/version": version,
+        "sqlmesh/built_at": moment(built_at) if built_at else None,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _data_version(outcome: ModelOutcome) -> str:
+    return digest(f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}", 16)
 
 
 def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
@@ -217,8 +261,22 @@ def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
     }
 
 
-def _moment(milliseconds: int) -> dg.TimestampMetadataValue:
-    return dg.MetadataValue.timestamp(datetime.fromtimestamp(milliseconds / 1000, timezone.utc))
+def moment(milliseconds: int) -> dg.TimestampMetadataValue:
+    """Epoch milliseconds as the UI shows a time."""
+    return dg.MetadataValue.timestamp(_utc(milliseconds))
+
+
+def _utc(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+
+
+def _table(sample: RowSample) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(dict(zip(sample.columns, row, strict=True))) for row in sample.rows
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in sample.columns]),
+    )
 
 
 def _audit_description(audit: AuditOutcome) -> str:

@@ -55,14 +55,15 @@ class Session:
         try:
             with self._prepared(console, fqns) as context:
                 _limit_environment_wait(context, settings)
-                snapshots = deployed_snapshots(context, settings)
+                snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
                 restated = self._restatement(snapshots, fqns, execution_time)
                 deployed = console.begin(
                     snapshots,
                     execution_time,
                     settings.plan_hint,
-                    restated.below if restated else {},
+                    plan,
+                    restated.below if restated else None,
                 )
                 if deployed:
                     context.selected = deployed
@@ -100,9 +101,9 @@ class Session:
         options, settings = self.options, self.settings
         try:
             with self._prepared(console, [name]) as context:
-                snapshots = deployed_snapshots(context, settings)
+                snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
-                if not console.begin(snapshots, execution_time, settings.plan_hint):
+                if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
                     return told[0]
                 span = _audited_span(snapshots[name], snapshots, options, execution_time)
                 if span is None:

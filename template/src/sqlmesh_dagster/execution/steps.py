@@ -314,12 +314,8 @@ def _report_besides(step: Step, outcome: ModelOutcome, selected: Collection[str]
     asset = step.project.assets_by_fqn.get(outcome.fqn)
     if asset is None or outcome.fqn in selected or not outcome.intervals:
         return
-    if asset.partitions:
-        materializations = events.partition_materializations(asset, outcome)
-    else:
-        materializations = iter([events.materialization_besides(asset, outcome)])
     checks = asset.checks if outcome.reason is None else ()
-    for materialization in materializations:
+    for materialization in events.runless_materializations(asset, outcome):
         step.context.instance.report_runless_asset_event(materialization)
     for evaluation in events.check_evaluations(checks, outcome):
         step.context.instance.report_runless_asset_event(evaluation)
