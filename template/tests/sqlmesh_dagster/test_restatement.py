@@ -169,13 +169,15 @@ def test_a_restatement_names_what_it_would_rebuild_before_it_touches_anything(
     assert project.sqlmesh_runs() == before
 
 
-@pytest.mark.parametrize("downstream", [True, False])
+@pytest.mark.parametrize(
+    ("downstream", "execution"), [(True, "shared"), (False, "shared"), (True, "per_step")]
+)
 def test_any_model_is_restated_between_start_and_end(
-    project: Project, instance: dg.DagsterInstance, downstream: bool
+    project: Project, instance: dg.DagsterInstance, downstream: bool, execution: str
 ) -> None:
     """Promise: with what is downstream, or without; also without partitions in Dagster."""
     _chain(project)
-    definitions = project.definitions()
+    definitions = project.definitions(execution=execution)
     run_in_process(definitions, instance, now=_FIRST)
     options = {
         "restate": True,

@@ -52,7 +52,7 @@ class SQLMeshRunOptions(dg.ConfigurableResource[None]):
     ignore_cron: bool = False
     """Build every missing interval, also of models whose cron has not elapsed."""
     start: str | None = None
-    """Build no interval before this date or time."""
+    """Build no interval before this date or time. A run of partitions builds these, whatever it says."""
     end: str | None = None
     """Build no interval after this date or time."""
     execution_time: str | None = None

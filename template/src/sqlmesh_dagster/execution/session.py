@@ -166,6 +166,8 @@ def _audited_span(
     execution_time: datetime,
 ) -> tuple[TimeLike, TimeLike] | None:
     """The time span to audit: what the options say, else all that is recorded as done."""
+    if options.partitions is not None:
+        return options.partitions
     sources = [snapshot]
     if isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external:
         sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]
