@@ -20,7 +20,7 @@ from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.plan_summary import PlanRequest, PlanSummary
 from sqlmesh_dagster.execution.resource import SQLMeshResource
 from sqlmesh_dagster.execution.settings import ProjectSettings, environment_name
-from sqlmesh_dagster.sync import BuiltTables, report_moved
+from sqlmesh_dagster.sync import BuiltTables, report_moved, report_partitions
 
 _PRODUCTION = "prod"
 OP_TAGS = {"sqlmesh": "true"}
@@ -156,12 +156,16 @@ def _plan(
         built.append(outcome.fqn)
         asset = project.assets_by_fqn.get(outcome.fqn)
         if is_recorded and asset is not None:
-            context.instance.report_runless_asset_event(
-                events.runless_materialization(asset, outcome)
-            )
+            for materialization in events.runless_materializations(asset, outcome):
+                context.instance.report_runless_asset_event(materialization)
 
     def applied(tables: BuiltTables) -> None:
-        promoted = report_moved(context.instance, project, tables.tables) if is_recorded else ()
+        if not is_recorded:
+            return
+        promoted = (
+            *report_moved(context.instance, project, tables.tables),
+            *report_partitions(context.instance, project, tables.tables),
+        )
         for key in promoted:
             resource.say(
                 logging.INFO, f"`{key.to_user_string()}` had been built before, and is promoted."

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from sqlmesh_dagster.definition.names import digest
+from sqlmesh_dagster.definition.partitions import Interval, keys_within
 from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
 from sqlmesh_dagster.errors import SQLMeshDagsterError
 from sqlmesh_dagster.execution import events
@@ -35,6 +36,7 @@ class BuiltTable:
         built_at: When its data last changed, in epoch milliseconds; None where SQLMesh does not know.
         start: Begin of what is recorded as done, in epoch milliseconds.
         end: Its end, exclusive.
+        done: All that the next run need not build, pairs of epoch milliseconds, end exclusive.
     """
 
     fqn: str
@@ -44,6 +46,7 @@ class BuiltTable:
     built_at: int | None
     start: int
     end: int
+    done: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,9 @@ def synchronize(
         seen = digest(repr(built.tables), 16)
         if seen == cursor:
             return Synced(cursor=cursor)
-        return Synced(reported=tuple(report_moved(instance, project, built.tables)), cursor=seen)
+        moved = report_moved(instance, project, built.tables)
+        completed = report_partitions(instance, project, built.tables)
+        return Synced(reported=(*moved, *completed), cursor=seen)
     except SQLMeshDagsterError as error:
         return Synced(obstacle=str(error.description or error).rstrip("."), cursor=cursor)
     finally:
@@ -145,7 +150,8 @@ def report_moved(
 ) -> Iterator[dg.AssetKey]:
     """Reports each table that is newer than its asset's last materialization; yields its key.
 
-    Assets with partitions are left out: a whole table says nothing of one of them.
+    Assets with partitions are left out: a whole table says nothing of one of them; see
+    `report_partitions`.
     """
     assets = project.assets_by_fqn
     candidates = [
@@ -157,6 +163,27 @@ def report_moved(
     for asset, table in candidates:
         if has_moved(table, last.get(asset.spec.key)):
             instance.report_runless_asset_event(_materialization(asset, table))
+            yield asset.spec.key
+
+
+def report_partitions(
+    instance: dg.DagsterInstance, project: DagsterProject, tables: Iterable[BuiltTable]
+) -> Iterator[dg.AssetKey]:
+    """Reports each partition that SQLMesh has done and Dagster never saw built; yields the assets' keys.
+
+    Also for what ran before a model was partitioned. A partition that SQLMesh has forgotten stays
+    materialized: Dagster's own storage cannot take it back.
+    """
+    assets = project.assets_by_fqn
+    for table in tables:
+        asset = assets.get(table.fqn)
+        if asset is None or asset.partitions is None:
+            continue
+        known = instance.get_materialized_partitions(asset.spec.key)
+        unknown = [w for w in keys_within(asset.partitions, table.done) if w[0] not in known]
+        for partition, interval in unknown:
+            instance.report_runless_asset_event(_materialization(asset, table, partition, interval))
+        if unknown:
             yield asset.spec.key
 
 
@@ -205,14 +232,19 @@ def _last_materializations(
     return found
 
 
-def _materialization(asset: ModelAsset, table: BuiltTable) -> dg.AssetMaterialization:
+def _materialization(
+    asset: ModelAsset,
+    table: BuiltTable,
+    partition: str | None = None,
+    interval: Interval | None = None,
+) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         asset.spec.key,
         description="Built outside Dagster.",
+        partition=partition,
         metadata={
             "sqlmesh/source": "outside Dagster",
-            "sqlmesh/interval_start": events.moment(table.start),
-            "sqlmesh/interval_end": events.moment(table.end),
+            **events.interval_facts(interval or (table.start, table.end)),
             **events.table_facts(table.snapshot, table.version, table.built_at),
         },
         tags=events.version_tags(
