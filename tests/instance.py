@@ -11,9 +11,9 @@ import pytest
 
 
 @contextmanager
-def instance_of(root: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance in `dagster_home`, whose settings take the folder from `DAGSTER_HOME`."""
+def instance_of(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance in this folder, whose settings name it by `DAGSTER_HOME`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAGSTER_HOME", str(root / "dagster_home"))
+        patch.setenv("DAGSTER_HOME", str(home))
         with dg.DagsterInstance.get() as instance:
             yield instance

@@ -137,7 +137,7 @@ def test_one_command_builds_every_asset_and_reports_every_check(project: Project
     defined = json.loads(project.run("dg", "list", "defs", "--json"))
     assets = {asset["asset_key"] for asset in defined["assets"] if asset["is_executable"]}
     checks = {(check["asset_key"], check["name"]) for check in defined["asset_checks"]}
-    with instance_of(project.root) as instance:
+    with instance_of(project.root / "dagster_home") as instance:
         (run,) = instance.get_runs()
         events = [e.dagster_event for e in instance.all_logs(run.run_id) if e.dagster_event]
     materialized = [e.asset_key for e in events if e.is_step_materialization and e.asset_key]
@@ -188,7 +188,7 @@ def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
         key["path"][-1] for request in due["runRequests"] for key in request["assetSelection"]
     ]
     assert "daily_revenue" in requested and "workshops" not in requested, due
-    with instance_of(project.root) as instance:
+    with instance_of(project.root / "dagster_home") as instance:
         events = [e.dagster_event for e in instance.all_logs(checked[0]) if e.dagster_event]
     kinds = {e.event_type_value for e in events}
     assert "ASSET_CHECK_EVALUATION" in kinds and "ASSET_MATERIALIZATION" not in kinds
@@ -215,7 +215,7 @@ def test_a_reexecution_runs_what_failed_and_what_is_below_it(
         launch(ask, location, "__ASSET_JOB", **raw)
         again = reexecute(ask, failed[0], strategy)
     assert (failed[1], again[1]) == ("FAILURE", "SUCCESS")
-    with instance_of(project.root) as instance:
+    with instance_of(project.root / "dagster_home") as instance:
         events = [e.dagster_event for e in instance.all_logs(again[0]) if e.dagster_event]
     built = [e.asset_key.path for e in events if e.is_step_materialization and e.asset_key]
     assert built == models[1:]

@@ -89,3 +89,20 @@ def test_the_repository_is_linted_and_formatted(command: str) -> None:
 def test_the_repository_is_typed() -> None:
     """mypy, strict, over the tests and the integration."""
     run_tool("mypy", cwd=ROOT)
+
+
+def test_the_tests_that_the_documents_name_exist() -> None:
+    """A promise that names its test names one that is there."""
+    folders = (ROOT / "tests", ROOT / "template" / "tests")
+    named = [
+        name
+        for document in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"`([\w/]+\.py(?:::\w+)?)`", document.read_text())
+        if "/test_" in f"/{name}"
+    ]
+    assert named
+    for name in named:
+        path, _, function = name.partition("::")
+        files = [folder / path for folder in folders if (folder / path).is_file()]
+        assert files, name
+        assert f"def {function}(" in files[0].read_text() or not function, name

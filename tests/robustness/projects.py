@@ -22,6 +22,7 @@ from tests.sqlmesh_dagster.projects import Run, run_config
 
 from tests.answers import EXAMPLE
 from tests.conftest import Render
+from tests.instance import instance_of
 
 PACKAGE = EXAMPLE["package_name"]
 IN_PROCESS = "dg.in_process_executor"
@@ -233,7 +234,7 @@ class Generated:
     @contextlib.contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
         """The project's Dagster instance."""
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+        with instance_of(self.home) as instance:
             yield instance
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:

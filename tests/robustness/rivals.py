@@ -21,6 +21,7 @@ import dagster as dg
 import duckdb
 
 from tests.conftest import ROOT
+from tests.instance import instance_of
 
 LIMIT = 90.0
 """Seconds after which a wait has failed: generous, as it only decides that something hangs."""
@@ -254,7 +255,7 @@ class Platform:
     @contextlib.contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
         """Its Dagster instance."""
-        with dg.DagsterInstance.from_config(str(self.root / "home")) as instance:
+        with instance_of(self.root / "home") as instance:
             yield instance
 
     def run(self, tag: str) -> tuple[dg.DagsterRun, list[str]]:

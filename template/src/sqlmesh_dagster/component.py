@@ -70,6 +70,7 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
     undeployed_changes: str | None = None
     execution: str = "shared"
     wait_timeout: float = 600.0
+    failing_rows_sample: int = 0
     manifest_dir: str | None = None
     keep_last_good: bool = False
     enable_sync: bool = False
@@ -126,6 +127,7 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
             undeployed_changes=self.undeployed_changes,
             execution=self.execution,
             wait_timeout=self.wait_timeout,
+            failing_rows_sample=self.failing_rows_sample,
             manifest_dir=self.manifest_dir,
             keep_last_good=self.keep_last_good,
             translator=_translated(self.get_translator(), self.translation),

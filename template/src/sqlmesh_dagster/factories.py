@@ -154,6 +154,7 @@ def sqlmesh_definitions_factory(
     undeployed_changes: str | None = None,
     execution: str = "shared",
     wait_timeout: float = 600.0,
+    failing_rows_sample: int = 0,
     manifest_dir: str | None = None,
     keep_last_good: bool = False,
     enable_sync: bool = False,
@@ -178,6 +179,7 @@ def sqlmesh_definitions_factory(
         enable_sync: Whether the sensor that reports what was built outside Dagster runs from the start.
         execution: `shared` or `per_step`, see `SQLMeshResource`.
         wait_timeout: Seconds to wait for another run or process that holds the project.
+        failing_rows_sample: Rows that a failed check shows of what its audit found.
         manifest_dir: Folder of the manifest, see `SQLMeshResource`.
         keep_last_good: Whether a project that cannot be loaded keeps its last good definitions.
         name: Keeps several projects of one code location apart: prefix of job and resource keys.
@@ -203,6 +205,7 @@ def sqlmesh_definitions_factory(
         undeployed_changes=undeployed_changes,
         execution=execution,
         wait_timeout=wait_timeout,
+        failing_rows_sample=failing_rows_sample,
         manifest_dir=manifest_dir,
         keep_last_good=keep_last_good,
         translator=translator or SQLMeshTranslator(external_asset_mapping),

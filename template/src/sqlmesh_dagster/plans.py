@@ -180,7 +180,7 @@ def _plan(
     except dg.Failure as error:
         if not shown:
             raise
-        plan = {"sqlmesh/plan": dg.MetadataValue.md(shown[0].markdown)}
+        plan = {"sqlmesh/plan_summary": dg.MetadataValue.md(shown[0].markdown)}
         raise type(error)(error.description, metadata={**error.metadata, **plan}) from error
     (summary,) = shown
     if config.apply and not is_recorded:
@@ -193,9 +193,9 @@ def _plan(
 
 def _plan_metadata(summary: PlanSummary, is_applied: bool, built: list[str]) -> dict[str, Any]:
     return {
-        "sqlmesh/plan": dg.MetadataValue.md(summary.markdown),
+        "sqlmesh/plan_summary": dg.MetadataValue.md(summary.markdown),
         "sqlmesh/environment": summary.environment,
-        "sqlmesh/plan_id": summary.plan_id,
+        "sqlmesh/plan": summary.plan_id,
         "sqlmesh/models_changed": len(summary.changes),
         "sqlmesh/models_to_build": len(summary.backfills),
         "sqlmesh/applied": is_applied,

@@ -155,3 +155,52 @@ def test_a_check_whose_audit_cannot_be_executed_fails_its_step(
     assert run.checks == {}
     ((_, error),) = run.failed.items()
     assert "no audit" in error
+
+
+def _sample(check: dg.AssetCheckEvaluation) -> list[dict[str, object]] | None:
+    table = check.metadata.get("sqlmesh/sample")
+    if table is None:
+        return None
+    assert isinstance(table, dg.TableMetadataValue)
+    return [dict(record.data) for record in table.records]
+
+
+def _rows_found(
+    project: Project, instance: dg.DagsterInstance, **settings: int
+) -> list[dict[str, object]] | None:
+    project.model(
+        "found",
+        "SELECT i::INT AS id, 'name ' || i AS name FROM range(3) AS t(i)",
+        "kind FULL, cron '@hourly', audits (accepted_range(column := id, max_v := 0, blocking := false))",
+    )
+    run = run_in_process(project.definitions(**settings), instance)
+    (check,) = run.checks.values()
+    assert check.metadata["sqlmesh/arguments"].value == {"column": "id", "max_v": "0"}
+    return _sample(check)
+
+
+def test_failing_rows_are_shown_when_asked_for_and_never_otherwise(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: data leaves the warehouse only by a setting, and no more rows than it says."""
+    assert _rows_found(project, instance) is None
+    project.execute("UPDATE sqlmesh._intervals SET is_removed = true")
+    rows = _rows_found(project, instance, failing_rows_sample=1)
+    assert rows in ([{"id": "1", "name": "name 1"}], [{"id": "2", "name": "name 2"}])
+
+
+def test_a_sample_is_shown_for_a_check_alone_and_for_a_blocking_audit(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: also where the model fails because of it."""
+    project.model(
+        "blocked",
+        "SELECT NULL::INT AS id, 'x'::TEXT AS name",
+        "kind FULL, audits (not_null(columns := (id)))",
+    )
+    definitions = project.definitions(failing_rows_sample=5)
+    run = run_in_process(definitions, instance)
+    assert not run.success
+    for checks in (run.checks, run_in_process(definitions, instance).checks):
+        (check,) = checks.values()
+        assert [row["name"] for row in _sample(check) or []] == ["x"]

@@ -19,6 +19,7 @@ from sqlmesh_dagster import (
     ProjectLoadError,
     SQLMeshResource,
     SQLMeshTranslator,
+    TranslatorSettings,
     sqlmesh_adaptive_schedule_factory,
     sqlmesh_assets_factory,
     sqlmesh_definitions_factory,
@@ -552,3 +553,16 @@ def test_the_catalogue_has_column_lineage_and_the_place_of_the_code(project: Pro
     assert isinstance(reference, dg.LocalFileCodeReference)
     assert Path(reference.file_path) == project.root / "models/demo_46_copies.sql"
     assert reference.line_number == 1
+
+
+def test_code_on_a_git_host_is_linked_to_its_line(project: Project) -> None:
+    """Promise: whatever the host; the setting is the address of the project's folder."""
+    project.write("models/deep/late.sql", "-- It.\nMODEL (name demo.late);\nSELECT 1::INT AS id;\n")
+    settings = TranslatorSettings(code_url="https://git.example.com/a/b/-/blob/main/sqlmesh/")
+    definitions = project.definitions(translator=SQLMeshTranslator(settings=settings))
+    (spec,) = definitions.resolve_all_asset_specs()
+    _, reference = spec.metadata["dagster/code_references"].code_references
+    assert isinstance(reference, dg.UrlCodeReference)
+    assert (
+        reference.url == "https://git.example.com/a/b/-/blob/main/sqlmesh/models/deep/late.sql#L2"
+    )

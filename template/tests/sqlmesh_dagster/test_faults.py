@@ -308,7 +308,7 @@ def test_nothing_leaks_in_a_process_that_runs_again_and_again(project: Project) 
     assert grown / 42 < _MEMORY_PER_RUN, f"{grown / 42 / 2**20:.2f} MiB for each run"
 
 
-_MEMORY_PER_RUN = 2 * 2**20
+_MEMORY_PER_RUN = 2**20
 """Bytes: what Dagster, SQLMesh and the allocator keep; a context that leaks costs several times that."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dagster as dg
+import pytest
 
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
@@ -242,3 +243,48 @@ def test_the_data_version_changes_exactly_when_a_model_was_executed(
         versions.append((event.asset_materialization.tags or {})["dagster/data_version"])
     assert versions[0] == versions[1]
     assert versions[1] != versions[2]
+
+
+def test_a_materialization_says_how_many_rows_there_are_now(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: of tables, not of views, as a number that the UI can plot; with the plan and the audits."""
+    project.model(
+        "daily",
+        "SELECT @start_ds::DATE AS day, 1::INT AS n",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 3),"
+        " audits (accepted_range(column := n, min_v := 2, blocking := false))",
+    )
+    project.model("seen", "SELECT day FROM demo.daily", "kind VIEW")
+    project.model("full", "SELECT i::INT AS id FROM range(7) AS t(i)")
+    run = run_in_process(project.definitions(), instance)
+    daily, full = run.metadata("daily"), run.metadata("full")
+    ((rows,),) = project.query("SELECT count(*) FROM demo__dev.daily")
+    assert (daily["dagster/row_count"], full["dagster/row_count"]) == (rows, 7)
+    assert "dagster/row_count" not in run.metadata("seen")
+    assert daily["sqlmesh/intervals"] == [
+        ["2025-01-01T00:00:00+00:00", "2025-01-10T00:00:00+00:00"]
+    ]
+    assert (daily["sqlmesh/audits"], daily["sqlmesh/audits_failed"]) == (1, 1)
+    ((plan,),) = project.query("SELECT plan_id FROM sqlmesh._environments WHERE name = 'dev'")
+    assert daily["sqlmesh/plan"] == plan
+    assert isinstance(daily["sqlmesh/duration_seconds"], float)
+
+
+def test_a_count_that_fails_fails_no_model(
+    project: Project, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise: what only decorates is best effort. A model that drops its own table has none to count."""
+    project.write(
+        "models/fleeting.sql",
+        """
+        MODEL (name demo.fleeting, kind FULL);
+        SELECT 1::INT AS id;
+        @IF(@runtime_stage = 'evaluating', DROP TABLE IF EXISTS @this_model);
+        """,
+    )
+    with caplog.at_level("INFO"):
+        run = run_in_process(project.definitions(), instance)
+    assert run.materialized == ["fleeting"]
+    assert "dagster/row_count" not in run.metadata("fleeting")
+    assert "Could not count the rows" in caplog.text

@@ -72,7 +72,7 @@ def test_a_plan_is_only_shown_unless_told_otherwise(
     (project.root / "models/demo_46_gone.sql").unlink()
     run, shown = execute(project, instance, execution_time="2025-01-10 00:30:00")
     assert run.success
-    text = shown["sqlmesh/plan"]
+    text = shown["sqlmesh/plan_summary"]
     assert "## Plan of environment `dev`" in text
     for row in (
         "| warehouse.demo.added | added | breaking |",
@@ -109,7 +109,7 @@ def test_an_applied_plan_is_carried_out_and_recorded(
     assert len(run_in_process(project.definitions(), instance, now=None).observed) == 2
     assert project.sqlmesh_runs() == begun  # nothing was planned
     again, shown = execute(project, instance, apply=True)
-    assert again.success and "There is nothing to do" in shown["sqlmesh/plan"]
+    assert again.success and "There is nothing to do" in shown["sqlmesh/plan_summary"]
     assert [recorded(instance, name) for name in ("first", "daily")] == [1, 1]
 
 
@@ -214,7 +214,9 @@ def test_a_plan_that_fails_says_why_and_keeps_what_was_shown(
     assert "nowhere" in failure(run)
     (event,) = [e for e in run.events if e.is_step_failure]
     shown = event.step_failure_data.user_failure_data
-    assert shown is not None and "warehouse.demo.broken" in str(shown.metadata["sqlmesh/plan"])
+    assert shown is not None and "warehouse.demo.broken" in str(
+        shown.metadata["sqlmesh/plan_summary"]
+    )
     assert recorded(instance, "first") == 0
 
 
@@ -237,7 +239,8 @@ def test_a_forward_only_change_is_called_so(project: Project, instance: dg.Dagst
     project.model("daily", ROWS + ", 1 AS more", f"{DAILY}, start '2025-01-01'")
     _, shown = execute(project, instance, forward_only=True)
     assert (
-        "| warehouse.demo.daily | modified | forward-only, non-breaking |" in shown["sqlmesh/plan"]
+        "| warehouse.demo.daily | modified | forward-only, non-breaking |"
+        in shown["sqlmesh/plan_summary"]
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -222,9 +223,10 @@ def test_a_run_that_has_built_and_not_yet_told_is_left_alone(
     home = tmp_path / "home"
     body = "import os\n" + WAITING
     process = start(project, home, body=body, executor=multiprocess(1))
+    while not (home / "waiting").exists():
+        assert process.poll() is None, (home / "run.log").read_text()
+        time.sleep(0.1)
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        while not (home / "waiting").exists():
-            assert process.poll() is None, (home / "run.log").read_text()
         assert "is still active" in message(tick(project, instance))
         (home / "go").touch()
         assert process.wait(120) == 0

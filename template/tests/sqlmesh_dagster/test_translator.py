@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -304,7 +305,7 @@ def test_the_factorys_group_is_for_models_that_name_none(project: Project) -> No
 # ---------------------------------------------------------------------------- settings
 
 
-def _with(**settings: bool) -> SQLMeshTranslator:
+def _with(**settings: Any) -> SQLMeshTranslator:
     return SQLMeshTranslator("raw/{node.name}", settings=TranslatorSettings(**settings))
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -17,7 +18,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator
+from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.errors import DuplicateAssetKeyError
 
 Checks = tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
@@ -179,7 +180,7 @@ def translate(
                 metadata={
                     **problem,
                     **(_column_lineage(model, keys) if settings.column_lineage else {}),
-                    **(_code_references(model, manifest) if settings.code_references else {}),
+                    **_code_references(model, manifest, settings),
                     **specs[model.fqn].metadata,
                 }
             ),
@@ -234,19 +235,22 @@ def _column_lineage(
 
 
 def _code_references(
-    model: ModelRecord, manifest: Manifest
+    model: ModelRecord, manifest: Manifest, settings: TranslatorSettings
 ) -> dict[str, dg.CodeReferencesMetadataValue]:
-    """The model's file and line, which the UI opens in an editor."""
-    if model.path is None:
+    """The model's file and line: for an editor on this machine, and on a git host."""
+    if model.path is None or not settings.code_references:
         return {}
     file = os.path.normpath(f"{manifest.project_dir}/{model.path}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
-        reference = dg.LocalFileCodeReference(
-            file_path=file, line_number=model.line, label=model.name
-        )
-        references = dg.CodeReferencesMetadataValue(code_references=[reference])
-    return {"dagster/code_references": references}
+        references: list[dg.LocalFileCodeReference | dg.UrlCodeReference] = [
+            dg.LocalFileCodeReference(file_path=file, line_number=model.line, label=model.name)
+        ]
+        if settings.code_url:
+            url = f"{settings.code_url.rstrip('/')}/{quote(model.path)}#L{model.line}"
+            references.append(dg.UrlCodeReference(url=url, label=model.name))
+        found = dg.CodeReferencesMetadataValue(code_references=references)
+    return {"dagster/code_references": found}
 
 
 def _without_duplicates(

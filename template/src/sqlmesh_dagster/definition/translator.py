@@ -44,6 +44,8 @@ class TranslatorSettings:
             includes it loads the project's files, which takes seconds; the verify job does without.
         lint_checks: Whether a model has a check of what SQLMesh's linter finds in it; as above.
         code_references: Whether an asset leads to the file and line of its model.
+        code_url: Where a git host shows the project's folder, such as
+            `https://github.com/acme/platform/blob/main/sqlmesh_project`; the asset then leads there, too.
         column_lineage: Whether an asset's columns lead to the columns that they are made of.
         external_assets: Whether an external table that no asset of yours loads is shown with its
             description and columns. Leave it off where another asset has the same key.
@@ -58,6 +60,7 @@ class TranslatorSettings:
     unit_test_checks: bool = False
     lint_checks: bool = False
     code_references: bool = True
+    code_url: str | None = None
     column_lineage: bool = True
     external_assets: bool = False
     virtual_views: bool = False

@@ -27,7 +27,13 @@ from sqlmesh_dagster.definition.manifest import audit_arguments
 from sqlmesh_dagster.definition.names import audit_identity, check_names
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.explanation import unavailable_database
-from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
+from sqlmesh_dagster.execution.outcomes import (
+    AuditOutcome,
+    ErrorOutcome,
+    ModelOutcome,
+    RowSample,
+    Status,
+)
 
 _log = logging.getLogger(__name__)
 CANCELLED: tuple[Status, str] = ("cancelled", "the Dagster run was cancelled")
@@ -44,6 +50,7 @@ class _Capture:
     duration_ms: int = 0
     rows: int | None = None
     bytes: int | None = None
+    row_count: int | None = None
     snapshot: str | None = None
     version: str | None = None
     built_at: int | None = None
@@ -104,6 +111,7 @@ class CaptureConsole(NoopConsole):
         self._captures: dict[str, _Capture] = {}
         self._next_due: dict[str, str | None] = {}
         self._execution_time: str | None = None
+        self._plan: str | None = None
         self._failures: list[str] = []
         self._errors: list[str] = []
         self._is_planning = False
@@ -123,18 +131,24 @@ class CaptureConsole(NoopConsole):
             self._is_planning = False
 
     def begin(
-        self, snapshots: Mapping[str, Snapshot], execution_time: datetime, hint: str
+        self,
+        snapshots: Mapping[str, Snapshot],
+        execution_time: datetime,
+        hint: str,
+        plan: str | None = None,
     ) -> list[str]:
         """Takes the environment's snapshots, by name, and tells the models that it does not have.
 
         Args:
             hint: How to deploy a model that is missing.
+            plan: Id of the plan that last changed the environment.
 
         Returns:
             The selected names that the environment has, sorted.
         """
         with self._lock:
             self._execution_time = execution_time.isoformat()
+            self._plan = plan
             for name in sorted(self._selected - snapshots.keys()):
                 self._tell_once(name, self._capture(name), "not_deployed", hint)
             present = sorted(self._selected & snapshots.keys())
@@ -324,13 +338,24 @@ class CaptureConsole(NoopConsole):
             self._errors.append(f"`{name}`: {capture.error.message}")
 
     @_guarded
-    def capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:
-        """Adds the results of one batch's audits, in the order of the model's audit calls."""
+    def capture_row_count(self, name: str, count: int | None) -> None:
+        """Keeps how many rows a model's table has now."""
+        self._capture(name).row_count = count
+
+    @_guarded
+    def capture_audits(
+        self, snapshot: Snapshot, results: list[Any], samples: Mapping[int, RowSample]
+    ) -> None:
+        """Adds the results of one batch's audits, in the order of the model's audit calls.
+
+        Args:
+            samples: Rows that an audit found, by its place among the results.
+        """
         calls = [(result.audit.name, audit_arguments(result.audit_args)) for result in results]
         adds = self._capture(snapshot.name).audits
         dialect = snapshot.model.dialect if snapshot.is_model else snapshot.node.dialect
-        for (name, arguments), check_name, result in zip(
-            calls, check_names(calls), results, strict=True
+        for place, ((name, arguments), check_name, result) in enumerate(
+            zip(calls, check_names(calls), results, strict=True)
         ):
             if result.skipped:
                 continue
@@ -347,6 +372,8 @@ class CaptureConsole(NoopConsole):
                 blocking=result.blocking,
                 failing_rows=(before.failing_rows if before else 0) + (result.count or 0),
                 query=query if result.count or before is None else before.query,
+                arguments=tuple(arguments.items()),
+                sample=samples.get(place, before.sample if before else None),
             )
 
     # ------------------------------------------------------------
@@ -386,6 +413,8 @@ class CaptureConsole(NoopConsole):
                 duration_ms=capture.duration_ms,
                 rows_processed=capture.rows,
                 bytes_processed=capture.bytes,
+                row_count=capture.row_count,
+                plan=self._plan,
                 snapshot=capture.snapshot,
                 version=capture.version,
                 built_at=capture.built_at,

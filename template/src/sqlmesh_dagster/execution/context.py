@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import duckdb
+from sqlglot import exp
 from sqlmesh import Context
 from sqlmesh.core.console import Console, NoopConsole, set_console
 from sqlmesh.core.engine_adapter.base import EngineAdapter
@@ -29,6 +30,8 @@ from sqlmesh_dagster.execution.appending import appended_once
 from sqlmesh_dagster.execution.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.execution.console import CaptureConsole
 from sqlmesh_dagster.execution.explanation import explained
+from sqlmesh_dagster.execution.outcomes import RowSample
+from sqlmesh_dagster.execution.probes import failing_sample, row_count
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import (
     close_duckdb_state,
@@ -58,14 +61,16 @@ class CaptureScheduler(Scheduler):
         cancel: CancelToken,
         selected: Collection[str] | None,
         writes_state: bool,
+        sample_size: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._cancel = cancel
         self._selected = selected
         self._writes_state = writes_state
+        self._sample_size = sample_size
         if isinstance(self.console, CaptureConsole):
-            on_audit(self.snapshot_evaluator, self.console.capture_audits, self._watching)
+            on_audit(self.snapshot_evaluator, self._capture_audits, self._watching)
 
     def run(self, *args: Any, **kwargs: Any) -> CompletionStatus:
         """Runs exactly the selected models.
@@ -86,12 +91,29 @@ class CaptureScheduler(Scheduler):
                 self._watching(snapshot),
                 appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
             ):
-                return super().evaluate(snapshot, *args, **kwargs)
+                evaluated = super().evaluate(snapshot, *args, **kwargs)
+                if isinstance(self.console, CaptureConsole):
+                    count = row_count(snapshot, adapter, kwargs.get("deployability_index"))
+                    self.console.capture_row_count(snapshot.name, count)
+                return evaluated
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
                 self.console.capture_failure(snapshot.name, error, query)
             raise
+
+    def _capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:
+        samples: dict[int, RowSample] = {}
+        if self._sample_size:
+            gateway = snapshot.model_gateway if snapshot.is_model else None
+            adapter = self.snapshot_evaluator.get_adapter(gateway)
+            for place, result in enumerate(results):
+                if result.count and isinstance(result.query, exp.Query):
+                    sample = failing_sample(result.query, adapter, self._sample_size)
+                    if sample is not None:
+                        samples[place] = sample
+        if isinstance(self.console, CaptureConsole):
+            self.console.capture_audits(snapshot, results, samples)
 
     def _watching(self, snapshot: Snapshot) -> AbstractContextManager[None]:
         """While open, cancelling interrupts what this thread queries for a snapshot."""
@@ -124,6 +146,8 @@ class CaptureContext(Context):
     cancel_token = CancelToken()
     selected: Collection[str] | None = None
     """Names of the snapshots that a run takes, and nothing upstream of them; None for all."""
+    sample_size = 0
+    """Rows to keep of what each audit finds."""
 
     def create_scheduler(
         self, snapshots: Iterable[Snapshot], snapshot_evaluator: SnapshotEvaluator
@@ -140,6 +164,7 @@ class CaptureContext(Context):
             cancel=self.cancel_token,
             selected=self.selected,
             writes_state=has_state_beside_data(self),
+            sample_size=self.sample_size,
         )
 
 
@@ -172,6 +197,7 @@ def open_context(
         set_console(console or NoopConsole())
         context = _new_context(settings)
         context.cancel_token = cancel or CancelToken()
+        context.sample_size = settings.failing_rows_sample
         if load:
             load_files(context, settings)
         yield context

@@ -69,8 +69,10 @@ def changed_nodes(manifest: Manifest, environment: Environment | None) -> list[s
     return sorted(n for n in local.keys() | deployed.keys() if local.get(n) != deployed.get(n))
 
 
-def deployed_snapshots(context: CaptureContext, settings: ProjectSettings) -> dict[str, Snapshot]:
-    """What the environment runs, by snapshot name.
+def deployed_snapshots(
+    context: CaptureContext, settings: ProjectSettings
+) -> tuple[dict[str, Snapshot], str]:
+    """What the environment runs, by snapshot name, and the id of the plan that last changed it.
 
     Raises:
         EnvironmentMissingError: It was never planned, or invalidated a moment ago.
@@ -81,7 +83,7 @@ def deployed_snapshots(context: CaptureContext, settings: ProjectSettings) -> di
             f"Environment `{settings.environment}` does not exist. {settings.plan_hint}"
         )
     snapshots = context.state_reader.get_snapshots(stored.snapshots)
-    return {snapshot.name: snapshot for snapshot in snapshots.values()}
+    return {snapshot.name: snapshot for snapshot in snapshots.values()}, stored.plan_id
 
 
 def _environment(context: CaptureContext, settings: ProjectSettings) -> Environment | None:

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NoReturn
 
@@ -22,8 +22,9 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
-from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome
+from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome, RowSample
 
+_SHOWN_SPANS = 20
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
 
@@ -87,6 +88,8 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
                     "sqlmesh/failing_rows": audit.failing_rows,
                     "sqlmesh/blocking": audit.blocking,
                     "sqlmesh/audit": audit.identity,
+                    **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
+                    **({"sqlmesh/sample": _table(audit.sample)} if audit.sample else {}),
                     **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
                 },
             )
@@ -153,15 +156,24 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         "sqlmesh/batches": outcome.batches,
         "sqlmesh/duration_seconds": outcome.duration_ms / 1000,
         "sqlmesh/audits": len(outcome.audits),
+        "sqlmesh/audits_failed": sum(1 for audit in outcome.audits if audit.failing_rows),
         **_next_due(outcome),
     }
     if outcome.intervals:
         facts["sqlmesh/interval_start"] = moment(min(low for low, _ in outcome.intervals))
         facts["sqlmesh/interval_end"] = moment(max(high for _, high in outcome.intervals))
+        spans = _merged(outcome.intervals)
+        facts["sqlmesh/intervals"] = [
+            [_utc(bound).isoformat() for bound in span] for span in spans[:_SHOWN_SPANS]
+        ]
     if outcome.rows_processed is not None:
         facts["sqlmesh/rows_processed"] = outcome.rows_processed
     if outcome.bytes_processed is not None:
         facts["sqlmesh/bytes_processed"] = outcome.bytes_processed
+    if outcome.row_count is not None:
+        facts["dagster/row_count"] = outcome.row_count
+    if outcome.plan:
+        facts["sqlmesh/plan"] = outcome.plan
     return {**facts, **table_facts(outcome.snapshot, outcome.version, outcome.built_at)}
 
 
@@ -195,7 +207,31 @@ def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
 
 def moment(milliseconds: int) -> dg.TimestampMetadataValue:
     """Epoch milliseconds as the UI shows a time."""
-    return dg.MetadataValue.timestamp(datetime.fromtimestamp(milliseconds / 1000, timezone.utc))
+    return dg.MetadataValue.timestamp(_utc(milliseconds))
+
+
+def _utc(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+
+
+def _merged(intervals: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Time spans without gaps."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(intervals):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _table(sample: RowSample) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(dict(zip(sample.columns, row, strict=True))) for row in sample.rows
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in sample.columns]),
+    )
 
 
 def _audit_description(audit: AuditOutcome) -> str:

@@ -22,6 +22,14 @@ Status = Literal[
 
 
 @dataclass(frozen=True)
+class RowSample:
+    """Some rows of a table, each value as text."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class AuditOutcome:
     """One audit call in one run.
 
@@ -30,6 +38,8 @@ class AuditOutcome:
         blocking: As it counted in this run; SQLMesh blocks nothing on a development preview table.
         failing_rows: Rows found, summed over the batches.
         query: SQL of the last batch that found rows, else of the last batch; runs as it stands.
+        arguments: Pairs of argument name and SQL text.
+        sample: Some of the rows of the last batch that found any, where the settings ask for it.
     """
 
     name: str
@@ -38,6 +48,8 @@ class AuditOutcome:
     blocking: bool
     failing_rows: int
     query: str | None = None
+    arguments: tuple[tuple[str, str], ...] = ()
+    sample: RowSample | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ class ModelOutcome:
         intervals: Executed intervals, pairs of epoch milliseconds, end exclusive.
         batches: Executed batches; SQLMesh splits intervals by `batch_size`.
         rows_processed: Rows that the engine says it wrote; None where it does not say (DuckDB).
+        row_count: Rows of the table afterwards, where counting is cheap; see `probes.row_count`.
+        plan: Id of the plan that last changed the environment.
         version: What SQLMesh calls the version of the table, which several snapshots may share.
         built_at: When the last batch had been recorded as done, in epoch milliseconds.
         next_due: When the model is due next, ISO 8601 in UTC; None if never again.
@@ -72,6 +86,8 @@ class ModelOutcome:
     duration_ms: int = 0
     rows_processed: int | None = None
     bytes_processed: int | None = None
+    row_count: int | None = None
+    plan: str | None = None
     snapshot: str | None = None
     version: str | None = None
     built_at: int | None = None

@@ -99,6 +99,9 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
     be on Postgres then, which also keeps runs of different hosts apart."""
     wait_timeout: float = 600.0
     """Seconds to wait for another run, plan or process that holds the project or its DuckDB file."""
+    failing_rows_sample: int = 0
+    """Rows that a failed check shows of what its audit found. Dagster stores them and shows them to
+    everybody who may see the check, so that none are by default."""
     manifest_dir: str | None = None
     """Folder of the manifest that definitions are read from; by default `.cache/dagster` in
     `project_dir`. One that was made elsewhere, as in an image's build, is used as it is."""
@@ -123,6 +126,10 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
             raise InvalidSettingError(
                 f"`wait_timeout` is {self.wait_timeout}. It must be 0 or more."
             )
+        if self.failing_rows_sample < 0:
+            raise InvalidSettingError(
+                f"`failing_rows_sample` is {self.failing_rows_sample}. It must be 0 or more."
+            )
         policy = "fail" if environment == "prod" else "apply"
         if self.undeployed_changes is not None:
             policy = self.undeployed_changes
@@ -134,6 +141,7 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
             undeployed_changes=_choice("undeployed_changes", policy, _UNDEPLOYED_CHANGES),
             execution=_choice("execution", self.execution, _EXECUTIONS),
             wait_timeout=self.wait_timeout,
+            failing_rows_sample=self.failing_rows_sample,
         )
 
     @contextmanager

@@ -54,9 +54,9 @@ class Session:
         try:
             with self._prepared(console, fqns) as context:
                 _limit_environment_wait(context, settings)
-                snapshots = deployed_snapshots(context, settings)
+                snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
-                deployed = console.begin(snapshots, execution_time, settings.plan_hint)
+                deployed = console.begin(snapshots, execution_time, settings.plan_hint, plan)
                 if deployed:
                     context.selected = deployed
                     # this thread's own queries are those of `before_all` and `after_all`
@@ -91,9 +91,9 @@ class Session:
         options, settings = self.options, self.settings
         try:
             with self._prepared(console, [name]) as context:
-                snapshots = deployed_snapshots(context, settings)
+                snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
-                if not console.begin(snapshots, execution_time, settings.plan_hint):
+                if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
                     return told[0]
                 span = _audited_span(snapshots[name], snapshots, options, execution_time)
                 if span is None:

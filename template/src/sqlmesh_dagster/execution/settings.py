@@ -30,6 +30,7 @@ class ProjectSettings:
         undeployed_changes: What a run does when the files differ from what the environment runs.
         execution: `shared`, one sqlmesh run for each Dagster run, whose steps share a folder; or
             `per_step`, each step runs its own model, as steps on several hosts must.
+        failing_rows_sample: Rows that a check shows of what its audit found; 0 shows none.
         wait_timeout: Seconds to wait for another run, plan or process that holds the project.
     """
 
@@ -40,6 +41,7 @@ class ProjectSettings:
     undeployed_changes: UndeployedChanges
     execution: Execution
     wait_timeout: float
+    failing_rows_sample: int = 0
 
     @property
     def project_path(self) -> Path:
