@@ -79,8 +79,8 @@ _STORED_ONLY: Mapping[str, str | bool] = {**_ALL, "sqlmesh": False}
 _STORED = ".cache/dagster"
 
 WARM_UP = (
+    Task("", "definitions_load", (), _ALL, fills=False),
     Task("", "bare_full", _STATE, _BUILT),
-    Task("", "definitions_load", (), _ALL),
 )
 """Not measured, before each group: fills SQLMesh's cache, and compiles Python's files."""
 
@@ -170,7 +170,7 @@ def measure(project: Path, models: int, arguments: argparse.Namespace) -> Sample
     _python("project.py", str(project), str(models))
     samples: Samples = defaultdict(list)
     for group in arguments.only:
-        for task in WARM_UP:
+        for task in WARM_UP[: 1 if group == "load" else None]:
             perform(task, project, models)
         for turn in range(arguments.repeat):
             for sequence in GROUPS[group][:: -1 if turn % 2 else 1]:
