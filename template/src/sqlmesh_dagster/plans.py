@@ -155,10 +155,16 @@ def _plan(
     def tell(outcome: ModelOutcome) -> None:
         built.append(outcome.fqn)
         asset = project.assets_by_fqn.get(outcome.fqn)
-        if is_recorded and asset is not None:
-            context.instance.report_runless_asset_event(
-                events.runless_materialization(asset, outcome)
-            )
+        if not is_recorded:
+            return
+        if asset is None:  # this process began with older files
+            name = outcome.fqn.replace('"', "")
+            resource.say(logging.WARNING, f"Reload the code location to see `{name}` in Dagster.")
+            return
+        report = context.instance.report_runless_asset_event
+        report(events.runless_materialization(asset, outcome))
+        for result in events.check_results(asset.checks, outcome):
+            report(events.runless_check(result))
 
     def applied(tables: BuiltTables) -> None:
         promoted = report_moved(context.instance, project, tables.tables) if is_recorded else ()

@@ -95,6 +95,19 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
             )
 
 
+def runless_check(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """A check's result where no step of its own reports it."""
+    assert result.asset_key is not None and result.check_name is not None
+    return dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
+
+
 def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
     """Fails the step of a model that was not built.
 
