@@ -20,7 +20,7 @@ from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.plan_summary import PlanRequest, PlanSummary
 from sqlmesh_dagster.execution.resource import SQLMeshResource
 from sqlmesh_dagster.execution.settings import ProjectSettings, environment_name
-from sqlmesh_dagster.sync import BuiltTables, report_moved
+from sqlmesh_dagster.sync import BuiltTables, report_moved, report_partitions
 
 _PRODUCTION = "prod"
 OP_TAGS = {"sqlmesh": "true"}
@@ -161,13 +161,19 @@ def _plan(
             name = outcome.fqn.replace('"', "")
             resource.say(logging.WARNING, f"Reload the code location to see `{name}` in Dagster.")
             return
-        report = context.instance.report_runless_asset_event
-        report(events.runless_materialization(asset, outcome))
-        for result in events.check_results(asset.checks, outcome):
-            report(events.runless_check(result))
+        materializations = events.runless_materializations(asset, outcome)
+        for materialization in materializations:
+            context.instance.report_runless_asset_event(materialization)
+        for evaluation in events.check_evaluations(asset.checks, outcome):
+            context.instance.report_runless_asset_event(evaluation)
 
     def applied(tables: BuiltTables) -> None:
-        promoted = report_moved(context.instance, project, tables.tables) if is_recorded else ()
+        if not is_recorded:
+            return
+        promoted = (
+            *report_moved(context.instance, project, tables.tables),
+            *report_partitions(context.instance, project, tables.tables),
+        )
         for key in promoted:
             resource.say(
                 logging.INFO, f"`{key.to_user_string()}` had been built before, and is promoted."

@@ -43,7 +43,7 @@ def summarize(instance: dg.DagsterInstance) -> Iterator[str]:
     )
     passed = sum(check.passed for check in checks)
     yield (
-        f"Run {run.run_id[:8]} ended as {run.status.value}: {len(built)} assets materialized,"
+        f"Run {run.run_id[:8]} ended as {run.status.value}: {len(set(built))} assets materialized,"
         f" {len(seen)} up to date, {passed} of {len(checks)} checks passed."
     )
 

@@ -14,8 +14,11 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import SQLMeshResource
+from sqlmesh_dagster.built import find_built
+from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.execution.locks import ProjectLock
-from sqlmesh_dagster.sync import BuiltTable, Reported, has_moved
+from sqlmesh_dagster.loading import project_manifest
+from sqlmesh_dagster.sync import BuiltTable, Reported, has_moved, report_moved
 from tests.sqlmesh_dagster.projects import (
     Project,
     held_by_another_process,
@@ -183,6 +186,24 @@ def test_a_tick_skips_while_somebody_works_on_the_project(
     with held_by_another_process(project.database):
         assert "the DuckDB file is in use" in message(tick(project, instance))
     assert "Reported 1 models" in message(tick(project, instance))
+
+
+def test_what_a_run_changed_since_the_look_is_not_reported_as_it_was_before(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a run may begin and end between the look at the state and the reports."""
+    project.model("first", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    resource = SQLMeshResource(project_dir=str(project.root), environment="dev")
+    looked_at = time.time()
+    seen = find_built(resource.settings)
+    project.model("first", "SELECT 2::INT AS id")
+    run_in_process(project.definitions(), instance)
+    translated = translate(
+        project_manifest(resource), resource.translator, name="x", group_name="x", owners=()
+    )
+    assert list(report_moved(instance, translated, seen.tables, looked_at)) == []
+    assert list(report_moved(instance, translated, seen.tables)) != []  # it would have been wrong
 
 
 def test_a_tick_leaves_the_database_free(project: Project, instance: dg.DagsterInstance) -> None:
