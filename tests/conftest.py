@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +9,19 @@ import plumbum
 import pytest
 from copier import run_copy
 
+from tests.tree import tracked
+
 ROOT = Path(__file__).parents[1]
 Render = Callable[..., Path]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The whole matrix of updates runs only when it is asked for: `-m matrix`."""
+    if "matrix" in config.getoption("markexpr"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("matrix")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,11 +46,10 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of this repository, uncommitted ones too, outside git."""
     copy = tmp_path_factory.mktemp("template")
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    for name in subprocess.check_output(command, cwd=ROOT, text=True).split("\0"):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
+    for path in tracked(ROOT):
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     return copy
 
 

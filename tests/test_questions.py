@@ -51,6 +51,7 @@ NOT_TITLES = [
     "x" * 200,
 ]
 NOT_TITLES += ["{{ 7 }}", "{% x %}", "a]b", "<b>", "a#b", "a|b", "a$b", "a\u202eb", "😀"]
+BAD_FOLDERS = ["", "..", "/etc", "a/../b", "a//b", "a/", 'a"b', "a b", "{{ 7 }}", "a\n"]
 BAD_ANSWERS = {
     "project_name": [*NOT_TITLES, "-a", "'a", ": a", "!tag", "& a"],
     "package_name": NOT_PACKAGE_NAMES,
@@ -61,6 +62,7 @@ BAD_ANSWERS = {
     ],
     "python_version": ["3.9", "3.14", "python3", ""],
     "sample": ["huge", ""],
+    "sqlmesh_project_dir": ["transform", *BAD_FOLDERS],
     "ci": ["jenkins", ""],
 }
 
@@ -76,19 +78,25 @@ def test_only_known_settings_are_used() -> None:
 
 def test_every_question_has_help_a_default_and_a_known_shape() -> None:
     """`--defaults` asks nothing, and a misspelt attribute is not lost."""
-    assert 0 < len(QUESTIONS) <= 7
+    assert len([spec for spec in QUESTIONS.values() if "when" not in spec]) == 7
     for name, spec in QUESTIONS.items():
         assert spec["help"].endswith((".", "?")), name
         assert set(spec) in (
             {"type", "help", "default", "choices"},
             {"type", "help", "default", "validator"},
+            {"type", "help", "default", "validator", "when"},
         ), name
 
 
 def test_each_default_passes_its_own_validator(render: Render) -> None:
     """A copy with nothing but defaults succeeds and stores every answer."""
     answers = yaml.safe_load((render() / ".copier-answers.yml").read_text())
-    assert set(answers) == {*QUESTIONS, "_src_path"}
+    assert set(answers) == {*asked_always(), "_src_path"}
+
+
+def asked_always() -> set[str]:
+    """Questions that don't depend on another answer."""
+    return {name for name, spec in QUESTIONS.items() if "when" not in spec}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +135,14 @@ def test_a_bad_answer_is_named_and_nothing_is_written(
     if "choices" not in QUESTIONS[question]:
         assert f"`{answer}`" in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("answer", BAD_FOLDERS)
+def test_a_folder_that_is_none_is_refused(source: Path, tmp_path: Path, answer: str) -> None:
+    """Also where the question is asked, because there is no sample."""
+    answers = {"sample": "none", "sqlmesh_project_dir": answer}
+    with pytest.raises(ValueError, match="sqlmesh_project_dir"):
+        run_copy(str(source), tmp_path / "out", answers, defaults=True, quiet=True)
 
 
 def test_reserved_names_cover_this_python_and_what_a_project_installs(source: Path) -> None:

@@ -3,6 +3,7 @@
 import compileall
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,32 @@ def test_types_hold(render: Render, tmp_path: Path) -> None:
 def test_workflows_are_valid(render: Render, answers: dict[str, str]) -> None:
     """CI files satisfy the schemas of their providers, and only the chosen one is there."""
     project = render(**answers)
-    schemas = {
-        "github": (".github/workflows/ci.yml", "vendor.github-workflows"),
-        "gitlab": (".gitlab-ci.yml", "vendor.gitlab-ci"),
-    }
-    for provider, (path, schema) in schemas.items():
+    schemas = [
+        ("github", ".github/workflows/ci.yml", "vendor.github-workflows"),
+        ("github", ".github/workflows/template-update.yml", "vendor.github-workflows"),
+        ("gitlab", ".gitlab-ci.yml", "vendor.gitlab-ci"),
+    ]
+    for provider, path, schema in schemas:
         assert (project / path).exists() == (answers["ci"] == provider)
         if answers["ci"] == provider:
             run_tool("check_jsonschema", "--builtin-schema", schema, path, cwd=project)
+    for workflow in (project / ".github").glob("workflows/*.yml"):
+        schema = schemas["github"][1]
+        run_tool("check_jsonschema", "--builtin-schema", schema, str(workflow), cwd=project)
     assert (project / ".github").exists() == (answers["ci"] == "github")
+
+
+def test_the_settings_of_the_dependency_bot_are_valid(render: Render) -> None:
+    """Renovate's schema accepts them, and they leave alone exactly what the template pins."""
+    project = render()
+    run_tool(
+        *("check_jsonschema", "--builtin-schema", "vendor.renovate", "renovate.json"), cwd=project
+    )
+    settings = json.loads((project / "renovate.json").read_text())
+    pyproject = parse_toml(project / "pyproject.toml")
+    pins = [*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"]]
+    names = sorted(re.split("[<>=]", pin)[0] for pin in pins)
+    assert settings["packageRules"][0]["matchPackageNames"] == names
 
 
 def test_the_same_answers_render_the_same_bytes(

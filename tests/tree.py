@@ -16,6 +16,13 @@ def files(project: Path) -> list[Path]:
     return sorted(path for path in project.rglob("*") if path.is_file())
 
 
+def tracked(folder: Path) -> list[Path]:
+    """The files below a folder that git knows, and new ones that it does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.check_output(command, cwd=folder, text=True).split("\0")
+    return [path for name in sorted(set(names)) if (path := folder / name).is_file()]
+
+
 def parse_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file."""
     return tomllib.loads(path.read_text())

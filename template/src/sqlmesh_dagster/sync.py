@@ -8,6 +8,7 @@ them is reported again, nor after a restart.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -128,6 +129,7 @@ def synchronize(
         return Synced(obstacle="another sync is at work", cursor=cursor)
     try:
         busy = _active(instance, project) or ""
+        looked_at = time.time()
         built = BuiltTables(obstacle=busy) if busy else find_built(settings)
         # a run that began meanwhile may have built what was read, and not yet said so
         obstacle = built.obstacle or _active(instance, project)
@@ -136,7 +138,7 @@ def synchronize(
         seen = digest(repr(built.tables), 16)
         if seen == cursor:
             return Synced(cursor=cursor)
-        moved = report_moved(instance, project, built.tables)
+        moved = report_moved(instance, project, built.tables, looked_at)
         completed = report_partitions(instance, project, built.tables)
         return Synced(reported=(*moved, *completed), cursor=seen)
     except SQLMeshDagsterError as error:
@@ -146,12 +148,19 @@ def synchronize(
 
 
 def report_moved(
-    instance: dg.DagsterInstance, project: DagsterProject, tables: Iterable[BuiltTable]
+    instance: dg.DagsterInstance,
+    project: DagsterProject,
+    tables: Iterable[BuiltTable],
+    looked_at: float | None = None,
 ) -> Iterator[dg.AssetKey]:
     """Reports each table that is newer than its asset's last materialization; yields its key.
 
     Assets with partitions are left out: a whole table says nothing of one of them; see
     `report_partitions`.
+
+    Args:
+        looked_at: When the tables were read, in epoch seconds, where others may have built since: what
+            was reported later knows more than the tables.
     """
     assets = project.assets_by_fqn
     candidates = [
@@ -161,7 +170,9 @@ def report_moved(
     ]
     last = _last_materializations(instance, [asset.spec.key for asset, _ in candidates])
     for asset, table in candidates:
-        if has_moved(table, last.get(asset.spec.key)):
+        known = last.get(asset.spec.key)
+        is_newer = known and looked_at is not None and known.reported_at > looked_at
+        if not is_newer and has_moved(table, known):
             instance.report_runless_asset_event(_materialization(asset, table))
             yield asset.spec.key
 
@@ -194,10 +205,12 @@ class Reported:
     Attributes:
         version: None in one of an earlier version of this package, or of another's.
         built_at: Epoch milliseconds; where it is not told, when it was reported.
+        reported_at: Epoch seconds.
     """
 
     version: str | None
     built_at: int
+    reported_at: float = 0.0
 
 
 def has_moved(table: BuiltTable, last: Reported | None) -> bool:
@@ -228,6 +241,7 @@ def _last_materializations(
         found[record.asset_entry.asset_key] = Reported(
             version=version.text if isinstance(version, dg.TextMetadataValue) else None,
             built_at=round(seconds * 1000),
+            reported_at=event.timestamp,
         )
     return found
 

@@ -131,16 +131,20 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
 
 def check_evaluations(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetCheckEvaluation]:
     """The same for a model of which no step of the Dagster run reports."""
-    for result in check_results(checks, outcome):
-        if result.asset_key is not None and result.check_name is not None:
-            yield dg.AssetCheckEvaluation(
-                asset_key=result.asset_key,
-                check_name=result.check_name,
-                passed=bool(result.passed),
-                severity=result.severity,
-                description=result.description,
-                metadata=result.metadata,
-            )
+    return map(runless_check, check_results(checks, outcome))
+
+
+def runless_check(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """A check's result where no step of its own reports it."""
+    assert result.asset_key is not None and result.check_name is not None
+    return dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=bool(result.passed),
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
 
 
 def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:

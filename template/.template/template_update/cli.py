@@ -1,0 +1,135 @@
+"""The commands `update` and `drift`.
+
+Exit codes of `update`, with or without `--preview` and `--review`:
+    0  done, or nothing to do
+    1  done, and there is something for you: conflicts, edits saved beside, fixes that did not arrive
+    2  refused or failed; nothing has changed
+`update --check` and `drift` change nothing: 1 says that there is an update, or a difference.
+"""
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from template_update import drift, undo, update
+from template_update.copier import Copier
+from template_update.errors import Refused
+from template_update.git import Project
+
+_REFUSED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command on the project in the working directory; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    root = Path.cwd()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # CI cancels; undo as for Ctrl-C
+    try:
+        if options.command == "drift":
+            return _drift(root, options)
+        if options.undo:
+            return _undo(root, options)
+        if options.preview:
+            return _preview(root, options)
+        return _update(root, options)
+    except Refused as error:
+        return _refuse(str(error), options)
+    except KeyboardInterrupt:
+        return _refuse("Stopped. Nothing has changed.", options)
+
+
+def _refuse(reason: str, options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps({"exit_code": _REFUSED, "error": reason}, indent=2))
+    print(reason, file=sys.stderr)
+    return _REFUSED
+
+
+def _update(root: Path, options: argparse.Namespace) -> int:
+    copier = Copier(options.data, options.trust)
+    if options.check:
+        report = update.newest(root, copier)
+        code = int(report.before != report.after)
+    else:
+        report = (
+            update.review_plain(root, copier)
+            if options.review
+            else update.update(root, copier, options.to)
+        )
+        code = report.exit_code
+    print(report.as_json() if options.json else report.as_text())
+    return code
+
+
+def _preview(root: Path, options: argparse.Namespace) -> int:
+    with update.preview(root) as copy:
+        code = _update(copy, options)
+        if not options.json:
+            print("\n## Files (a preview: nothing has changed)\n", flush=True)
+            subprocess.run(["git", "-C", str(copy), "add", "--all", "."], check=True)
+            command = [
+                "git",
+                "-C",
+                str(copy),
+                "diff",
+                "--stat",
+                "--no-renames",
+                "--relative",
+                "HEAD",
+            ]
+            subprocess.run(command, check=True)
+    return code
+
+
+def _undo(root: Path, options: argparse.Namespace) -> int:
+    undone = undo.undo(Project.at(root))
+    if options.json:
+        kept = undone.kept and str(undone.kept)
+        print(json.dumps({"exit_code": 0, "restored": undone.paths, "kept": kept}, indent=2))
+        return 0
+    print(f"{len(undone.paths)} files are as they were before the update.")
+    if undone.kept:
+        print(f"What you changed in them since is kept in `{undone.kept}`.")
+    return 0
+
+
+def _drift(root: Path, options: argparse.Namespace) -> int:
+    found = drift.find(root)
+    print(found.as_json() if options.json else found.as_text())
+    return found.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python .template",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    update_parser = commands.add_parser("update", help="bring the template's changes, lose nothing")
+    mode = update_parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="only say whether there is an update")
+    mode.add_argument("--preview", action="store_true", help="only show what an update would do")
+    mode.add_argument("--undo", action="store_true", help="go back to before the last update")
+    mode.add_argument(
+        "--review", action="store_true", help="review what plain `copier update` did, uncommitted"
+    )
+    update_parser.add_argument("--to", metavar="VERSION", help="a tag; by default the newest")
+    update_parser.add_argument(
+        *("--data", "-d"),
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change an answer; can be repeated",
+    )
+    update_parser.add_argument(
+        "--trust", action="store_true", help="let migrations run, which only major versions have"
+    )
+    drift_parser = commands.add_parser("drift", help="which of the template's files differ")
+    for command in (update_parser, drift_parser):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser

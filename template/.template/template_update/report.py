@@ -1,0 +1,84 @@
+"""What an update did, for people (Markdown) and for machines (JSON)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from template_update.review import Finding, Kind
+
+_TITLES = {
+    Kind.CONFLICT: "Conflicts: settle what is between the markers",
+    Kind.SAVED: "Your edits that are not in the tree any more, saved beside",
+    Kind.RESTORED: "Your edits that were undone, and are back",
+    Kind.MISSED: "Changes of the template's that did not arrive",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is there to read after a command."""
+
+    before: str
+    after: str
+    findings: tuple[Finding, ...] = ()
+    saved_as: Mapping[str, str] = field(default_factory=dict)
+    """Where an edit is saved, by the path that it was made in."""
+    new_answers: Mapping[str, str] = field(default_factory=dict)
+    changelog: str = ""
+    changed: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """1 if there is something for the owner to do, else 0."""
+        return int(any(finding.kind is not Kind.RESTORED for finding in self.findings))
+
+    def as_json(self) -> str:
+        """Every field, with findings by kind."""
+        findings = {
+            kind.value: [
+                {"path": finding.path, "reason": finding.reason}
+                | (
+                    {"saved_as": self.saved_as[finding.path]}
+                    if kind is Kind.SAVED and finding.path in self.saved_as
+                    else {}
+                )
+                for finding in self.findings
+                if finding.kind is kind
+            ]
+            for kind in Kind
+        }
+        content = {
+            "before": self.before,
+            "after": self.after,
+            "exit_code": self.exit_code,
+            **findings,
+            "new_answers": dict(self.new_answers),
+            "changed": list(self.changed),
+            "changelog": self.changelog,
+        }
+        return json.dumps(content, indent=2)
+
+    def as_text(self) -> str:
+        """Markdown, fit for a terminal and for a pull request."""
+        if self.before == self.after and not self.findings and not self.changed:
+            return f"Up to date: {self.after}."
+        parts = [f"# From {self.before} to {self.after}", _count(self.changed)]
+        for kind, title in _TITLES.items():
+            if lines := [self._line(finding) for finding in self.findings if finding.kind is kind]:
+                parts.append(f"## {title}\n\n" + "\n".join(lines))
+        if self.new_answers:
+            lines = [f"- `{name}`: `{value}`" for name, value in self.new_answers.items()]
+            parts.append("## New questions, answered by their defaults\n\n" + "\n".join(lines))
+        if self.changelog:
+            parts.append(self.changelog)
+        return "\n\n".join(parts)
+
+    def _line(self, finding: Finding) -> str:
+        saved = self.saved_as.get(finding.path) if finding.kind is Kind.SAVED else None
+        where = f"; yours is in `{saved}`" if saved else ""
+        return f"- `{finding.path}`: {finding.reason}{where}"
+
+
+def _count(changed: tuple[str, ...]) -> str:
+    files = "1 file differs" if len(changed) == 1 else f"{len(changed)} files differ"
+    return f"{files} from the last commit. Nothing of yours is lost."

@@ -1,0 +1,72 @@
+"""Files by their paths, wherever they come from."""
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class File:
+    """What git keeps of a file; the content of a link is where it points to."""
+
+    content: bytes
+    is_executable: bool = False
+    is_link: bool = False
+
+    @property
+    def is_binary(self) -> bool:
+        """As git tells: a NUL byte near the start."""
+        return b"\0" in self.content[:8000]
+
+
+Tree = Mapping[str, File]
+"""Files by POSIX paths that start at the project's root."""
+
+
+def read(path: Path) -> File | None:
+    """The file at a path, or None where there is none."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISLNK(mode):
+        return File(os.fsencode(path.readlink()), is_link=True)
+    if stat.S_ISREG(mode):
+        return File(path.read_bytes(), is_executable=bool(mode & stat.S_IXUSR))
+    return None
+
+
+def read_all(root: Path, paths: Iterable[str]) -> dict[str, File]:
+    """Those of the paths that are files."""
+    files = ((path, read(root / path)) for path in paths)
+    return {path: file for path, file in files if file is not None}
+
+
+def read_tree(root: Path) -> dict[str, File]:
+    """Every file below a folder."""
+    found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    return read_all(root, (path.relative_to(root).as_posix() for path in found))
+
+
+def write(path: Path, file: File) -> None:
+    """Put a file at a path, in the place of what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if file.is_link:
+        path.symlink_to(os.fsdecode(file.content))
+        return
+    path.write_bytes(file.content)
+    if file.is_executable:
+        path.chmod(path.stat().st_mode | 0o111)
+
+
+def remove(root: Path, name: str) -> None:
+    """Delete a file, and the folders that it leaves empty."""
+    path = root / name
+    path.unlink(missing_ok=True)
+    for folder in path.parents:
+        if folder == root or not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()

@@ -1,0 +1,129 @@
+"""`poe drift`: which of the template's files differ here and there, without the network."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.manifest import PATH, current
+from tests.update.projects import Project, copy
+from tests.update.releases import NEXT, Template, clone
+from tests.update.test_matrix import PRESETS
+
+VENDORED = "src/sqlmesh_dagster"
+
+
+def fix(template: Path) -> None:
+    """Change one file that is edited in the project, and one that is not."""
+    for name in ("errors.py", "due.py"):
+        path = template / "template" / VENDORED / name
+        path.write_text(path.read_text() + "# theirs\n")
+    manifest = template / "template/.template/manifest.json"
+    known = json.loads(manifest.read_text())
+    known["template"] |= {f"{VENDORED}/errors.py": "other", f"{VENDORED}/due.py": "other"}
+    manifest.write_text(json.dumps(known))
+
+
+@pytest.fixture(scope="module")
+def template(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """The versions of this repository; only read it."""
+    return clone(source, tmp_path_factory.mktemp("drift") / "template")
+
+
+def drift(project: Project, **environment: str) -> dict[str, Any]:
+    """What `drift --json` says; git is not allowed to ask anyone."""
+    done = subprocess.run(
+        [sys.executable, ".template", "drift", "--json"],
+        cwd=project.root,
+        env={**os.environ, "GIT_ALLOW_PROTOCOL": "none", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["exit_code"] == done.returncode, done.stderr
+    return found
+
+
+def test_the_manifest_holds_what_is_on_disk() -> None:
+    """`python -m tests.manifest` writes it anew after a change of the template's files."""
+    assert PATH.read_text() == current().as_json(), "run `python -m tests.manifest`"
+
+
+@pytest.mark.parametrize("answers", PRESETS.values(), ids=PRESETS)
+def test_a_fresh_project_does_not_drift(
+    template: Template, tmp_path: Path, answers: dict[str, str]
+) -> None:
+    """Whatever was answered, all files of the template's are as they were shipped."""
+    newest = f"v{NEXT}"
+    found = drift(copy(template, tmp_path / "project", newest, answers))
+    assert (found["edited"], found["changed"], found["both"]) == ([], [], [])
+    assert found["newest"] == newest
+
+
+def test_it_tells_what_is_edited_here_changed_there_and_both(source: Path, tmp_path: Path) -> None:
+    """Of five files each is in one list at most, and the text names them all."""
+    template = clone(source, tmp_path / "template")
+    project = copy(template, tmp_path / "project", f"v{NEXT}", {})
+    template.release("90.0.0", fix)
+    project.append(f"{VENDORED}/errors.py", "# mine")
+    project.append(f"{VENDORED}/summary.py", "# mine")
+    (project.root / VENDORED / "upstream.py").unlink()
+    project.append("README.md", "Mine is mine.")
+
+    found = drift(project)
+
+    assert found["both"] == [f"{VENDORED}/errors.py"]
+    assert found["edited"] == [f"{VENDORED}/summary.py", f"{VENDORED}/upstream.py"]
+    assert found["changed"] == [f"{VENDORED}/due.py"]
+    assert found["newest"] == "v90.0.0"
+    text = project.command("drift").stdout
+    assert all(f"  {VENDORED}/{name}.py\n" in text for name in ("errors", "summary", "due"))
+
+
+def test_a_template_elsewhere_is_compared_as_it_was_fetched_last(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copier's cache is enough; without it, the report says what it does not know."""
+    template = clone(source, tmp_path / "template")
+    url = "https://example.invalid/ada/template.git"
+    config = tmp_path / "gitconfig"
+    config.write_text(
+        f"{Path(os.environ['GIT_CONFIG_GLOBAL']).read_text()}"
+        f'[url "{template.root}"]\n    insteadOf = {url}\n'
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    monkeypatch.setenv("COPIER_CACHE_DIR", str(tmp_path / "cache"))
+    project = Project(tmp_path / "project")
+    subprocess.run(
+        [sys.executable, "-m", "copier", "copy", "--defaults", "--quiet", url, project.root],
+        check=True,
+        env={**os.environ, "GIT_CONFIG_GLOBAL": str(config)},
+    )
+    template.release("90.0.0", fix)
+    assert drift(project)["changed"] == [], "not fetched yet"
+    project.command("update", "--check")
+    fetched = drift(project)
+    assert fetched["changed"] == [f"{VENDORED}/due.py", f"{VENDORED}/errors.py"]
+    assert "as Copier fetched it last" in fetched["as_of"]
+    shutil.rmtree(tmp_path / "cache")
+    unknown = drift(project)
+    assert unknown["newest"] is None and "poe update --check" in unknown["as_of"]
+
+
+def test_it_takes_less_than_a_second(template: Template, tmp_path: Path) -> None:
+    """The best of five, with the start of Python."""
+    project = copy(template, tmp_path / "project", f"v{NEXT}", {})
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        drift(project)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 1
