@@ -74,4 +74,9 @@ def _table(snapshot: Snapshot, deployability: DeployabilityIndex) -> BuiltTable 
         built_at=snapshot.last_altered_ts if is_deployable else snapshot.dev_last_altered_ts,
         start=min(low for low, _ in intervals),
         end=max(high for _, high in intervals),
+        done=tuple(
+            snapshot.intervals
+            if deployability.is_representative(snapshot)
+            else snapshot.dev_intervals
+        ),
     )

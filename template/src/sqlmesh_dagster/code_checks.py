@@ -9,6 +9,7 @@ import dagster as dg
 
 from sqlmesh_dagster.definition.markdown import cell
 from sqlmesh_dagster.definition.project import CodeCheck, DagsterProject
+from sqlmesh_dagster.execution import events
 from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.findings import Finding, Verification, told
 from sqlmesh_dagster.execution.resource import SQLMeshResource
@@ -29,7 +30,7 @@ def verify_job(project: DagsterProject) -> dg.JobDefinition:
 
         found = _verify(context, project, None)
         for result in _results(project.code_checks, found):
-            context.instance.report_runless_asset_event(_evaluation(result))
+            context.instance.report_runless_asset_event(events.runless_check(result))
         facts: dict[str, Any] = {
             "sqlmesh/verification": dg.MetadataValue.md(found.markdown),
             "sqlmesh/unit_tests": found.test_count,
@@ -124,15 +125,3 @@ def _description(check: CodeCheck, own: list[Finding], tests: int) -> str:
         return f"the linter found: {rules}" if own else "the linter found nothing"
     failed = f"{len(own)} of {tests} unit tests failed: {rules}"
     return failed if own else f"{tests} unit tests passed"
-
-
-def _evaluation(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    assert result.asset_key is not None and result.check_name is not None
-    return dg.AssetCheckEvaluation(
-        asset_key=result.asset_key,
-        check_name=result.check_name,
-        passed=result.passed,
-        severity=result.severity,
-        description=result.description,
-        metadata=result.metadata,
-    )

@@ -67,3 +67,7 @@ class AuditFailedError(SQLMeshDagsterError):
 
 class ModelSkippedError(SQLMeshDagsterError):
     """SQLMesh did not reach a model: an upstream model failed, or the run was stopped."""
+
+
+class RestatementRefusedError(SQLMeshDagsterError):
+    """A model must not be built again, or it was not said what is to become of its downstream."""

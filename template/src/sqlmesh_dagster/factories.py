@@ -28,7 +28,7 @@ from sqlmesh_dagster.loading import project_manifest
 from sqlmesh_dagster.plans import invalidate_job, plan_job
 from sqlmesh_dagster.schedule import adaptive_schedule
 from sqlmesh_dagster.sync import sync_sensor
-from sqlmesh_dagster.upstream import AssetJob
+from sqlmesh_dagster.upstream import AssetJob, PartitionedAsset, mixed_asset_job
 
 _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
 """Lower priority than other ops', so that ingest goes first and one sqlmesh run takes all models."""
@@ -365,13 +365,15 @@ def _model_asset(
     def materialize(context: dg.OpExecutionContext) -> Iterator[StepEvent]:
         yield from materialize_model(context, project, asset)
 
-    return dg.AssetsDefinition(
+    definition = PartitionedAsset if asset.partitions else dg.AssetsDefinition
+    return definition(
         node_def=materialize,
         keys_by_input_name={name: dep.asset_key for name, dep in inputs.items()},
         keys_by_output_name={_OUTPUT: asset.spec.key},
         specs=[asset.spec],
         check_specs_by_output_name=checks,
         resource_defs=resource_defs,
+        backfill_policy=asset.backfill_policy,
         can_subset=True,
     )
 
@@ -413,8 +415,8 @@ def _job(project: DagsterProject, assets: Sequence[dg.AssetsDefinition]) -> Asse
     checks = dg.AssetSelection.checks(*assets)
     # as a part of every run they would load the project's files each time
     code_checks = dg.AssetSelection.checks(*(check.spec.key for check in project.code_checks))
-    return dg.define_asset_job(
-        project.job_name,
-        selection=(dg.AssetSelection.assets(*keys) | checks) - code_checks,
-        description=f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`.",
-    )
+    selection = (dg.AssetSelection.assets(*keys) | checks) - code_checks
+    what = f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`."
+    if len({asset.partitions for asset in project.assets if asset.partitions}) > 1:
+        return mixed_asset_job(project.job_name, selection, what)
+    return dg.define_asset_job(project.job_name, selection=selection, description=what)

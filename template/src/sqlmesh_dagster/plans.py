@@ -20,7 +20,7 @@ from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.plan_summary import PlanRequest, PlanSummary
 from sqlmesh_dagster.execution.resource import SQLMeshResource
 from sqlmesh_dagster.execution.settings import ProjectSettings, environment_name
-from sqlmesh_dagster.sync import BuiltTables, report_moved
+from sqlmesh_dagster.sync import BuiltTables, report_moved, report_partitions
 
 _PRODUCTION = "prod"
 OP_TAGS = {"sqlmesh": "true"}
@@ -155,13 +155,25 @@ def _plan(
     def tell(outcome: ModelOutcome) -> None:
         built.append(outcome.fqn)
         asset = project.assets_by_fqn.get(outcome.fqn)
-        if is_recorded and asset is not None:
-            context.instance.report_runless_asset_event(
-                events.runless_materialization(asset, outcome)
-            )
+        if not is_recorded:
+            return
+        if asset is None:  # this process began with older files
+            name = outcome.fqn.replace('"', "")
+            resource.say(logging.WARNING, f"Reload the code location to see `{name}` in Dagster.")
+            return
+        materializations = events.runless_materializations(asset, outcome)
+        for materialization in materializations:
+            context.instance.report_runless_asset_event(materialization)
+        for evaluation in events.check_evaluations(asset.checks, outcome):
+            context.instance.report_runless_asset_event(evaluation)
 
     def applied(tables: BuiltTables) -> None:
-        promoted = report_moved(context.instance, project, tables.tables) if is_recorded else ()
+        if not is_recorded:
+            return
+        promoted = (
+            *report_moved(context.instance, project, tables.tables),
+            *report_partitions(context.instance, project, tables.tables),
+        )
         for key in promoted:
             resource.say(
                 logging.INFO, f"`{key.to_user_string()}` had been built before, and is promoted."
@@ -180,7 +192,7 @@ def _plan(
     except dg.Failure as error:
         if not shown:
             raise
-        plan = {"sqlmesh/plan": dg.MetadataValue.md(shown[0].markdown)}
+        plan = {"sqlmesh/plan_summary": dg.MetadataValue.md(shown[0].markdown)}
         raise type(error)(error.description, metadata={**error.metadata, **plan}) from error
     (summary,) = shown
     if config.apply and not is_recorded:
@@ -193,9 +205,9 @@ def _plan(
 
 def _plan_metadata(summary: PlanSummary, is_applied: bool, built: list[str]) -> dict[str, Any]:
     return {
-        "sqlmesh/plan": dg.MetadataValue.md(summary.markdown),
+        "sqlmesh/plan_summary": dg.MetadataValue.md(summary.markdown),
         "sqlmesh/environment": summary.environment,
-        "sqlmesh/plan_id": summary.plan_id,
+        "sqlmesh/plan": summary.plan_id,
         "sqlmesh/models_changed": len(summary.changes),
         "sqlmesh/models_to_build": len(summary.backfills),
         "sqlmesh/applied": is_applied,

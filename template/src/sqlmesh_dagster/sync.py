@@ -8,12 +8,14 @@ them is reported again, nor after a restart.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
 
 from sqlmesh_dagster.definition.names import digest
+from sqlmesh_dagster.definition.partitions import Interval, keys_within
 from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
 from sqlmesh_dagster.errors import SQLMeshDagsterError
 from sqlmesh_dagster.execution import events
@@ -35,6 +37,7 @@ class BuiltTable:
         built_at: When its data last changed, in epoch milliseconds; None where SQLMesh does not know.
         start: Begin of what is recorded as done, in epoch milliseconds.
         end: Its end, exclusive.
+        done: All that the next run need not build, pairs of epoch milliseconds, end exclusive.
     """
 
     fqn: str
@@ -44,6 +47,7 @@ class BuiltTable:
     built_at: int | None
     start: int
     end: int
+    done: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def synchronize(
         return Synced(obstacle="another sync is at work", cursor=cursor)
     try:
         busy = _active(instance, project) or ""
+        looked_at = time.time()
         built = BuiltTables(obstacle=busy) if busy else find_built(settings)
         # a run that began meanwhile may have built what was read, and not yet said so
         obstacle = built.obstacle or _active(instance, project)
@@ -133,7 +138,9 @@ def synchronize(
         seen = digest(repr(built.tables), 16)
         if seen == cursor:
             return Synced(cursor=cursor)
-        return Synced(reported=tuple(report_moved(instance, project, built.tables)), cursor=seen)
+        moved = report_moved(instance, project, built.tables, looked_at)
+        completed = report_partitions(instance, project, built.tables)
+        return Synced(reported=(*moved, *completed), cursor=seen)
     except SQLMeshDagsterError as error:
         return Synced(obstacle=str(error.description or error).rstrip("."), cursor=cursor)
     finally:
@@ -141,11 +148,19 @@ def synchronize(
 
 
 def report_moved(
-    instance: dg.DagsterInstance, project: DagsterProject, tables: Iterable[BuiltTable]
+    instance: dg.DagsterInstance,
+    project: DagsterProject,
+    tables: Iterable[BuiltTable],
+    looked_at: float | None = None,
 ) -> Iterator[dg.AssetKey]:
     """Reports each table that is newer than its asset's last materialization; yields its key.
 
-    Assets with partitions are left out: a whole table says nothing of one of them.
+    Assets with partitions are left out: a whole table says nothing of one of them; see
+    `report_partitions`.
+
+    Args:
+        looked_at: When the tables were read, in epoch seconds, where others may have built since: what
+            was reported later knows more than the tables.
     """
     assets = project.assets_by_fqn
     candidates = [
@@ -155,8 +170,31 @@ def report_moved(
     ]
     last = _last_materializations(instance, [asset.spec.key for asset, _ in candidates])
     for asset, table in candidates:
-        if has_moved(table, last.get(asset.spec.key)):
+        known = last.get(asset.spec.key)
+        is_newer = known and looked_at is not None and known.reported_at > looked_at
+        if not is_newer and has_moved(table, known):
             instance.report_runless_asset_event(_materialization(asset, table))
+            yield asset.spec.key
+
+
+def report_partitions(
+    instance: dg.DagsterInstance, project: DagsterProject, tables: Iterable[BuiltTable]
+) -> Iterator[dg.AssetKey]:
+    """Reports each partition that SQLMesh has done and Dagster never saw built; yields the assets' keys.
+
+    Also for what ran before a model was partitioned. A partition that SQLMesh has forgotten stays
+    materialized: Dagster's own storage cannot take it back.
+    """
+    assets = project.assets_by_fqn
+    for table in tables:
+        asset = assets.get(table.fqn)
+        if asset is None or asset.partitions is None:
+            continue
+        known = instance.get_materialized_partitions(asset.spec.key)
+        unknown = [w for w in keys_within(asset.partitions, table.done) if w[0] not in known]
+        for partition, interval in unknown:
+            instance.report_runless_asset_event(_materialization(asset, table, partition, interval))
+        if unknown:
             yield asset.spec.key
 
 
@@ -167,10 +205,12 @@ class Reported:
     Attributes:
         version: None in one of an earlier version of this package, or of another's.
         built_at: Epoch milliseconds; where it is not told, when it was reported.
+        reported_at: Epoch seconds.
     """
 
     version: str | None
     built_at: int
+    reported_at: float = 0.0
 
 
 def has_moved(table: BuiltTable, last: Reported | None) -> bool:
@@ -201,18 +241,24 @@ def _last_materializations(
         found[record.asset_entry.asset_key] = Reported(
             version=version.text if isinstance(version, dg.TextMetadataValue) else None,
             built_at=round(seconds * 1000),
+            reported_at=event.timestamp,
         )
     return found
 
 
-def _materialization(asset: ModelAsset, table: BuiltTable) -> dg.AssetMaterialization:
+def _materialization(
+    asset: ModelAsset,
+    table: BuiltTable,
+    partition: str | None = None,
+    interval: Interval | None = None,
+) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         asset.spec.key,
         description="Built outside Dagster.",
+        partition=partition,
         metadata={
             "sqlmesh/source": "outside Dagster",
-            "sqlmesh/interval_start": events.moment(table.start),
-            "sqlmesh/interval_end": events.moment(table.end),
+            **events.interval_facts(interval or (table.start, table.end)),
             **events.table_facts(table.snapshot, table.version, table.built_at),
         },
         tags=events.version_tags(

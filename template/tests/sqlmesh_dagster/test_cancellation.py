@@ -145,3 +145,34 @@ def test_a_run_that_waits_for_a_plan_stops_waiting(
     _wait_until(lambda: "is being updated by plan" in (home / "run.log").read_text(), home)
     _stop(run, home)
     assert last_run(home).materialized == []
+
+
+def test_a_restatement_that_is_stopped_is_finished_by_the_next_run(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: it stops as any run does; what was not built again by then is, and nothing else."""
+    begun, home = _project(project), tmp_path / "home"
+    project.write(
+        "audits/slow.sql",
+        f"AUDIT (name slow); SELECT n FROM ({_SLOW}) AS s WHERE @begins() AND n < 0;\n",
+    )
+    project.model(
+        "daily",
+        "SELECT @start_ds::DATE AS day, @execution_ts::TEXT AS built_at",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, batch_concurrency 1),"
+        " audits (slow())",
+    )
+    assert run_in_process(project.definitions(), instance).success
+    begun.unlink()
+    _widen(project)
+    options = {"restate": True, "start": "2025-01-03", "end": "2025-01-05"}
+    run = start(project, home, options={**options, "execution_time": "2025-01-10T05:00:00"})
+    _wait_until(begun.exists, home)
+    _stop(run, home)
+    assert last_run(home).materialized == []
+    project.execute("DELETE FROM main.width WHERE n > 1")
+    after = run_in_process(project.definitions(), instance, now="2025-01-10T06:00:00")
+    assert after.materialized == ["daily"]
+    rows = project.query("SELECT day::TEXT FROM demo__dev.daily WHERE built_at LIKE '%06:00%'")
+    assert sorted(rows) == [("2025-01-03",), ("2025-01-04",), ("2025-01-05",)]
+    assert project.query("SELECT count(*) FROM demo__dev.daily") == [(9,)]

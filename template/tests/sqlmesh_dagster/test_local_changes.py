@@ -150,3 +150,17 @@ def test_what_the_linter_forbids_is_told_with_its_rule(
     project.model("full", "SELECT * FROM (SELECT 1::INT AS id)")
     ((_, error),) = run_in_process(project.definitions(), instance).failed.items()
     assert "`demo.full`: noselectstar" in error
+
+
+def test_an_environment_that_equals_production_is_created(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the first run of a new environment works though nothing was changed in it.
+
+    Bug: SQLMesh refused the plan, because a new environment needs a change.
+    """
+    project.model("customers", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(environment="prod", undeployed_changes="apply"), instance)
+    run = run_in_process(project.definitions(), instance)
+    assert run.observed == ["customers"]
+    assert project.query("FROM demo__dev.customers") == [(1,)]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -72,7 +78,7 @@ def test_a_plan_is_only_shown_unless_told_otherwise(
     (project.root / "models/demo_46_gone.sql").unlink()
     run, shown = execute(project, instance, execution_time="2025-01-10 00:30:00")
     assert run.success
-    text = shown["sqlmesh/plan"]
+    text = shown["sqlmesh/plan_summary"]
     assert "## Plan of environment `dev`" in text
     for row in (
         "| warehouse.demo.added | added | breaking |",
@@ -109,7 +115,7 @@ def test_an_applied_plan_is_carried_out_and_recorded(
     assert len(run_in_process(project.definitions(), instance, now=None).observed) == 2
     assert project.sqlmesh_runs() == begun  # nothing was planned
     again, shown = execute(project, instance, apply=True)
-    assert again.success and "There is nothing to do" in shown["sqlmesh/plan"]
+    assert again.success and "There is nothing to do" in shown["sqlmesh/plan_summary"]
     assert [recorded(instance, name) for name in ("first", "daily")] == [1, 1]
 
 
@@ -214,7 +220,9 @@ def test_a_plan_that_fails_says_why_and_keeps_what_was_shown(
     assert "nowhere" in failure(run)
     (event,) = [e for e in run.events if e.is_step_failure]
     shown = event.step_failure_data.user_failure_data
-    assert shown is not None and "warehouse.demo.broken" in str(shown.metadata["sqlmesh/plan"])
+    assert shown is not None and "warehouse.demo.broken" in str(
+        shown.metadata["sqlmesh/plan_summary"]
+    )
     assert recorded(instance, "first") == 0
 
 
@@ -237,8 +245,77 @@ def test_a_forward_only_change_is_called_so(project: Project, instance: dg.Dagst
     project.model("daily", ROWS + ", 1 AS more", f"{DAILY}, start '2025-01-01'")
     _, shown = execute(project, instance, forward_only=True)
     assert (
-        "| warehouse.demo.daily | modified | forward-only, non-breaking |" in shown["sqlmesh/plan"]
+        "| warehouse.demo.daily | modified | forward-only, non-breaking |"
+        in shown["sqlmesh/plan_summary"]
     )
+
+
+def test_audits_of_an_applied_plan_are_check_results(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a warning that a plan finds is seen on its check, as after a run."""
+    audits = "audits (not_null(columns := (id)), accepted_values_non_blocking(column := id, is_in := (2)))"
+    project.model("first", "SELECT 1::INT AS id", f"kind FULL, {audits}")
+    execute(project, instance, apply=True)
+    keys = list(project.definitions().resolve_asset_graph().asset_check_keys)
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    evaluations = [record.evaluation for record in found.values()]
+    assert sorted(e.passed for e in evaluations if e is not None) == [False, True]
+
+
+def test_a_plan_that_is_stopped_promotes_nothing(project: Project, tmp_path: Path) -> None:
+    """Promise: stopped while it builds, it ends in its query; the environment shows what it showed."""
+    begun = tmp_path / "begun"
+    project.write("macros/__init__.py", "")
+    project.write(
+        "macros/begin.py",
+        f"""
+        from pathlib import Path
+        from sqlmesh import macro
+
+        @macro()
+        def begins(evaluator):
+            if evaluator.runtime_stage == "auditing":
+                Path({str(begun)!r}).touch()
+            return "TRUE"
+        """,
+    )
+    query = "SELECT count(*) AS n FROM range(100000000) AS a, main.width AS b"
+    project.write(
+        "audits/slow.sql",
+        f"AUDIT (name slow);\nSELECT n FROM ({query}) AS s WHERE @begins() AND n < 0;\n",
+    )
+    project.execute("CREATE TABLE main.width AS SELECT 1 AS n")
+    project.model("slow", "SELECT 1::INT AS n", "kind FULL, audits (slow())")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert execute(project, instance, apply=True)[0].success
+    begun.unlink()
+    project.execute("INSERT INTO main.width FROM range(100000)")
+    project.model("slow", "SELECT 2::INT AS n", "kind FULL, audits (slow())")
+    code = (
+        "import dagster as dg\n"
+        "from sqlmesh_dagster import sqlmesh_definitions_factory\n"
+        f"definitions = sqlmesh_definitions_factory(project_dir={str(project.root)!r},"
+        " environment='dev')\n"
+        "job = definitions.resolve_job_def('sqlmesh_plan_job')\n"
+        "job.execute_in_process(run_config={'ops': {'sqlmesh_plan': {'config': {'apply': True}}}})\n"
+    )
+    command = ["env", "--default-signal=INT", sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log) as run,
+    ):
+        deadline = time.monotonic() + 90
+        while not begun.exists() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        try:
+            assert run.wait(60) != 0
+        finally:
+            run.kill()
+    assert begun.exists(), (tmp_path / "log").read_text()
+    assert project.query("SELECT n FROM demo__dev.slow") == [(1,)]
 
 
 def test_long_plans_are_cut_and_say_so() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import SQLMeshResource
+from sqlmesh_dagster.built import find_built
+from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.execution.locks import ProjectLock
-from sqlmesh_dagster.sync import BuiltTable, Reported, has_moved
+from sqlmesh_dagster.loading import project_manifest
+from sqlmesh_dagster.sync import BuiltTable, Reported, has_moved, report_moved
 from tests.sqlmesh_dagster.projects import (
     Project,
     held_by_another_process,
@@ -184,6 +188,24 @@ def test_a_tick_skips_while_somebody_works_on_the_project(
     assert "Reported 1 models" in message(tick(project, instance))
 
 
+def test_what_a_run_changed_since_the_look_is_not_reported_as_it_was_before(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a run may begin and end between the look at the state and the reports."""
+    project.model("first", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    resource = SQLMeshResource(project_dir=str(project.root), environment="dev")
+    looked_at = time.time()
+    seen = find_built(resource.settings)
+    project.model("first", "SELECT 2::INT AS id")
+    run_in_process(project.definitions(), instance)
+    translated = translate(
+        project_manifest(resource), resource.translator, name="x", group_name="x", owners=()
+    )
+    assert list(report_moved(instance, translated, seen.tables, looked_at)) == []
+    assert list(report_moved(instance, translated, seen.tables)) != []  # it would have been wrong
+
+
 def test_a_tick_leaves_the_database_free(project: Project, instance: dg.DagsterInstance) -> None:
     """Promise: another process can open the DuckDB file at once."""
     project.model("first", "SELECT 1::INT AS id")
@@ -222,9 +244,10 @@ def test_a_run_that_has_built_and_not_yet_told_is_left_alone(
     home = tmp_path / "home"
     body = "import os\n" + WAITING
     process = start(project, home, body=body, executor=multiprocess(1))
+    while not (home / "waiting").exists():
+        assert process.poll() is None, (home / "run.log").read_text()
+        time.sleep(0.1)
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        while not (home / "waiting").exists():
-            assert process.poll() is None, (home / "run.log").read_text()
         assert "is still active" in message(tick(project, instance))
         (home / "go").touch()
         assert process.wait(120) == 0

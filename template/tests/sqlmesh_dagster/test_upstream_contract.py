@@ -54,6 +54,22 @@ _PARAMETERS = {
         "deployment.py deploys local changes with it",
         "environment auto_apply no_prompts skip_backfill enable_preview execution_time",
     ),
+    "sqlmesh.core.scheduler:Scheduler.run": (
+        "context.py narrows it to the selected models, and restates with it",
+        "self environment restatements end_bounded selected_snapshots",
+    ),
+    "sqlmesh.core.snapshot:Snapshot.get_removal_interval": (
+        "restatement.py asks it what to build again",
+        "start end execution_time strict",
+    ),
+    "sqlmesh.core.state_sync:StateSync.remove_intervals": (
+        "restatement.py takes off what is built again",
+        "snapshot_intervals remove_shared_versions",
+    ),
+    "sqlmesh.core.plan.common:identify_restatement_intervals_across_snapshot_versions": (
+        "restatement.py asks it what environments must build again",
+        "state_reader prod_restatements disable_restatement_models loaded_snapshots current_ts",
+    ),
     "sqlmesh.core.context:Context.create_scheduler": (
         "context.py overrides it",
         "self snapshots snapshot_evaluator",
@@ -70,10 +86,6 @@ _PARAMETERS = {
     "sqlmesh.core.scheduler:Scheduler.evaluate": (
         "context.py wraps it to learn why a model failed",
         "self snapshot start end execution_time deployability_index",
-    ),
-    "sqlmesh.core.scheduler:Scheduler.run": (
-        "context.py narrows it to the selected models",
-        "self environment selected_snapshots",
     ),
     "sqlmesh.core.scheduler:Scheduler.audit": (
         "session.py runs audits alone with it",
@@ -663,3 +675,67 @@ def test_an_asset_job_is_what_define_asset_job_returns() -> None:
 def test_environment_names_are_read_as_sqlmesh_reads_them(name: str) -> None:
     """Promise: `execution/settings.py` names the environment that SQLMesh runs."""
     assert environment_name(name) == Environment.sanitize_name(name)
+
+
+def _by_hour_and_day(kind: type[dg.AssetsDefinition]) -> dg.Definitions:
+    """Two assets with different partitions, of which one reads the other."""
+    partitions: dict[str, dg.PartitionsDefinition[str]] = {
+        "hours": dg.HourlyPartitionsDefinition(start_date="2025-01-01-00:00"),
+        "days": dg.DailyPartitionsDefinition(start_date="2025-01-01"),
+    }
+
+    def asset(name: str, upstream: str | None) -> dg.AssetsDefinition:
+        spec = dg.AssetSpec(
+            name, partitions_def=partitions[name], deps=[upstream] if upstream else []
+        )
+
+        @dg.op(name=name, ins={"above": dg.In(dg.Nothing)} if upstream else {})
+        def build() -> dg.MaterializeResult[None]:
+            return dg.MaterializeResult()
+
+        return kind(
+            node_def=build,
+            keys_by_input_name={"above": dg.AssetKey(upstream)} if upstream else {},
+            keys_by_output_name={"result": spec.key},
+            specs=[spec],
+            can_subset=True,
+        )
+
+    return dg.Definitions(assets=[asset("hours", None), asset("days", "hours")])
+
+
+def test_partitioned_assets_need_an_exception_to_be_built_by_a_run_without_a_partition(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Promise: `upstream.PartitionedAsset` is built where Dagster's own fails, and keeps its partitions.
+
+    When the first part fails, Dagster can do without it.
+    """
+
+    def run(kind: type[dg.AssetsDefinition]) -> bool:
+        job = _by_hour_and_day(kind).resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(instance=instance, raise_on_error=False).success
+
+    assert not run(dg.AssetsDefinition)
+    assert run(upstream.PartitionedAsset)
+    graph = _by_hour_and_day(upstream.PartitionedAsset).resolve_asset_graph()
+    assert isinstance(
+        graph.get(dg.AssetKey("days")).partitions_def, dg.TimeWindowPartitionsDefinition
+    )
+
+
+def test_a_job_of_different_partitions_needs_an_exception() -> None:
+    """Promise: `upstream.mixed_asset_job` resolves where `define_asset_job` does not.
+
+    When the first part fails, Dagster can do without it.
+    """
+    everything = dg.AssetSelection.all()
+    assets = _by_hour_and_day(upstream.PartitionedAsset)
+
+    def resolved(job: upstream.AssetJob) -> dg.JobDefinition:
+        return dg.Definitions.merge(assets, dg.Definitions(jobs=[job])).resolve_job_def("mixed")
+
+    with pytest.raises(dg.DagsterInvalidDefinitionError):
+        resolved(dg.define_asset_job("mixed", selection=everything))
+    mixed = resolved(upstream.mixed_asset_job("mixed", everything, "all of it"))
+    assert {node.name for node in mixed.nodes} == {"hours", "days"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -65,7 +66,7 @@ def _direct_sources(model: Model) -> Mapping[str, ColumnSources]:
                 copy=False,
             )
             sources = {
-                (_fqn(leaf.source), exp.to_column(leaf.name, dialect=model.dialect).name)
+                (_fqn(leaf.source), _column_name(leaf.name, model.dialect))
                 for leaf in node.walk()
                 if isinstance(leaf.source, exp.Table) and leaf.name != "*"
             }
@@ -82,5 +83,12 @@ def _direct_sources(model: Model) -> Mapping[str, ColumnSources]:
 
 
 def _fqn(table: exp.Table) -> str:
-    parts = [exp.to_identifier(part.name, quoted=True) for part in table.parts]
-    return ".".join(part.sql(dialect="duckdb") for part in parts)
+    return ".".join(
+        f'"{quoted}"' for part in table.parts if (quoted := part.name.replace('"', '""'))
+    )
+
+
+@lru_cache(maxsize=4096)
+def _column_name(text: str, dialect: str) -> str:
+    """The column of `"table"."column"`; the same few are asked for again and again."""
+    return exp.to_column(text, dialect=dialect).name

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sqlmesh.core.model import Model, SeedModel, ViewKind
 from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
 from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.utils.cron import CroniterCache
-from sqlmesh.utils.date import to_datetime
+from sqlmesh.utils.date import TimeLike, is_date, to_datetime
 
 from sqlmesh_dagster.definition.lineage import ColumnSources, column_lineages
 from sqlmesh_dagster.definition.names import check_names
@@ -39,6 +39,7 @@ from sqlmesh_dagster.upstream import model_path
 
 _CRON_EPOCH = "2024-01-01"
 """A Monday; any fixed date does: a manifest must not depend on the clock."""
+_TWO_DAYS = (_CRON_EPOCH, "2024-02-08")
 _CRON_SAMPLES = 30
 """Ticks looked at, at least: a month of a daily cron."""
 _CRON_SPAN = timedelta(hours=25)
@@ -59,11 +60,20 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
     nodes: dict[str, Node] = {**models, **context.standalone_audits}
     fingerprints = _fingerprints(nodes)
     sources = column_lineages(models)
+    starts = _fixed_starts(models, context.dag.sorted)
     root = Path(context.path)
     tests = unit_tests_by_model(context)
     records = tuple(
         replace(
-            _model_record(models[fqn], models, root, fingerprints[fqn], sources[fqn], read_model),
+            _model_record(
+                models[fqn],
+                models,
+                root,
+                fingerprints[fqn],
+                sources[fqn],
+                starts.get(fqn),
+                read_model,
+            ),
             unit_tests=tuple(name.rpartition("::")[2] for name in tests.get(fqn, ())),
         )
         for fqn in context.dag.sorted
@@ -148,6 +158,7 @@ def _model_record(
     root: Path,
     fingerprint: SnapshotFingerprint,
     sources: Mapping[str, ColumnSources],
+    start: datetime | None,
     read_model: ReadModel,
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
@@ -186,6 +197,8 @@ def _model_record(
         is_forward_only=model.forward_only,
         is_restatable=not model.disable_restatement,
         is_materialized_view=isinstance(model.kind, ViewKind) and model.kind.materialized,
+        first_interval=_first_interval(model, start),
+        end_of_last_interval=_end_of_last_interval(model),
         seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
         extra=dict(read_model(model)),
     )
@@ -294,6 +307,50 @@ def _cron_spacing(cron: str, time_zone: tzinfo | None) -> tuple[float, float]:
         before = CroniterCache(cron, start + timedelta(days=day, hours=12), time_zone).get_prev()
         spaces.append(CroniterCache(cron, before, time_zone).get_next() - before)
     return min(spaces).total_seconds(), max(spaces).total_seconds()
+
+
+def _fixed_starts(models: Mapping[str, Model], order: Iterable[str]) -> dict[str, datetime | None]:
+    """When each model begins: by its own start, or by the earliest of what it reads.
+
+    As `sqlmesh.core.snapshot.start_date`, but for what depends on the clock, which is None.
+    """
+    starts: dict[str, datetime | None] = {}
+    for fqn in order:
+        model = models.get(fqn)
+        if model is None:
+            continue
+        if model.start:
+            starts[fqn] = _fixed_moment(model.start)
+            continue
+        above = [starts.get(name) for name in model.depends_on or () if name in models]
+        known = [start for start in above if start is not None]
+        starts[fqn] = min(known) if known and len(known) == len(above) else None
+    return starts
+
+
+def _first_interval(model: Model, start: datetime | None) -> str | None:
+    """Begin of the interval that the start is in."""
+    unit = model.interval_unit
+    return unit.cron_floor(start).isoformat() if unit and start else None
+
+
+def _end_of_last_interval(model: Model) -> str | None:
+    """End of the interval that the model's end is in; a date means the whole day."""
+    end, unit = model.end, model.interval_unit
+    moment = _fixed_moment(end) if end else None
+    if end is None or moment is None or not unit:
+        return None
+    if is_date(end):
+        moment += timedelta(days=1)
+    floor = unit.cron_floor(moment)
+    return (floor if floor == moment else unit.cron_next(floor)).isoformat()
+
+
+@lru_cache(maxsize=256)
+def _fixed_moment(value: TimeLike) -> datetime | None:
+    """The moment that a date means, or None if it depends on when it is read."""
+    moments = {to_datetime(value, relative_base=to_datetime(base)) for base in _TWO_DAYS}
+    return moments.pop() if len(moments) == 1 else None
 
 
 def _relative_path(path: Path | None, root: Path) -> str | None:

@@ -36,11 +36,19 @@ class ModelAsset:
 
     Attributes:
         checks: Each audit that is switched on, with its check.
+        backfill_policy: How a backfill is cut into runs, if the asset is partitioned.
     """
 
     model: ModelRecord
     spec: dg.AssetSpec
     checks: Checks
+    backfill_policy: dg.BackfillPolicy | None = None
+
+    @property
+    def partitions(self) -> dg.TimeWindowPartitionsDefinition | None:
+        """The asset's partitions, if it has some."""
+        partitions = self.spec.partitions_def
+        return partitions if isinstance(partitions, dg.TimeWindowPartitionsDefinition) else None
 
     @property
     def op_name(self) -> str:
@@ -175,7 +183,10 @@ def translate(
         ModelAsset(
             model=model,
             spec=_completed(
-                specs[model.fqn], [keys[fqn] for fqn in model.depends_on], group_name, owners
+                specs[model.fqn],
+                [_dependency(specs[model.fqn], fqn, specs, keys) for fqn in model.depends_on],
+                group_name,
+                owners,
             ).merge_attributes(
                 metadata={
                     **problem,
@@ -185,6 +196,9 @@ def translate(
                 }
             ),
             checks=_checks(translator, model.audits, keys[model.fqn], model.name, used),
+            backfill_policy=translator.get_backfill_policy(model)
+            if specs[model.fqn].partitions_def
+            else None,
         )
         for model in manifest.models
     )
@@ -276,12 +290,25 @@ def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) ->
             )
 
 
+def _dependency(
+    spec: dg.AssetSpec, fqn: str, specs: Mapping[str, dg.AssetSpec], keys: Mapping[str, dg.AssetKey]
+) -> dg.AssetDep:
+    """What a model reads; partitions that are there before its upstream begins are no mistake."""
+    upstream = specs.get(fqn)
+    if spec.partitions_def is None or upstream is None or upstream.partitions_def is None:
+        return dg.AssetDep(keys[fqn])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        mapping = dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
+    return dg.AssetDep(keys[fqn], partition_mapping=mapping)
+
+
 def _completed(
-    spec: dg.AssetSpec, deps: Sequence[dg.AssetKey], group_name: str, owners: Sequence[str]
+    spec: dg.AssetSpec, deps: Sequence[dg.AssetDep], group_name: str, owners: Sequence[str]
 ) -> dg.AssetSpec:
-    known = {dep.asset_key for dep in spec.deps}
-    added = [key for key in dict.fromkeys(deps) if key not in known and key != spec.key]
-    return spec.merge_attributes(deps=added).replace_attributes(
+    known = {dep.asset_key for dep in spec.deps} | {spec.key}
+    added = {dep.asset_key: dep for dep in deps if dep.asset_key not in known}
+    return spec.merge_attributes(deps=list(added.values())).replace_attributes(
         group_name=spec.group_name or names.group_name(group_name),
         owners=list(spec.owners) or list(owners),
     )

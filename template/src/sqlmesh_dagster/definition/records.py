@@ -68,6 +68,9 @@ class ModelRecord:
         lookback: Intervals before the newest that each run builds again.
         is_forward_only: Whether a change leaves the history as it is.
         is_restatable: Whether SQLMesh may build what was built once more.
+        first_interval: Begin of its first interval, ISO 8601 in UTC; None where that moves with the
+            clock, as with a start of `1 week ago`.
+        end_of_last_interval: The same of the end of its last interval, where it has one.
         seed_path: A seed's CSV file, relative to the project's folder.
         unit_tests: Names of SQLMesh's unit tests of it.
         extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
@@ -107,6 +110,8 @@ class ModelRecord:
     is_forward_only: bool = False
     is_restatable: bool = True
     is_materialized_view: bool = False
+    first_interval: str | None = None
+    end_of_last_interval: str | None = None
     seed_path: str | None = None
     unit_tests: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)

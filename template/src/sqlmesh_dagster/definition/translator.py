@@ -12,6 +12,7 @@ import dagster as dg
 
 from sqlmesh_dagster.definition import names
 from sqlmesh_dagster.definition.markdown import sql_block
+from sqlmesh_dagster.definition.partitions import interval_partitions
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
@@ -54,6 +55,8 @@ class TranslatorSettings:
             after one and a half of its longest pauses, a failure after two.
         automation_conditions: Whether Dagster's declarative automation requests a model at each tick
             of its cron, for those who prefer it to the adaptive schedule.
+        partitions: Whether models that are built by time range are partitioned in Dagster by their
+            intervals, which can then be backfilled from the UI.
     """
 
     asset_checks: bool = True
@@ -66,6 +69,7 @@ class TranslatorSettings:
     virtual_views: bool = False
     freshness_policies: bool = False
     automation_conditions: bool = False
+    partitions: bool = False
 
 
 class SQLMeshTranslator:
@@ -204,6 +208,21 @@ class SQLMeshTranslator:
             f"cron of the model: {model.cron}"
         )
 
+    def get_partitions_def(self, model: ModelRecord) -> dg.TimeWindowPartitionsDefinition | None:
+        """None, unless the settings ask for it; see `TranslatorSettings.partitions`.
+
+        Override it to partition some models only, or coarser than SQLMesh's intervals are; a partition
+        is materialized once SQLMesh has built all of it.
+        """
+        return interval_partitions(model) if self.settings.partitions else None
+
+    def get_backfill_policy(self, model: ModelRecord) -> dg.BackfillPolicy:
+        """How a Dagster backfill of a partitioned model is cut into runs: a single one for the range.
+
+        One job of Dagster wants one policy for all of its models.
+        """
+        return dg.BackfillPolicy.single_run()
+
     def get_code_version(self, model: ModelRecord) -> str | None:
         """SQLMesh's data hash, so that Dagster marks what is changed and not yet run."""
         return model.code_version
@@ -250,6 +269,7 @@ class SQLMeshTranslator:
             freshness_policy=self.get_freshness_policy(model),
             automation_condition=self.get_automation_condition(model),
             is_virtual=self.settings.virtual_views and model.is_view,
+            partitions_def=self.get_partitions_def(model),
         )
 
     def get_external_asset_spec(self, external: ExternalRecord) -> dg.AssetSpec:

@@ -111,6 +111,7 @@ class CaptureConsole(NoopConsole):
         self._captures: dict[str, _Capture] = {}
         self._next_due: dict[str, str | None] = {}
         self._execution_time: str | None = None
+        self._below: dict[str, tuple[str, ...]] = {}
         self._plan: str | None = None
         self._failures: list[str] = []
         self._errors: list[str] = []
@@ -136,18 +137,22 @@ class CaptureConsole(NoopConsole):
         execution_time: datetime,
         hint: str,
         plan: str | None = None,
+        below: Mapping[str, tuple[str, ...]] | None = None,
     ) -> list[str]:
         """Takes the environment's snapshots, by name, and tells the models that it does not have.
 
         Args:
             hint: How to deploy a model that is missing.
             plan: Id of the plan that last changed the environment.
+            below: Models that are restated with a selected one; they are taken, too.
 
         Returns:
-            The selected names that the environment has, sorted.
+            The taken names that the environment has, sorted.
         """
         with self._lock:
             self._execution_time = execution_time.isoformat()
+            self._below = dict(below or {})
+            self._selected.update(name for names in self._below.values() for name in names)
             self._plan = plan
             for name in sorted(self._selected - snapshots.keys()):
                 self._tell_once(name, self._capture(name), "not_deployed", hint)
@@ -423,6 +428,7 @@ class CaptureConsole(NoopConsole):
                 reason=reason,
                 audits=tuple(capture.audits.values()),
                 error=capture.error,
+                below=self._below.get(name, ()),
             )
         )
 

@@ -16,8 +16,10 @@ from typing import Any
 import duckdb
 from sqlglot import exp
 from sqlmesh import Context
+from sqlmesh.core import constants as c
 from sqlmesh.core.console import Console, NoopConsole, set_console
 from sqlmesh.core.engine_adapter.base import EngineAdapter
+from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
@@ -32,6 +34,7 @@ from sqlmesh_dagster.execution.console import CaptureConsole
 from sqlmesh_dagster.execution.explanation import explained
 from sqlmesh_dagster.execution.outcomes import RowSample
 from sqlmesh_dagster.execution.probes import failing_sample, row_count
+from sqlmesh_dagster.execution.restatement import Restatement, forget_done, forget_elsewhere
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.upstream import (
     close_duckdb_state,
@@ -60,11 +63,13 @@ class CaptureScheduler(Scheduler):
         *args: Any,
         cancel: CancelToken,
         selected: Collection[str] | None,
+        restatement: Restatement | None,
         writes_state: bool,
         sample_size: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._restatement = restatement
         self._cancel = cancel
         self._selected = selected
         self._writes_state = writes_state
@@ -72,15 +77,25 @@ class CaptureScheduler(Scheduler):
         if isinstance(self.console, CaptureConsole):
             on_audit(self.snapshot_evaluator, self._capture_audits, self._watching)
 
-    def run(self, *args: Any, **kwargs: Any) -> CompletionStatus:
-        """Runs exactly the selected models.
+    def run(
+        self, environment: str | EnvironmentNamingInfo, *args: Any, **kwargs: Any
+    ) -> CompletionStatus:
+        """Runs exactly the selected models, and builds again what is to be restated.
 
         `Context.run(select_models=…)` would read their names as selector expressions, in which a
         space or a `+` means something else.
         """
         if self._selected is not None:
             kwargs["selected_snapshots"] = set(self._selected)
-        return super().run(*args, **kwargs)
+        if self._restatement is None:
+            return super().run(environment, *args, **kwargs)
+        forget_done(self.state_sync, self.snapshots, self._restatement)
+        kwargs["restatements"] = dict(self._restatement.intervals)
+        kwargs["end_bounded"] = True
+        status = super().run(environment, *args, **kwargs)
+        if environment == c.PROD:
+            forget_elsewhere(self.state_sync, self.snapshots, self._restatement)
+        return status
 
     def evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
@@ -146,6 +161,8 @@ class CaptureContext(Context):
     cancel_token = CancelToken()
     selected: Collection[str] | None = None
     """Names of the snapshots that a run takes, and nothing upstream of them; None for all."""
+    restatement: Restatement | None = None
+    """What a run builds again."""
     sample_size = 0
     """Rows to keep of what each audit finds."""
 
@@ -163,6 +180,7 @@ class CaptureContext(Context):
             notification_target_manager=self.notification_target_manager,
             cancel=self.cancel_token,
             selected=self.selected,
+            restatement=self.restatement,
             writes_state=has_state_beside_data(self),
             sample_size=self.sample_size,
         )

@@ -132,6 +132,8 @@ def _deploy(
                 no_prompts=True,
                 skip_backfill=not is_production or environment is None,
                 enable_preview=False,
+                # without it, SQLMesh refuses a new environment that equals production
+                include_unmodified=True if environment is None else None,
                 execution_time=options.execution_time,
             )
         except SQLMeshError as error:

@@ -3,6 +3,7 @@
 | SQLMesh says              | Dagster gets                                                              |
 |---------------------------|---------------------------------------------------------------------------|
 | executed                  | `MaterializeResult`, and a check result for each audit that ran           |
+| … of a partitioned model  | an `AssetMaterialization` for each partition that was built, and the same  |
 | nothing due, not ready    | `AssetObservation`; an output, so that downstream goes on; no check result |
 | failed                    | `ModelFailedError` with the engine's error and the SQL                    |
 | blocking audit failed     | the check results (ERROR), then `AuditFailedError`                        |
@@ -12,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, NoReturn
 
@@ -21,6 +23,7 @@ import dagster as dg
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
+from sqlmesh_dagster.definition.partitions import keys_within, merged
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
 from sqlmesh_dagster.execution.outcomes import AuditOutcome, ModelOutcome, RowSample
 
@@ -41,9 +44,40 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
     )
 
 
-def runless_materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetMaterialization:
+def partition_materializations(
+    asset: ModelAsset, outcome: ModelOutcome
+) -> Iterator[dg.AssetMaterialization]:
+    """One for each partition that was built; what is known of the whole run stands on the newest.
+
+    An interval that fills no partition gives one that belongs to none.
+    """
+    partitions = asset.partitions
+    built = list(keys_within(partitions, outcome.intervals)) if partitions else []
+    tags = version_tags(_data_version(outcome), asset.spec.code_version)
+    table = table_facts(outcome.snapshot, outcome.version, outcome.built_at)
+    for key, interval in built[:-1]:
+        yield dg.AssetMaterialization(
+            asset.spec.key, partition=key, metadata={**interval_facts(interval), **table}, tags=tags
+        )
+    newest = built[-1] if built else None
+    whole = replace(outcome, intervals=(newest[1],)) if newest else outcome
+    yield dg.AssetMaterialization(
+        asset.spec.key,
+        description=outcome.reason,
+        partition=newest[0] if newest else None,
+        metadata={**metadata(whole), **({"sqlmesh/partitions": len(built)} if built else {})},
+        tags=tags,
+    )
+
+
+def runless_materializations(
+    asset: ModelAsset, outcome: ModelOutcome
+) -> Iterator[dg.AssetMaterialization]:
     """What an executed model's asset gets where no step of its own reports it."""
-    return dg.AssetMaterialization(
+    if asset.partitions:
+        yield from partition_materializations(asset, outcome)
+        return
+    yield dg.AssetMaterialization(
         asset.spec.key,
         description=outcome.reason,
         metadata=metadata(outcome),
@@ -95,6 +129,24 @@ def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetChe
             )
 
 
+def check_evaluations(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetCheckEvaluation]:
+    """The same for a model of which no step of the Dagster run reports."""
+    return map(runless_check, check_results(checks, outcome))
+
+
+def runless_check(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """A check's result where no step of its own reports it."""
+    assert result.asset_key is not None and result.check_name is not None
+    return dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=bool(result.passed),
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
+
+
 def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
     """Fails the step of a model that was not built.
 
@@ -143,6 +195,7 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
         errors.EnvironmentBusyError,
         errors.UndeployedChangesError,
         errors.PlanFailedError,
+        errors.RestatementRefusedError,
         errors.DatabaseLockedError,
         errors.DatabaseUnavailableError,
         errors.StateVersionError,
@@ -160,9 +213,8 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         **_next_due(outcome),
     }
     if outcome.intervals:
-        facts["sqlmesh/interval_start"] = moment(min(low for low, _ in outcome.intervals))
-        facts["sqlmesh/interval_end"] = moment(max(high for _, high in outcome.intervals))
-        spans = _merged(outcome.intervals)
+        spans = merged(outcome.intervals)
+        facts.update(interval_facts((spans[0][0], spans[-1][1])))
         facts["sqlmesh/intervals"] = [
             [_utc(bound).isoformat() for bound in span] for span in spans[:_SHOWN_SPANS]
         ]
@@ -175,6 +227,14 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
     if outcome.plan:
         facts["sqlmesh/plan"] = outcome.plan
     return {**facts, **table_facts(outcome.snapshot, outcome.version, outcome.built_at)}
+
+
+def interval_facts(interval: tuple[int, int]) -> dict[str, dg.TimestampMetadataValue]:
+    """Of which time the data is that was built."""
+    return {
+        "sqlmesh/interval_start": moment(interval[0]),
+        "sqlmesh/interval_end": moment(interval[1]),
+    }
 
 
 def table_facts(
@@ -212,17 +272,6 @@ def moment(milliseconds: int) -> dg.TimestampMetadataValue:
 
 def _utc(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
-
-
-def _merged(intervals: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Time spans without gaps."""
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted(intervals):
-        if merged and low <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return merged
 
 
 def _table(sample: RowSample) -> dg.TableMetadataValue:

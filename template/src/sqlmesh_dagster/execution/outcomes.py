@@ -77,6 +77,7 @@ class ModelOutcome:
         built_at: When the last batch had been recorded as done, in epoch milliseconds.
         next_due: When the model is due next, ISO 8601 in UTC; None if never again.
         reason: Why nothing was executed, in words.
+        below: Models that nobody selected and that are restated with this one; each is told, too.
     """
 
     fqn: str
@@ -96,6 +97,7 @@ class ModelOutcome:
     reason: str | None = None
     audits: tuple[AuditOutcome, ...] = ()
     error: ErrorOutcome | None = None
+    below: tuple[str, ...] = ()
 
 
 def to_line(outcome: ModelOutcome) -> bytes:

@@ -52,13 +52,20 @@ class SQLMeshRunOptions(dg.ConfigurableResource[None]):
     ignore_cron: bool = False
     """Build every missing interval, also of models whose cron has not elapsed."""
     start: str | None = None
-    """Build no interval before this date or time."""
+    """Build no interval before this date or time. A run of partitions builds these, whatever it says."""
     end: str | None = None
     """Build no interval after this date or time."""
     execution_time: str | None = None
     """The run's "now", ISO 8601; UTC where it names no time zone. Default: the time of the run."""
     skip_janitor: bool = False
     """Leave expired environments and tables alone; production runs clean up otherwise."""
+    restate: bool = False
+    """Build the selected models again between `start` and `end`, both of which are by default those
+    of all that is done. Models downstream need a word, see `restate_downstream`."""
+    restate_downstream: bool | None = None
+    """Whether models that read the restated ones, directly or not, are built again for the same time,
+    though they are not selected. A restatement of a model that others read fails until this is set,
+    and names them. A backfill of partitions leaves them alone unless this is set."""
 
     def resolve(self) -> RunOptions:
         """The options, checked.
@@ -72,6 +79,8 @@ class SQLMeshRunOptions(dg.ConfigurableResource[None]):
             end=self.end,
             execution_time=_utc(self.execution_time) if self.execution_time else None,
             skip_janitor=self.skip_janitor,
+            restate=self.restate,
+            restate_downstream=self.restate_downstream,
         )
 
 

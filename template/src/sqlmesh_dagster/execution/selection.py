@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+
+from sqlmesh_dagster.definition.records import ModelRecord
 
 
 def select_models(
@@ -57,3 +59,21 @@ def select_models(
             if step == own_step or (fqn not in attempted and is_ready(step))
         )
     )
+
+
+def restated_below(models: Iterable[ModelRecord], fqns: Collection[str]) -> tuple[ModelRecord, ...]:
+    """What SQLMesh would build again with these models: all that reads them, directly or not.
+
+    A seed, and a model whose restatement is disabled, is left alone, and so is what only it leads to.
+
+    Args:
+        models: Of the whole project, upstream before downstream.
+    """
+    restated = set(fqns)
+    below = []
+    for model in models:
+        is_read = model.is_restatable and not model.is_seed
+        if model.fqn not in restated and is_read and restated.intersection(model.depends_on):
+            restated.add(model.fqn)
+            below.append(model)
+    return tuple(below)

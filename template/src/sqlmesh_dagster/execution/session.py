@@ -22,6 +22,7 @@ from sqlmesh_dagster.execution.context import (
 from sqlmesh_dagster.execution.deployment import deployed_snapshots, prepare_environment
 from sqlmesh_dagster.execution.explanation import explained
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
+from sqlmesh_dagster.execution.restatement import Restatement, plan_restatement
 from sqlmesh_dagster.execution.settings import ProjectSettings, RunOptions
 from sqlmesh_dagster.execution.state_lock import state_lock
 
@@ -56,17 +57,26 @@ class Session:
                 _limit_environment_wait(context, settings)
                 snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
-                deployed = console.begin(snapshots, execution_time, settings.plan_hint, plan)
+                restated = self._restatement(snapshots, fqns, execution_time)
+                deployed = console.begin(
+                    snapshots,
+                    execution_time,
+                    settings.plan_hint,
+                    plan,
+                    restated.below if restated else None,
+                )
                 if deployed:
                     context.selected = deployed
+                    context.restatement = restated
                     # this thread's own queries are those of `before_all` and `after_all`
                     with self.cancel.watching(context.engine_adapter.cursor):
                         context.run(
                             settings.environment,
-                            start=options.start,
-                            end=options.end,
+                            start=restated.start if restated else options.start,
+                            end=restated.end if restated else options.end,
                             execution_time=execution_time,
-                            ignore_cron=options.ignore_cron,
+                            # its span is of what is done or was asked for, whatever the cron
+                            ignore_cron=options.ignore_cron or restated is not None,
                             skip_janitor=options.skip_janitor,
                         )
         except Exception as error:
@@ -113,6 +123,21 @@ class Session:
             raise explained(error, settings) from error
         return told[0]
 
+    def _restatement(
+        self, snapshots: Mapping[str, Snapshot], fqns: Collection[str], execution_time: datetime
+    ) -> Restatement | None:
+        wanted = [name for name in fqns if name in snapshots]
+        if not self.options.is_restatement or not wanted:
+            return None
+        return plan_restatement(
+            snapshots,
+            wanted,
+            self.options,
+            execution_time,
+            self.log,
+            is_production=self.settings.environment == "prod",
+        )
+
     @contextmanager
     def _prepared(self, console: CaptureConsole, fqns: Collection[str]) -> Iterator[CaptureContext]:
         """A context whose environment runs what it should, and on which nobody else works."""
@@ -141,6 +166,8 @@ def _audited_span(
     execution_time: datetime,
 ) -> tuple[TimeLike, TimeLike] | None:
     """The time span to audit: what the options say, else all that is recorded as done."""
+    if options.partitions is not None:
+        return options.partitions
     sources = [snapshot]
     if isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external:
         sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]

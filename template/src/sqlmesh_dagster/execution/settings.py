@@ -72,6 +72,10 @@ class RunOptions:
         start: Limits the missing intervals that are built; SQLMesh's own formats.
         end: As `start`.
         execution_time: The run's "now", in UTC.
+        restate: Whether what is done between `start` and `end` is built again.
+        restate_downstream: Whether what reads the restated models is, too; None if nobody said so.
+        partitions: The time that the partitions of the Dagster run cover, in epoch milliseconds; it
+            is built, and built again where it is done.
     """
 
     ignore_cron: bool = False
@@ -79,3 +83,11 @@ class RunOptions:
     end: str | None = None
     execution_time: datetime | None = None
     skip_janitor: bool = False
+    restate: bool = False
+    restate_downstream: bool | None = None
+    partitions: tuple[int, int] | None = None
+
+    @property
+    def is_restatement(self) -> bool:
+        """Whether what is done may be built again."""
+        return self.restate or self.partitions is not None

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from sqlmesh_dagster.definition.partitions import window_of
 from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
+from sqlmesh_dagster.errors import RestatementRefusedError
 from sqlmesh_dagster.execution import events
 from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.locks import Patience, ProjectLock
 from sqlmesh_dagster.execution.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import RunResults, SQLMeshResultsResource
-from sqlmesh_dagster.execution.selection import select_models
+from sqlmesh_dagster.execution.selection import restated_below, select_models
 from sqlmesh_dagster.execution.settings import RunOptions
-from sqlmesh_dagster.upstream import output_without_materialization, run_plan, succeeded_steps
+from sqlmesh_dagster.upstream import (
+    output_without_materialization,
+    partition_range,
+    run_plan,
+    succeeded_steps,
+)
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.execution.session import Session
 
 _log = logging.getLogger(__name__)
-StepEvent = dg.MaterializeResult[None] | dg.AssetCheckResult | dg.AssetObservation | dg.Output[None]
+StepEvent = (
+    dg.MaterializeResult[None]
+    | dg.AssetMaterialization
+    | dg.AssetCheckResult
+    | dg.AssetObservation
+    | dg.Output[None]
+)
 _POLL_SECONDS = 0.1
 _SLOWEST_POLL_SECONDS = 1.0
 _SUCCESSES = ("executed", "up_to_date", "not_ready")
@@ -51,7 +64,7 @@ class Step:
             project=project,
             resource=resource,
             store=getattr(context.resources, project.results_key),
-            options=options.resolve(),
+            options=replace(options.resolve(), partitions=_partitions(context, project)),
             lock=ProjectLock(resource.settings.lock_name),
         )
 
@@ -81,9 +94,14 @@ def materialize_model(
     if asset.spec.key not in context.selected_asset_keys:
         yield from _audit(step, asset.model.name, asset.model.fqn, selected)
         return
+    _refuse_what_was_not_said(step)
     is_shared = step.resource.settings.execution == "shared"
-    outcome = (_wait_for if is_shared else _build_alone)(step, asset.model.fqn)
-    if outcome.status == "executed":
+    outcome, below = (_wait_for if is_shared else _build_alone)(step, asset.model.fqn)
+    if asset.partitions and outcome.intervals:  # also when a later batch failed
+        yield from events.partition_materializations(asset, outcome)
+        if outcome.status == "executed":
+            yield output_without_materialization(context.output_for_asset_key(asset.spec.key))
+    elif outcome.status == "executed":
         yield events.materialization(asset, outcome)
     elif outcome.status in _SUCCESSES:
         yield events.observation(asset, outcome)
@@ -91,6 +109,9 @@ def materialize_model(
     yield from events.check_results(selected, outcome)
     if outcome.status not in _SUCCESSES:
         events.raise_for(asset.model.name, outcome)
+    for other in below:
+        if other.status not in _SUCCESSES:
+            events.raise_for(step.project.assets_by_fqn[other.fqn].model.name, other)
 
 
 def check_table(
@@ -101,20 +122,81 @@ def check_table(
     yield from _audit(Step.of(context, project), check.snapshot, check.snapshot, selected)
 
 
-def _wait_for(step: Step, fqn: str) -> ModelOutcome:
-    """The model's outcome in this attempt of the step; leads a sqlmesh run if nobody does."""
+def _partitions(context: dg.OpExecutionContext, project: DagsterProject) -> tuple[int, int] | None:
+    """The time of the partitions that the Dagster run was launched for."""
+    keys = partition_range(context)
+    if keys is None:
+        return None
+    selected = run_plan(context).assets
+    found = (a.partitions for a in project.assets if a.partitions and a.spec.key in selected)
+    partitions = next(found, None)
+    return window_of(partitions, *keys) if partitions else None
+
+
+def _refuse_what_was_not_said(step: Step) -> None:
+    """Stops a restatement before anything is touched, if it would do more than was said.
+
+    Raises:
+        RestatementRefusedError: A selected model must not be built again, or others read one, and
+            nobody said what is to become of them.
+    """
+    if not step.options.restate:
+        return
+    fqns = step.project.fqns_by_key
+    selected = {fqns[key] for key in run_plan(step.context).assets if key in fqns}
+    models = step.project.manifest.models
+    kept = [m.name for m in models if m.fqn in selected and not m.is_restatable]
+    if kept:
+        raise RestatementRefusedError(
+            f"Nothing was restated: `disable_restatement` is on for {_quoted(kept)}, to prevent the"
+            " loss of data. Select other models, or set it to `false` in the model, if its data can"
+            " be built again."
+        )
+    below = [model.name for model in restated_below(models, selected)]
+    if below and step.options.restate_downstream is None:
+        raise RestatementRefusedError(
+            f"Nothing was restated yet: {_quoted(below)} would be built again, too, as models"
+            " downstream. Set the run option `restate_downstream` to `true` to do so, or to `false`"
+            " to leave them as they are."
+        )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _wait_for(step: Step, fqn: str) -> tuple[ModelOutcome, list[ModelOutcome]]:
+    """The model's outcome in this attempt of the step; leads a sqlmesh run if nobody does.
+
+    Returns:
+        It, and the outcomes of what is restated with it.
+    """
     results = step.results
-    before = len(results.of(fqn)) if step.context.retry_number else 0
+    models = step.project.keys_by_fqn
+    before = {name: len(results.of(name)) for name in models} if step.context.retry_number else {}
     patience = Patience(step.holder, step.resource.wait_timeout, step.context.log.info)
     pause = _POLL_SECONDS
+
+    def told(name: str) -> ModelOutcome | None:
+        outcomes = results.of(name)[before.get(name, 0) :]
+        return outcomes[0] if outcomes else None
+
+    def found() -> tuple[ModelOutcome, list[ModelOutcome]] | None:
+        outcome = told(fqn)
+        if outcome is None:
+            return None
+        names = [name for name in outcome.below if name in models]
+        below = [other for name in names if (other := told(name)) is not None]
+        return (outcome, below) if len(below) == len(names) else None
+
     try:
         while True:
-            outcomes = results.of(fqn)
-            if len(outcomes) > before:
-                return outcomes[before]
+            outcomes = found()
+            if outcomes is not None:
+                return outcomes
             if not step.lock.try_acquire(step.holder):
                 patience.check(step.lock.holder())
-            elif len(results.of(fqn)) > before:  # told between the look and the lock
+            elif found() is not None:  # told between the look and the lock
                 step.lock.release()
             else:
                 _lead(step, results)
@@ -183,8 +265,8 @@ def _select(step: Step, results: RunResults) -> tuple[str, ...]:
     return selected
 
 
-def _build_alone(step: Step, fqn: str) -> ModelOutcome:
-    """A sqlmesh run of this step's own model, which shares nothing with other steps."""
+def _build_alone(step: Step, fqn: str) -> tuple[ModelOutcome, list[ModelOutcome]]:
+    """A sqlmesh run of this step's own model, which shares nothing with other steps; see `_wait_for`."""
     step.context.log.info("Starting one sqlmesh run for this model alone.")
     told: dict[str, ModelOutcome] = {}
 
@@ -193,7 +275,8 @@ def _build_alone(step: Step, fqn: str) -> ModelOutcome:
         _report_besides(step, outcome, [fqn])
 
     _run_work(step, lambda cancel: _session(step, cancel).run_models([fqn], tell))
-    return told[fqn]
+    models = step.project.keys_by_fqn
+    return told[fqn], [told[name] for name in told[fqn].below if name in models]
 
 
 def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.AssetCheckResult]:
@@ -224,12 +307,18 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
 
 
 def _report_besides(step: Step, outcome: ModelOutcome, selected: Collection[str]) -> None:
-    """Records a model that a plan built although no step of this Dagster run stands for it."""
+    """Records a model that was built although no step of this Dagster run stands for it.
+
+    A plan that deploys local changes builds such models, and a restatement that goes downstream.
+    """
     asset = step.project.assets_by_fqn.get(outcome.fqn)
-    if asset is not None and outcome.fqn not in selected:
-        step.context.instance.report_runless_asset_event(
-            events.runless_materialization(asset, outcome)
-        )
+    if asset is None or outcome.fqn in selected or not outcome.intervals:
+        return
+    checks = asset.checks if outcome.reason is None else ()
+    for materialization in events.runless_materializations(asset, outcome):
+        step.context.instance.report_runless_asset_event(materialization)
+    for evaluation in events.check_evaluations(checks, outcome):
+        step.context.instance.report_runless_asset_event(evaluation)
 
 
 def _session(step: Step, cancel: CancelToken) -> Session:

@@ -1,0 +1,91 @@
+"""SQLMesh's intervals as Dagster's partitions: one for each interval of a model's interval unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.records import ModelRecord
+
+Interval = tuple[int, int]
+"""Epoch milliseconds, end exclusive; as SQLMesh's."""
+_DAY = "%Y-%m-%d"
+_MINUTE = "%Y-%m-%d-%H:%M"
+_UNITS = {
+    "year": ("0 0 1 1 *", _DAY),
+    "month": ("0 0 1 * *", _DAY),
+    "day": ("0 0 * * *", _DAY),
+    "hour": ("0 * * * *", _MINUTE),
+    "half_hour": ("*/30 * * * *", _MINUTE),
+    "quarter_hour": ("*/15 * * * *", _MINUTE),
+    "five_minute": ("*/5 * * * *", _MINUTE),
+}
+"""SQLMesh's interval units, each with the cron and the key's format that Dagster itself uses."""
+
+
+def interval_partitions(model: ModelRecord) -> dg.TimeWindowPartitionsDefinition | None:
+    """A partition for each of the model's intervals, in UTC, as SQLMesh counts them.
+
+    Returns:
+        None for a model that is not built by time range, and for one whose start moves with the
+        clock, such as `1 week ago`: its partitions would be others each day.
+    """
+    if model.kind != "INCREMENTAL_BY_TIME_RANGE" or model.first_interval is None:
+        return None
+    cron, fmt = _UNITS[model.interval_unit]
+    return dg.TimeWindowPartitionsDefinition(
+        start=datetime.fromisoformat(model.first_interval),
+        end=datetime.fromisoformat(model.end_of_last_interval)
+        if model.end_of_last_interval
+        else None,
+        cron_schedule=cron,
+        fmt=fmt,
+        timezone="UTC",
+    )
+
+
+def window_of(
+    partitions: dg.TimeWindowPartitionsDefinition, first_key: str, last_key: str
+) -> Interval:
+    """The time from the begin of one partition to the end of another."""
+    begin = partitions.time_window_for_partition_key(first_key).start
+    end = partitions.time_window_for_partition_key(last_key).end
+    return _milliseconds(begin), _milliseconds(end)
+
+
+def keys_within(
+    partitions: dg.TimeWindowPartitionsDefinition, intervals: Iterable[Interval]
+) -> Iterator[tuple[str, Interval]]:
+    """The partitions that lie wholly in what the intervals cover together, oldest first."""
+    first = _milliseconds(partitions.start)
+    last = _milliseconds(partitions.end) if partitions.end else None
+    for begin, end in merged(intervals):
+        low, high = max(begin, first), end if last is None else min(end, last)
+        if low >= high:
+            continue
+        span = dg.TimeWindow(_moment(low), _moment(high))
+        for key in partitions.get_partition_keys_in_time_window(span):
+            window = window_of(partitions, key, key)
+            if low <= window[0] and window[1] <= high:
+                yield key, window
+
+
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same time in as few intervals as can be, in order."""
+    result: list[Interval] = []
+    for low, high in sorted(intervals):
+        if result and low <= result[-1][1]:
+            result[-1] = (result[-1][0], max(high, result[-1][1]))
+        else:
+            result.append((low, high))
+    return result
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(0, timezone.utc) + timedelta(milliseconds=milliseconds)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
