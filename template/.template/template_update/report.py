@@ -62,7 +62,9 @@ class Report:
         """Markdown, fit for a terminal and for a pull request."""
         if self.before == self.after and not self.findings and not self.changed:
             return f"Up to date: {self.after}."
-        parts = [f"# From {self.before} to {self.after}", _count(self.changed)]
+        parts = [f"# From {self.before} to {self.after}"]
+        if self.changed:
+            parts.append(_count(self.changed))
         for kind, title in _TITLES.items():
             if lines := [self._line(finding) for finding in self.findings if finding.kind is kind]:
                 parts.append(f"## {title}\n\n" + "\n".join(lines))
