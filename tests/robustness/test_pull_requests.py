@@ -103,3 +103,14 @@ def test_a_closed_pull_request_is_never_planned_and_an_open_one_never_removed(
     assert plan["if"] == "github.event.action != 'closed'"
     assert remove["if"] == "github.event.action == 'closed'"
     assert plan["env"] == remove["env"]
+
+
+@pytest.mark.parametrize(("sample", "loads"), [("minimal", True), ("none", False)])
+def test_raw_files_are_loaded_only_where_an_asset_loads_them(
+    render: Render, sample: str, loads: bool
+) -> None:
+    """A project that was there before has no group `ingest` to launch."""
+    root = render(sample=sample, ci="github")
+    runs = [step.get("run", "") for step in _job(root, "plan")["steps"]]
+    assert any("group:ingest" in run for run in runs) is loads
+    assert bool(list(root.glob("src/*/defs/ingest.py"))) is loads
