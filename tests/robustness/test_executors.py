@@ -71,7 +71,7 @@ _OF_THE_EXECUTOR = {
     "STEP_WORKER_STARTING",
 }
 """Types of events that tell how steps are run, and nothing of assets."""
-_VARYING = {"sqlmesh/duration_seconds", "path"}
+_VARYING = {"sqlmesh/duration_seconds", "sqlmesh/built_at", "sqlmesh/plan", "path"}
 """Metadata that tells of the time and the place."""
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,12 @@ def propose(project: Project, host: str, tools: Path) -> subprocess.CompletedPro
     return subprocess.run(
         ["sh", ".template/propose.sh", host],
         cwd=project.root,
-        env={**os.environ, "PATH": os.pathsep.join([str(tools), os.environ["PATH"]])},
+        env={
+            **os.environ,
+            "PATH": os.pathsep.join(
+                [str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]
+            ),
+        },
         capture_output=True,
         text=True,
         check=False,

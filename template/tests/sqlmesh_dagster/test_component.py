@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from sqlmesh_dagster import (
@@ -127,7 +127,7 @@ def test_a_subclass_brings_its_own_translator(project: Project) -> None:
     """Promise: the way to what YAML cannot say; `translation` still comes on top."""
     project.model("first", "SELECT 1::INT AS id")
     attributes = {"project_dir": str(project.root), "translation": {"group_name": "g"}}
-    component = LoudComponent.resolve_from_yaml(yaml.safe_dump(attributes))
+    component = LoudComponent.resolve_from_yaml(json.dumps(attributes))
     context: Any = None  # the component needs nothing of it
     (spec,) = component.build_defs_from_state(context, None).resolve_all_asset_specs()
     assert (spec.key.path, spec.group_name) == (["loud", "first"], "g")

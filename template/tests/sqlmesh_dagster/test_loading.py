@@ -465,3 +465,17 @@ def _touch(*paths: Path) -> None:
 def _forget_modules(package: str) -> None:
     for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
         del sys.modules[name]
+
+
+def test_loads_in_several_threads_record_what_each_reads() -> None:
+    """Regression: one thread that ended its recording broke the environment for another."""
+    from sqlmesh_dagster.definition.inputs import recorded_variables
+
+    kind = type(os.environ)
+    with recorded_variables() as outer:
+        with recorded_variables() as inner:
+            os.environ.get("OUR_FIRST")
+        os.environ.get("OUR_SECOND")
+    assert "OUR_FIRST" in inner and "OUR_SECOND" not in inner
+    assert {"OUR_FIRST", "OUR_SECOND"} <= outer
+    assert type(os.environ) is kind

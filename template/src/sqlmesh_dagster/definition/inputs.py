@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dotenv import dotenv_values
 
@@ -119,20 +121,31 @@ def recorded_variables() -> Iterator[set[str]]:
     What libraries read is left out: `PATH` is no input of a model.
     """
     read: set[str] = set()
-    plain = type(os.environ)
-
-    class Recorder(plain):  # type: ignore[misc, valid-type]
-        def __getitem__(self, key: str) -> str:
-            if _is_of_project(sys._getframe(1)):
-                read.add(key)
-            value: str = super().__getitem__(key)
-            return value
-
-    os.environ.__class__ = Recorder
+    with _lock:
+        _recordings.append(read)
+        os.environ.__class__ = _Recorder
     try:
         yield read
     finally:
-        os.environ.__class__ = plain
+        with _lock:
+            _recordings[:] = [other for other in _recordings if other is not read]
+            if not _recordings:
+                os.environ.__class__ = _Environ
+
+
+_Environ: Any = type(os.environ)
+_recordings: list[set[str]] = []
+_lock = threading.Lock()
+"""`os.environ` is the process's: threads that record at once share the recorder."""
+
+
+class _Recorder(_Environ):  # type: ignore[misc]
+    def __getitem__(self, key: str) -> str:
+        if _is_of_project(sys._getframe(1)):
+            for read in list(_recordings):
+                read.add(key)
+        value: str = _Environ.__getitem__(self, key)  # not `super()`: the class may just change
+        return value
 
 
 def local_modules(project: Path) -> Iterator[str]:
