@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -64,17 +63,15 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
     root = Path(context.path)
     tests = unit_tests_by_model(context)
     records = tuple(
-        replace(
-            _model_record(
-                models[fqn],
-                models,
-                root,
-                fingerprints[fqn],
-                sources[fqn],
-                starts.get(fqn),
-                read_model,
-            ),
-            unit_tests=tuple(name.rpartition("::")[2] for name in tests.get(fqn, ())),
+        _model_record(
+            models[fqn],
+            models,
+            root,
+            fingerprints[fqn],
+            sources[fqn],
+            starts.get(fqn),
+            tests.get(fqn, ()),
+            read_model,
         )
         for fqn in context.dag.sorted
         if fqn in models and not models[fqn].kind.is_symbolic
@@ -146,9 +143,9 @@ def audit_arguments(arguments: Mapping[str, exp.Expr]) -> dict[str, str]:
 
 def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
     cache: dict[str, SnapshotFingerprint] = {}
+    every = dict(nodes)
     return {
-        name: fingerprint_from_node(node, nodes=dict(nodes), cache=cache)
-        for name, node in nodes.items()
+        name: fingerprint_from_node(node, nodes=every, cache=cache) for name, node in nodes.items()
     }
 
 
@@ -159,6 +156,7 @@ def _model_record(
     fingerprint: SnapshotFingerprint,
     sources: Mapping[str, ColumnSources],
     start: datetime | None,
+    tests: Iterable[str],
     read_model: ReadModel,
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
@@ -201,6 +199,7 @@ def _model_record(
         end_of_last_interval=_end_of_last_interval(model),
         seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
         extra=dict(read_model(model)),
+        unit_tests=tuple(name.rpartition("::")[2] for name in tests),
     )
 
 
