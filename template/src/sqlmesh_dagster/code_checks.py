@@ -13,7 +13,8 @@ from sqlmesh_dagster.execution import events
 from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.findings import Finding, Verification, told
 from sqlmesh_dagster.execution.resource import SQLMeshResource
-from sqlmesh_dagster.plans import OP_TAGS, run_work
+from sqlmesh_dagster.execution.work import run_work
+from sqlmesh_dagster.plans import OP_TAGS
 
 
 def verify_job(project: DagsterProject) -> dg.JobDefinition:

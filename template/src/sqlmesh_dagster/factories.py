@@ -24,6 +24,7 @@ from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.execution.results import SQLMeshResultsResource
 from sqlmesh_dagster.execution.steps import StepEvent, check_table, materialize_model
+from sqlmesh_dagster.garbage import freeze_definitions, rare_collection
 from sqlmesh_dagster.loading import project_manifest
 from sqlmesh_dagster.plans import invalidate_job, plan_job
 from sqlmesh_dagster.schedule import adaptive_schedule
@@ -34,6 +35,9 @@ _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
 """Lower priority than other ops', so that ingest goes first and one sqlmesh run takes all models."""
 
 _OUTPUT = "table"
+_UPSTREAM = dg.In(dg.Nothing)
+_CHECKED = dg.Out(is_required=False)
+"""Shared by all ops: Dagster resolves the type of each one that is made."""
 
 
 def sqlmesh_assets_factory(
@@ -223,6 +227,7 @@ def sqlmesh_definitions_factory(
     )
 
 
+@rare_collection()
 def project_definitions(
     resource: SQLMeshResource,
     manifest: Manifest,
@@ -259,7 +264,7 @@ def project_definitions(
         schedule = schedule_name or project.schedule_name
         schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
         sensors.append(_sync_sensor(project, resource, None, enable_sync))
-    return dg.Definitions(
+    definitions = dg.Definitions(
         assets=[*assets, *project.externals],
         jobs=[job, plan_job(project), invalidate_job(project), verify_job(project)],
         schedules=schedules,
@@ -267,6 +272,8 @@ def project_definitions(
         resources=sqlmesh_resources(resource, name=name),
         metadata=problem_metadata(project.manifest),
     )
+    freeze_definitions()
+    return definitions
 
 
 def sqlmesh_resources(
@@ -344,30 +351,32 @@ def _model_asset(
     """An op and its asset, put together by hand.
 
     `multi_asset` would name inputs and outputs after the keys, where `a / b_c` and `a_b / c` are one
-    name, and the model that reads both would silently lose a dependency.
+    name, and the model that reads both would silently lose a dependency. And `op` would resolve the
+    type hints of each function six times.
     """
     inputs = {
         f"upstream_{digest('/'.join(dep.asset_key.path), 12)}": dep for dep in asset.spec.deps
     }
     checks = {f"check_{op_name([spec.name])}": spec for _, spec in asset.checks}
 
-    @dg.op(
-        name=asset.op_name,
+    def materialize(context: dg.OpExecutionContext, inputs: object) -> Iterator[StepEvent]:
+        yield from materialize_model(context, project, asset)
+
+    op = dg.OpDefinition(
+        materialize,
+        asset.op_name,
         description=asset.spec.description,
-        ins={name: dg.In(dg.Nothing) for name in inputs},
-        out={
+        ins=dict.fromkeys(inputs, _UPSTREAM),
+        outs={
             _OUTPUT: dg.Out(dg.Nothing, is_required=False, code_version=asset.spec.code_version),
-            **{name: dg.Out(is_required=False) for name in checks},
+            **dict.fromkeys(checks, _CHECKED),
         },
         required_resource_keys={project.name, project.results_key, project.options_key},
         tags=op_tags,
     )
-    def materialize(context: dg.OpExecutionContext) -> Iterator[StepEvent]:
-        yield from materialize_model(context, project, asset)
-
     definition = PartitionedAsset if asset.partitions else dg.AssetsDefinition
     return definition(
-        node_def=materialize,
+        node_def=op,
         keys_by_input_name={name: dep.asset_key for name, dep in inputs.items()},
         keys_by_output_name={_OUTPUT: asset.spec.key},
         specs=[asset.spec],

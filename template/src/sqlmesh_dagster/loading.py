@@ -21,6 +21,7 @@ from sqlmesh_dagster.definition.translator import SQLMeshTranslator
 from sqlmesh_dagster.errors import ProjectLoadError
 from sqlmesh_dagster.execution.resource import SQLMeshResource
 from sqlmesh_dagster.execution.settings import ProjectSettings
+from sqlmesh_dagster.garbage import rare_collection
 
 _log = logging.getLogger(__name__)
 
@@ -84,10 +85,10 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
 def _load(
     settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs
 ) -> tuple[Manifest, Inputs]:
-    from sqlmesh_dagster.execution.context import load_manifest  # imports SQLMesh
-
     project = settings.project_path
-    with recorded_variables() as variables:
+    with rare_collection(), recorded_variables() as variables:
+        from sqlmesh_dagster.execution.context import load_manifest  # imports SQLMesh
+
         manifest = load_manifest(settings, translator.read_model)
     seeds = {model.seed_path for model in manifest.models if model.seed_path}
     elsewhere = {seed for seed in seeds if is_elsewhere(project / seed, project)}

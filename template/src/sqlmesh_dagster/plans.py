@@ -3,8 +3,7 @@
 # No `from __future__ import annotations`: Dagster reads the types of an op's arguments unquoted.
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +12,14 @@ from pydantic import Field
 
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.execution import events
 from sqlmesh_dagster.execution.cancel import CancelToken
-from sqlmesh_dagster.execution.locks import ProjectLock
 from sqlmesh_dagster.execution.outcomes import ModelOutcome
 from sqlmesh_dagster.execution.plan_summary import PlanRequest, PlanSummary
 from sqlmesh_dagster.execution.resource import SQLMeshResource
 from sqlmesh_dagster.execution.settings import ProjectSettings, environment_name
-from sqlmesh_dagster.sync import BuiltTables, report_moved, report_partitions
+from sqlmesh_dagster.execution.tables import BuiltTables
+from sqlmesh_dagster.execution.work import locked, record, run_work
+from sqlmesh_dagster.sync import report_moved, report_partitions
 
 _PRODUCTION = "prod"
 OP_TAGS = {"sqlmesh": "true"}
@@ -161,11 +160,7 @@ def _plan(
             name = outcome.fqn.replace('"', "")
             resource.say(logging.WARNING, f"Reload the code location to see `{name}` in Dagster.")
             return
-        materializations = events.runless_materializations(asset, outcome)
-        for materialization in materializations:
-            context.instance.report_runless_asset_event(materialization)
-        for evaluation in events.check_evaluations(asset.checks, outcome):
-            context.instance.report_runless_asset_event(evaluation)
+        record(context.instance, asset, outcome, asset.checks)
 
     def applied(tables: BuiltTables) -> None:
         if not is_recorded:
@@ -244,34 +239,3 @@ def _invalidate(
 def _settings_of(settings: ProjectSettings, environment: str | None) -> ProjectSettings:
     """The resource's settings, for an environment that a run names."""
     return replace(settings, environment=environment_name(environment or settings.environment))
-
-
-def locked(
-    resource: SQLMeshResource, settings: ProjectSettings, cancel: CancelToken
-) -> AbstractContextManager[None]:
-    """This host's lock on the project, where runs of this host share one; see `state_lock`."""
-    if settings.execution != "shared":
-        return nullcontext()
-    return ProjectLock(settings.lock_name).held(
-        resource.holder,
-        settings.wait_timeout,
-        cancel,
-        lambda text: resource.say(logging.INFO, text),
-    )
-
-
-def run_work(
-    context: dg.OpExecutionContext,
-    resource: SQLMeshResource,
-    work: Callable[[CancelToken], None],
-) -> None:
-    """Waits for the end of `work`, and passes on what it says meanwhile."""
-
-    def pass_on() -> None:
-        for level, message in resource.heard():
-            context.log.log(level, message)
-
-    try:
-        resource.run_work(work, pass_on)
-    finally:
-        pass_on()

@@ -21,41 +21,11 @@ from sqlmesh_dagster.errors import SQLMeshDagsterError
 from sqlmesh_dagster.execution import events
 from sqlmesh_dagster.execution.locks import ProjectLock
 from sqlmesh_dagster.execution.settings import ProjectSettings
+from sqlmesh_dagster.execution.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.schedule import active_run
 
 _INTERVAL_SECONDS = 60
 _SHOWN_KEYS = 10
-
-
-@dataclass(frozen=True)
-class BuiltTable:
-    """The table behind a model's view.
-
-    Attributes:
-        version: What SQLMesh calls its version; several snapshots may share it.
-        code_version: SQLMesh's data hash of the deployed model.
-        built_at: When its data last changed, in epoch milliseconds; None where SQLMesh does not know.
-        start: Begin of what is recorded as done, in epoch milliseconds.
-        end: Its end, exclusive.
-        done: All that the next run need not build, pairs of epoch milliseconds, end exclusive.
-    """
-
-    fqn: str
-    snapshot: str
-    version: str
-    code_version: str
-    built_at: int | None
-    start: int
-    end: int
-    done: tuple[Interval, ...] = ()
-
-
-@dataclass(frozen=True)
-class BuiltTables:
-    """What an environment shows, or why that cannot be asked now."""
-
-    tables: tuple[BuiltTable, ...] = ()
-    obstacle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +92,7 @@ def synchronize(
     Args:
         cursor: That of the last sync, to save the look into the event log.
     """
-    from sqlmesh_dagster.built import find_built  # imports SQLMesh
+    from sqlmesh_dagster.execution.built import find_built  # imports SQLMesh
 
     alone = ProjectLock(f"{settings.lock_name}-sync")
     if not alone.try_acquire("a sync"):

@@ -14,11 +14,12 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import SQLMeshResource
-from sqlmesh_dagster.built import find_built
 from sqlmesh_dagster.definition.project import translate
+from sqlmesh_dagster.execution.built import find_built
 from sqlmesh_dagster.execution.locks import ProjectLock
+from sqlmesh_dagster.execution.tables import BuiltTable
 from sqlmesh_dagster.loading import project_manifest
-from sqlmesh_dagster.sync import BuiltTable, Reported, has_moved, report_moved
+from sqlmesh_dagster.sync import Reported, has_moved, report_moved
 from tests.sqlmesh_dagster.projects import (
     Project,
     held_by_another_process,

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import dagster as dg
@@ -185,15 +185,13 @@ def translate(
             spec=_completed(
                 specs[model.fqn],
                 [_dependency(specs[model.fqn], fqn, specs, keys) for fqn in model.depends_on],
-                group_name,
-                owners,
-            ).merge_attributes(
-                metadata={
+                {
                     **problem,
                     **(_column_lineage(model, keys) if settings.column_lineage else {}),
                     **_code_references(model, manifest, settings),
-                    **specs[model.fqn].metadata,
-                }
+                },
+                group_name,
+                owners,
             ),
             checks=_checks(translator, model.audits, keys[model.fqn], model.name, used),
             backfill_policy=translator.get_backfill_policy(model)
@@ -304,11 +302,18 @@ def _dependency(
 
 
 def _completed(
-    spec: dg.AssetSpec, deps: Sequence[dg.AssetDep], group_name: str, owners: Sequence[str]
+    spec: dg.AssetSpec,
+    deps: Sequence[dg.AssetDep],
+    metadata: Mapping[str, Any],
+    group_name: str,
+    owners: Sequence[str],
 ) -> dg.AssetSpec:
+    """The translator's spec, which wins, with what it left out."""
     known = {dep.asset_key for dep in spec.deps} | {spec.key}
     added = {dep.asset_key: dep for dep in deps if dep.asset_key not in known}
-    return spec.merge_attributes(deps=list(added.values())).replace_attributes(
+    return spec.replace_attributes(
+        deps=[*spec.deps, *added.values()],
+        metadata={**metadata, **spec.metadata},
         group_name=spec.group_name or names.group_name(group_name),
         owners=list(spec.owners) or list(owners),
     )

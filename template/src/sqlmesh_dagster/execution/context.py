@@ -36,6 +36,7 @@ from sqlmesh_dagster.execution.outcomes import RowSample
 from sqlmesh_dagster.execution.probes import failing_sample, row_count
 from sqlmesh_dagster.execution.restatement import Restatement, forget_done, forget_elsewhere
 from sqlmesh_dagster.execution.settings import ProjectSettings
+from sqlmesh_dagster.garbage import rare_collection
 from sqlmesh_dagster.upstream import (
     close_duckdb_state,
     duckdb_files,
@@ -234,7 +235,7 @@ def load_manifest(settings: ProjectSettings, read_model: ReadModel = lambda mode
     Raises:
         ProjectLoadError: With SQLMesh's own message.
     """
-    with open_context(settings, load=True) as context:
+    with rare_collection(), open_context(settings, load=True) as context:
         return build_manifest(context, read_model)
 
 
@@ -271,7 +272,7 @@ def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
     Raises:
         ProjectLoadError: A file is broken.
     """
-    with _load_errors_told(settings), single_process_loading():
+    with _load_errors_told(settings), single_process_loading(), rare_collection():
         context.load()
 
 

@@ -17,7 +17,7 @@ from sqlmesh.core.snapshot.definition import format_intervals
 from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.built import read_built
+from sqlmesh_dagster.execution.built import read_built
 from sqlmesh_dagster.execution.cancel import CancelToken
 from sqlmesh_dagster.execution.console import CaptureConsole
 from sqlmesh_dagster.execution.context import CaptureContext, open_context, wait_for_database
@@ -31,8 +31,8 @@ from sqlmesh_dagster.execution.plan_summary import (
 )
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.execution.state_lock import state_lock
+from sqlmesh_dagster.execution.tables import BuiltTables
 from sqlmesh_dagster.execution.verification import refuse_errors, verify
-from sqlmesh_dagster.sync import BuiltTables
 from sqlmesh_dagster.upstream import has_state
 
 

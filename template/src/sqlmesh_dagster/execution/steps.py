@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOption
 from sqlmesh_dagster.execution.results import RunResults, SQLMeshResultsResource
 from sqlmesh_dagster.execution.selection import restated_below, select_models
 from sqlmesh_dagster.execution.settings import RunOptions
+from sqlmesh_dagster.execution.work import locked, pass_on_messages, record, run_work
 from sqlmesh_dagster.upstream import (
     output_without_materialization,
     partition_range,
@@ -202,13 +203,13 @@ def _wait_for(step: Step, fqn: str) -> tuple[ModelOutcome, list[ModelOutcome]]:
                 _lead(step, results)
             results.wait(pause)
             pause = min(pause * 1.2, _SLOWEST_POLL_SECONDS)
-            _pass_on_messages(step)
+            pass_on_messages(step.context, step.resource)
     except BaseException as error:
         if not isinstance(error, Exception):  # the run is being stopped
             step.resource.cancel_work()
         raise
     finally:
-        _pass_on_messages(step)
+        pass_on_messages(step.context, step.resource)
 
 
 def _lead(step: Step, results: RunResults) -> None:
@@ -274,7 +275,11 @@ def _build_alone(step: Step, fqn: str) -> tuple[ModelOutcome, list[ModelOutcome]
         told[outcome.fqn] = outcome
         _report_besides(step, outcome, [fqn])
 
-    _run_work(step, lambda cancel: _session(step, cancel).run_models([fqn], tell))
+    run_work(
+        step.context,
+        step.resource,
+        lambda cancel: _session(step, cancel).run_models([fqn], tell),
+    )
     models = step.project.keys_by_fqn
     return told[fqn], [told[name] for name in told[fqn].below if name in models]
 
@@ -285,18 +290,10 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
 
     def work(cancel: CancelToken) -> None:
         session = _session(step, cancel)
-        if session.settings.execution == "shared":
-            with step.lock.held(
-                step.holder,
-                session.settings.wait_timeout,
-                cancel,
-                lambda text: step.resource.say(logging.INFO, text),
-            ):
-                told.append(session.audit(snapshot))
-        else:
+        with locked(step.resource, session.settings, cancel):
             told.append(session.audit(snapshot))
 
-    _run_work(step, work)
+    run_work(step.context, step.resource, work)
     (outcome,) = told
     if outcome.status in _SUCCESSES:
         step.context.log.warning(f"The audits of {name} did not run: {outcome.reason}.")
@@ -315,10 +312,7 @@ def _report_besides(step: Step, outcome: ModelOutcome, selected: Collection[str]
     if asset is None or outcome.fqn in selected or not outcome.intervals:
         return
     checks = asset.checks if outcome.reason is None else ()
-    for materialization in events.runless_materializations(asset, outcome):
-        step.context.instance.report_runless_asset_event(materialization)
-    for evaluation in events.check_evaluations(checks, outcome):
-        step.context.instance.report_runless_asset_event(evaluation)
+    record(step.context.instance, asset, outcome, checks)
 
 
 def _session(step: Step, cancel: CancelToken) -> Session:
@@ -333,16 +327,3 @@ def _session(step: Step, cancel: CancelToken) -> Session:
         log=step.resource.say,
         cancel=cancel,
     )
-
-
-def _run_work(step: Step, work: Callable[[CancelToken], None]) -> None:
-    """Waits for the end of `work`, and passes on meanwhile what it says."""
-    try:
-        step.resource.run_work(work, lambda: _pass_on_messages(step))
-    finally:
-        _pass_on_messages(step)
-
-
-def _pass_on_messages(step: Step) -> None:
-    for level, message in step.resource.heard():
-        step.context.log.log(level, message)

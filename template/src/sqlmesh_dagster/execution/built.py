@@ -1,21 +1,23 @@
-"""What a sync asks SQLMesh: which tables an environment shows, and when their data last changed."""
+"""What a sync asks SQLMesh: which tables an environment shows, and when their data last changed.
+
+Importing this module imports SQLMesh.
+"""
 
 from __future__ import annotations
 
-import duckdb
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.state_sync import StateReader
 
-from sqlmesh_dagster.due import deployability_of, snapshots_with_intervals, unfinished
-from sqlmesh_dagster.errors import EnvironmentBusyError
-from sqlmesh_dagster.execution.context import open_context
-from sqlmesh_dagster.execution.locks import ProjectLock
+from sqlmesh_dagster.execution.deployed import (
+    ask,
+    deployability_of,
+    snapshots_with_intervals,
+    unfinished,
+)
 from sqlmesh_dagster.execution.settings import ProjectSettings
-from sqlmesh_dagster.sync import BuiltTable, BuiltTables
-from sqlmesh_dagster.upstream import has_state
+from sqlmesh_dagster.execution.tables import BuiltTable, BuiltTables
 
-_PROCESS_SECONDS = 5.0
-"""How long a sync waits for another context of its own process before it gives up."""
+_NOTHING = BuiltTables()
 
 
 def find_built(settings: ProjectSettings) -> BuiltTables:
@@ -24,18 +26,13 @@ def find_built(settings: ProjectSettings) -> BuiltTables:
     Raises:
         ProjectLoadError: The project's config is broken.
     """
-    lock = ProjectLock(settings.lock_name)
-    if not lock.try_acquire("a sync"):
-        return BuiltTables(obstacle=f"{lock.holder() or 'another process'} works on the project")
-    try:
-        with open_context(settings, load=False, process_timeout=_PROCESS_SECONDS) as context:
-            return read_built(settings, context.state_reader) if has_state(context) else _NOTHING
-    except EnvironmentBusyError:
-        return BuiltTables(obstacle="this process is already running SQLMesh")
-    except duckdb.IOException as error:
-        return BuiltTables(obstacle=f"the DuckDB file is in use: {error}")
-    finally:
-        lock.release()
+    return ask(
+        settings,
+        "a sync",
+        lambda state: read_built(settings, state),
+        unplanned=_NOTHING,
+        obstructed=lambda why: BuiltTables(obstacle=why),
+    )
 
 
 def read_built(settings: ProjectSettings, state: StateReader) -> BuiltTables:
@@ -56,9 +53,6 @@ def read_built(settings: ProjectSettings, state: StateReader) -> BuiltTables:
         if s.snapshot_id in shown and s.is_model and not s.is_symbolic
     )
     return BuiltTables(tuple(sorted((t for t in tables if t), key=lambda t: t.fqn)))
-
-
-_NOTHING = BuiltTables()
 
 
 def _table(snapshot: Snapshot, deployability: DeployabilityIndex) -> BuiltTable | None:

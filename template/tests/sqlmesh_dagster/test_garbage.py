@@ -1,0 +1,91 @@
+"""What the integration asks of Python's garbage collector, and that it takes nothing for good."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sqlmesh_dagster.garbage import rare_collection
+from tests.sqlmesh_dagster.projects import Project
+
+_LOAD_TWICE = """
+import gc, json, sys
+from sqlmesh_dagster import sqlmesh_definitions_factory
+
+frozen = []
+for _ in range(2):
+    sqlmesh_definitions_factory(project_dir=sys.argv[1])
+    frozen.append(gc.get_freeze_count())
+print(json.dumps({"frozen": frozen, "threshold": gc.get_threshold()[0]}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _threshold() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
+def test_collections_are_rare_inside_and_as_before_afterwards() -> None:
+    """Promise: nothing of what a process has set is changed for good."""
+    before = gc.get_threshold()
+    with rare_collection():
+        inside = gc.get_threshold()
+        with rare_collection():
+            assert gc.get_threshold() == inside
+        assert gc.get_threshold() == inside
+    assert inside[0] > before[0]
+    assert inside[1:] == before[1:]
+    assert gc.get_threshold() == before
+
+
+def test_collections_are_as_before_after_an_error() -> None:
+    """Promise: neither by a load that fails."""
+    before = gc.get_threshold()
+    with pytest.raises(RuntimeError), rare_collection():
+        raise RuntimeError
+    assert gc.get_threshold() == before
+
+
+@pytest.mark.parametrize("chosen", [0, 5_000_000])
+def test_what_a_process_has_chosen_stays(chosen: int) -> None:
+    """Promise: who switched collections off, or made them rarer still, is left alone."""
+    gc.set_threshold(chosen, 10, 10)
+    with rare_collection():
+        assert gc.get_threshold() == (chosen, 10, 10)
+    assert gc.get_threshold() == (chosen, 10, 10)
+
+
+def test_the_first_definitions_are_frozen_and_no_others(project: Project) -> None:
+    """Promise: a process that loads again and again keeps no more than the first definitions."""
+    project.model("a", "SELECT 1 AS id")
+    _told(project)  # stores the manifest
+    told = _told(project)
+    first, second = told["frozen"]
+    assert first >= second > 10_000  # a few are gone: nothing refers to them any more
+    assert told["threshold"] == gc.get_threshold()[0]
+
+
+def test_what_a_load_of_the_project_leaves_behind_is_not_frozen(project: Project) -> None:
+    """Promise: SQLMesh's models are collected when a process has read them."""
+    project.model("a", "SELECT 1 AS id")
+    assert _told(project)["frozen"] == [0, 0]
+
+
+def _told(project: Project) -> dict[str, Any]:
+    output = subprocess.run(
+        [sys.executable, "-c", _LOAD_TWICE, str(project.root)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    told: dict[str, Any] = json.loads(output)
+    return told
