@@ -18,6 +18,7 @@ from sqlmesh import Context
 from sqlmesh.core.audit import Audit, StandaloneAudit
 from sqlmesh.core.dialect import normalize_model_name
 from sqlmesh.core.model import Model, SeedModel, ViewKind
+from sqlmesh.core.node import IntervalUnit
 from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
 from sqlmesh.core.snapshot.definition import Node
 from sqlmesh.utils.cron import CroniterCache
@@ -226,7 +227,7 @@ def _standalone_record(
             check_name=check_name,
             blocking=False,
             skip=audit.skip,
-            query=audit.query.sql(dialect=audit.dialect, comments=False),
+            query=_text(audit.query, audit.dialect),
             description=audit.description,
         ),
         depends_on=tuple(sorted(_visible_dependencies(audit.depends_on, models))),
@@ -248,7 +249,7 @@ def _audits(model: Model) -> tuple[AuditRecord, ...]:
             arguments=tuple(shown.items()),
             blocking=_is_blocking(audit, arguments),
             skip=audit.skip,
-            query=audit.query.sql(dialect=model.dialect, comments=False),
+            query=_text(audit.query, model.dialect),
         )
         for (audit, shown, arguments), check_name in zip(calls, names, strict=True)
     )
@@ -285,10 +286,16 @@ def _columns(
     traced = sources or {}
     return tuple(
         ColumnRecord(
-            name, data_type.sql(dialect=model.dialect), described.get(name), traced.get(name, ())
+            name, _text(data_type, model.dialect), described.get(name), traced.get(name, ())
         )
         for name, data_type in (model.columns_to_types or {}).items()
     )
+
+
+@lru_cache(maxsize=4096)
+def _text(expression: exp.Expr, dialect: str) -> str:
+    """SQL text; a project has few types and audits, and uses each many times."""
+    return expression.sql(dialect=dialect, comments=False)
 
 
 @lru_cache(maxsize=256)
@@ -330,7 +337,12 @@ def _fixed_starts(models: Mapping[str, Model], order: Iterable[str]) -> dict[str
 def _first_interval(model: Model, start: datetime | None) -> str | None:
     """Begin of the interval that the start is in."""
     unit = model.interval_unit
-    return unit.cron_floor(start).isoformat() if unit and start else None
+    return _begin(unit, start).isoformat() if unit and start else None
+
+
+@lru_cache(maxsize=256)
+def _begin(unit: IntervalUnit, moment: datetime) -> datetime:
+    return unit.cron_floor(moment)
 
 
 def _end_of_last_interval(model: Model) -> str | None:
