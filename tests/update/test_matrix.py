@@ -13,7 +13,7 @@ import yaml
 from template_update import ownership
 from tests.answers import EXAMPLE
 from tests.conftest import ROOT
-from tests.update.edits import EDITS, FIXES, Fate
+from tests.update.edits import EDITS, FIXES, THEIRS, Fate
 from tests.update.projects import COMMAND, Project, copy
 from tests.update.releases import NEXT, RELEASES, Template, clone
 
@@ -216,3 +216,45 @@ def test_an_update_between_releases_loses_nothing(
         again = project.report("--to", new, program=ROOT / COMMAND)
         assert (again["conflict"], again["saved"]) == ([], [])
         assert project.status() == []
+
+
+def fix_the_command(template: Path) -> None:
+    """The release after: each of the command's files says something more at its third line."""
+    for path in (template / "template/.template").rglob("*"):
+        if path.suffix in {".py", ".sh", ".toml"}:
+            lines = path.read_text().splitlines()
+            path.write_text("\n".join([*lines[:2], THEIRS, *lines[2:]]) + "\n")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "insert_first",
+        *(pytest.param(e, marks=pytest.mark.matrix) for e in ("append", "executable", "untouched")),
+    ],
+)
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_an_edited_update_command_updates_itself(
+    source: Path, tmp_path: Path, version: str, edit: str
+) -> None:
+    """Edits in the command are there or told, as in every file of the template's; 0.1.0 has none."""
+    template = clone(source, tmp_path / "template")
+    new = template.release("90.0.0", fix_the_command)
+    project = copy(template, tmp_path / "project", f"v{version}", {})
+    pristine = copy(template, tmp_path / "pristine", new, {})
+    names = [
+        name
+        for name in owned(project, "template")
+        if name.startswith(".template/") and not name.endswith(".json")
+    ]
+    base, theirs = state(project.root, names), state(pristine.root, names)
+    for name in names:
+        EDITS[edit](project.root / name)
+    project.commit()
+    mine = state(project.root, names)
+
+    report = project.report("--to", new)
+
+    now = state(project.root, names)
+    assert len(names) > 10 and base != theirs
+    assert losses(project, report, fates_of(names, base, theirs, mine, now)) == {}
