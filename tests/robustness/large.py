@@ -9,20 +9,9 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.project import CONFIG
+
 MODELS = 500
-CONFIG = """
-gateways:
-  local:
-    connection:
-      type: duckdb
-      database: {database}
-default_gateway: local
-model_defaults:
-  dialect: duckdb
-  start: 2025-01-01
-  cron: '@daily'
-disable_anonymized_analytics: true
-"""
 QUICK = """
 MODEL (name large.m_{number:03}, kind FULL{audits});
 SELECT {number}::INT AS id

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlmesh.core.snapshot import Snapshot, missing_intervals
-from sqlmesh.core.state_sync import StateReader
 
-from sqlmesh_dagster.execution.deployed import (
-    ask,
-    deployability_of,
-    snapshots_with_intervals,
-    unfinished,
-)
+from sqlmesh_dagster.execution.deployed import Deployed, Obstructed, find_deployed
 from sqlmesh_dagster.execution.settings import ProjectSettings
 
 
@@ -41,26 +35,18 @@ def find_due(settings: ProjectSettings, at: datetime) -> Due:
     Raises:
         ProjectLoadError: The project's config is broken.
     """
-    return ask(
-        settings,
-        "a schedule's tick",
-        lambda state: _answer(settings, state, at),
-        unplanned=Due(is_new=True),
-        obstructed=lambda why: Due(obstacle=why),
+    try:
+        deployed = find_deployed(settings, "a schedule's tick")
+    except Obstructed as obstacle:
+        return Due(obstacle=str(obstacle))
+    return _answer(deployed, at) if deployed else Due(is_new=True)
+
+
+def _answer(deployed: Deployed, at: datetime) -> Due:
+    snapshots = deployed.snapshots
+    due = missing_intervals(
+        snapshots, execution_time=at, deployability_index=deployed.deployability
     )
-
-
-def _answer(settings: ProjectSettings, state: StateReader, at: datetime) -> Due:
-    environment = state.get_environment(settings.environment)
-    if environment is None:
-        return Due(is_new=True)
-    obstacle = unfinished(environment)
-    if obstacle:
-        return Due(obstacle=obstacle)
-    wanted = {s.snapshot_id for s in environment.snapshots}
-    snapshots = snapshots_with_intervals(settings, state, wanted)
-    deployability = deployability_of(settings, snapshots)
-    due = missing_intervals(snapshots, execution_time=at, deployability_index=deployability)
     models = sorted(s.name for s, intervals in due.items() if intervals and _is_built(s))
     return Due(models=tuple(models), next_due=None if models else _next_due(snapshots, at))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from sqlmesh_dagster import SQLMeshResource
 from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
 BUILT_AT = "2025-01-10T00:30:00"
@@ -144,6 +146,33 @@ def test_a_tick_on_a_locked_file_skips_with_the_reason(
     assert requests == []
     assert reason is not None
     assert "in use" in reason
+    assert _tick(built.definitions(), instance, "2025-01-11T00:00:00")[0]
+
+
+def test_a_tick_of_a_process_that_runs_sqlmesh_skips_with_the_reason(
+    built: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Promise: another project's context in the same process is no failure."""
+    monkeypatch.setattr("sqlmesh_dagster.execution.deployed._PROCESS_SECONDS", 0.1)
+    other = Project(tmp_path / "other")
+    is_open, may_close = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with SQLMeshResource(project_dir=str(other.root)).open_context(load=False):
+            is_open.set()
+            may_close.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert is_open.wait(60)
+        requests, reason = _tick(built.definitions(), instance, "2025-01-11T00:00:00")
+    finally:
+        may_close.set()
+        thread.join()
+    assert requests == []
+    assert reason is not None
+    assert "already running SQLMesh" in reason
     assert _tick(built.definitions(), instance, "2025-01-11T00:00:00")[0]
 
 

@@ -5,19 +5,19 @@ Importing this module imports SQLMesh.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.state_sync import StateReader
 
 from sqlmesh_dagster.execution.deployed import (
-    ask,
-    deployability_of,
-    snapshots_with_intervals,
-    unfinished,
+    Deployed,
+    Obstructed,
+    find_deployed,
+    read_deployed,
 )
 from sqlmesh_dagster.execution.settings import ProjectSettings
 from sqlmesh_dagster.execution.tables import BuiltTable, BuiltTables
-
-_NOTHING = BuiltTables()
 
 
 def find_built(settings: ProjectSettings) -> BuiltTables:
@@ -26,30 +26,26 @@ def find_built(settings: ProjectSettings) -> BuiltTables:
     Raises:
         ProjectLoadError: The project's config is broken.
     """
-    return ask(
-        settings,
-        "a sync",
-        lambda state: read_built(settings, state),
-        unplanned=_NOTHING,
-        obstructed=lambda why: BuiltTables(obstacle=why),
-    )
+    return _tables(lambda: find_deployed(settings, "a sync"))
 
 
 def read_built(settings: ProjectSettings, state: StateReader) -> BuiltTables:
+    """The same, from a state that is open."""
+    return _tables(lambda: read_deployed(settings, state))
+
+
+def _tables(look: Callable[[], Deployed | None]) -> BuiltTables:
     """The tables behind the environment's views that hold data; none if it was never planned."""
-    environment = state.get_environment(settings.environment)
-    if environment is None:
-        return _NOTHING
-    obstacle = unfinished(environment)
-    if obstacle:
-        return BuiltTables(obstacle=obstacle)
-    wanted = {s.snapshot_id for s in environment.snapshots}
-    snapshots = snapshots_with_intervals(settings, state, wanted)
-    deployability = deployability_of(settings, snapshots)
-    shown = {s.snapshot_id for s in environment.promoted_snapshots}
+    try:
+        deployed = look()
+    except Obstructed as obstacle:
+        return BuiltTables(obstacle=str(obstacle))
+    if deployed is None:
+        return BuiltTables()
+    shown = {s.snapshot_id for s in deployed.environment.promoted_snapshots}
     tables = (
-        _table(s, deployability)
-        for s in snapshots
+        _table(s, deployed.deployability)
+        for s in deployed.snapshots
         if s.snapshot_id in shown and s.is_model and not s.is_symbolic
     )
     return BuiltTables(tuple(sorted((t for t in tables if t), key=lambda t: t.fqn)))

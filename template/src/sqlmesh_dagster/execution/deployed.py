@@ -1,12 +1,12 @@
-"""Questions to SQLMesh's state: what is deployed and done, without changing anything.
+"""What SQLMesh's state says of an environment: what is deployed and done. Changes nothing.
 
 Importing this module imports SQLMesh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import TypeVar
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import duckdb
 from sqlmesh.core.environment import Environment
@@ -21,55 +21,70 @@ from sqlmesh_dagster.upstream import has_state
 
 _PROCESS_SECONDS = 5.0
 """How long a question waits for another context of its own process before it gives up."""
-_Answer = TypeVar("_Answer")
 
 _KNOWN: dict[ProjectSettings, dict[SnapshotId, Snapshot]] = {}
 """Snapshots are immutable but for their intervals, and cost 20 ms each to read."""
 
 
-def ask(
-    settings: ProjectSettings,
-    who: str,
-    question: Callable[[StateReader], _Answer],
-    *,
-    unplanned: _Answer,
-    obstructed: Callable[[str], _Answer],
-) -> _Answer:
-    """The answer of the project's state, which is opened alone and released; never waits for a run.
+class Obstructed(Exception):
+    """Why the state cannot be asked now; later it can."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """An environment, and its snapshots with what is recorded as done now."""
+
+    environment: Environment
+    snapshots: list[Snapshot]
+    deployability: DeployabilityIndex
+
+
+def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
+    """What is deployed, None before the first plan; opens the state alone, and releases it.
+
+    Never waits for a run.
 
     Args:
-        who: Asks; named to those who wait for the lock meanwhile.
-        unplanned: The answer where nothing was ever planned.
-        obstructed: Makes the answer of why the question cannot be asked now.
+        who: Asks; named to those who wait for the project meanwhile.
 
     Raises:
+        Obstructed: Somebody else is at work.
         ProjectLoadError: The project's config is broken.
     """
     lock = ProjectLock(settings.lock_name)
     if not lock.try_acquire(who):
-        return obstructed(f"{lock.holder() or 'another process'} works on the project")
+        raise Obstructed(f"{lock.holder() or 'another process'} works on the project")
     try:
         with open_context(settings, load=False, process_timeout=_PROCESS_SECONDS) as context:
-            return question(context.state_reader) if has_state(context) else unplanned
+            return read_deployed(settings, context.state_reader) if has_state(context) else None
     except EnvironmentBusyError:
-        return obstructed("this process is already running SQLMesh")
+        raise Obstructed("this process is already running SQLMesh") from None
     except duckdb.IOException as error:
-        return obstructed(f"the DuckDB file is in use: {error}")
+        raise Obstructed(f"the DuckDB file is in use: {error}") from error
     finally:
         lock.release()
 
 
-def unfinished(environment: Environment) -> str | None:
-    """Why an environment cannot be asked: a plan is changing it."""
-    if environment.finalized_ts:
+def read_deployed(settings: ProjectSettings, state: StateReader) -> Deployed | None:
+    """As `find_deployed`, from a state that is open.
+
+    Raises:
+        Obstructed: A plan is changing the environment.
+    """
+    environment = state.get_environment(settings.environment)
+    if environment is None:
         return None
-    return (
-        f"environment `{environment.name}` is being changed by plan `{environment.plan_id}`, or that"
-        f" plan died; `sqlmesh plan {environment.name}` finishes it"
-    )
+    if not environment.finalized_ts:
+        raise Obstructed(
+            f"environment `{environment.name}` is being changed by plan `{environment.plan_id}`, or"
+            f" that plan died; `sqlmesh plan {environment.name}` finishes it"
+        )
+    wanted = {s.snapshot_id for s in environment.snapshots}
+    snapshots = _snapshots_with_intervals(settings, state, wanted)
+    return Deployed(environment, snapshots, _deployability(settings, snapshots))
 
 
-def deployability_of(
+def _deployability(
     settings: ProjectSettings, snapshots: Collection[Snapshot]
 ) -> DeployabilityIndex:
     """As `Scheduler.run` has it: a preview's intervals are kept apart from those of production."""
@@ -78,7 +93,7 @@ def deployability_of(
     return DeployabilityIndex.create(snapshots)
 
 
-def snapshots_with_intervals(
+def _snapshots_with_intervals(
     settings: ProjectSettings, state: StateReader, wanted: set[SnapshotId]
 ) -> list[Snapshot]:
     """Snapshots with what is recorded as done now; only those that are new to this process are read."""
