@@ -120,3 +120,14 @@ def test_the_message_after_a_copy_fits_the_answers(
     assert f"cd {tmp_path / 'ada'}" in message
     assert "uv run poe run" in message and ".venv/bin/poe run" in message
     assert ".gitlab-ci.yml" in message and ".github" not in message.partition("is ready")[2]
+    assert "_src_path" not in message
+
+
+def test_the_message_after_a_copy_by_a_relative_path_says_what_updates_need(
+    source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copier stores the path as it was typed, and looks for it from the project."""
+    monkeypatch.chdir(source)
+    run_copy(".", tmp_path / "ada", EXAMPLE, defaults=True)
+    message = capfd.readouterr().err
+    assert "replace the relative path `.` in .copier-answers.yml, `_src_path`" in message

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -177,6 +178,21 @@ def test_it_says_what_to_do_where_it_cannot_work(project: Project, tmp_path: Pat
     )
     assert no_copier.returncode == 2 and "pipx install" in no_copier.stderr
     assert json.loads(no_copier.stdout)["exit_code"] == 2
+
+
+def test_a_template_that_is_not_where_the_answers_say_is_named(project: Project) -> None:
+    """Copied by a relative path, or moved since: what to set, and where."""
+    rewrite(
+        project,
+        ".copier-answers.yml",
+        lambda text: re.sub("_src_path: .*", "_src_path: gone", text),
+    )
+    project.commit()
+    for arguments in (["update"], ["update", "--to", NEW], ["update", "--check"]):
+        refused = project.command(*arguments)
+        assert refused.returncode == 2, refused.stdout
+        assert "`gone`" in refused.stderr and "`_src_path`" in refused.stderr
+    assert project.status() == []
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(project: Project) -> None:

@@ -93,11 +93,12 @@ class Copier:
             command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
         )
         if result.returncode:
-            raise Refused(_explain(subcommand, result.returncode, result.stderr.strip()))
+            source = answers.read(root).source
+            raise Refused(_explain(subcommand, result.returncode, result.stderr.strip(), source))
         return result.stdout
 
 
-def _explain(subcommand: str, code: int, said: str) -> str:
+def _explain(subcommand: str, code: int, said: str, source: str) -> str:
     if code == _UNSAFE:
         return (
             "This version brings a migration: a script of the template's that runs here. Read in the"
@@ -108,6 +109,12 @@ def _explain(subcommand: str, code: int, said: str) -> str:
             f"The template does not have the version that `{answers.NAME}` names as `_commit`: it was"
             " copied from uncommitted work, or its history was rewritten. Run `copier recopy`, look"
             " at `git diff`, and take back what you want to keep."
+        )
+    if "git-tracked templates" in said or "must be a directory" in said:
+        return (
+            f"The template is not at `{source}`, which `{answers.NAME}` names as `_src_path`: a folder"
+            " that has moved, or a path that is relative to where the project was copied. Set"
+            " `_src_path` to the template's address, or to its whole path, commit that, and try again."
         )
     last = re.split(r"\n(?=\S)", said)[-1]
     return f"`copier {subcommand}` failed with exit code {code}: {last or 'it said nothing'}"
