@@ -1,10 +1,13 @@
 """A generated project, as its owner works with it."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +89,26 @@ class Project:
 
 def copy(template: Template, root: Path, tag: str, answers: Mapping[str, str]) -> Project:
     """A project of a version, committed."""
-    run_copy(
-        *(str(template.root), root, dict(answers)),
-        vcs_ref=tag,
-        defaults=True,
-        unsafe=False,
-        quiet=True,
-    )
+    rendered = _render(template.root, tag, tuple(answers.items()))
+    shutil.copytree(rendered.name, root, symlinks=True, dirs_exist_ok=True)
     git(root, "init", "--quiet")
     project = Project(root)
     project.commit("Start")
     return project
+
+
+@cache
+def _render(
+    template: Path, tag: str, answers: tuple[tuple[str, str], ...]
+) -> tempfile.TemporaryDirectory[str]:
+    """What Copier makes of a tag, which never moves."""
+    folder = tempfile.TemporaryDirectory()
+    run_copy(
+        *(str(template), folder.name, dict(answers)),
+        vcs_ref=tag,
+        defaults=True,
+        overwrite=True,
+        unsafe=False,
+        quiet=True,
+    )
+    return folder
