@@ -13,6 +13,13 @@ from tests.tree import tracked
 
 ROOT = Path(__file__).parents[1]
 Render = Callable[..., Path]
+_GIT_CONFIG = """\
+[user]
+name = Ada
+email = ada@example.com
+[core]
+fsync = none # nothing here must survive a power cut, and a render is hundreds of files
+"""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No setting of this machine's user reaches git, Copier, SQLMesh or Dagster."""
     home = tmp_path_factory.mktemp("home")
-    (home / "gitconfig").write_text("[user]\nname = Ada\nemail = ada@example.com\n")
+    (home / "gitconfig").write_text(_GIT_CONFIG)
     (home / "copier.yml").write_text("{}")
     settings = {
         "PIP_CACHE_DIR": os.getenv("PIP_CACHE_DIR", str(Path.home() / ".cache/pip")),

@@ -235,7 +235,7 @@ def load_manifest(settings: ProjectSettings, read_model: ReadModel = lambda mode
     Raises:
         ProjectLoadError: With SQLMesh's own message.
     """
-    with rare_collection(), open_context(settings, load=True) as context:
+    with open_context(settings, load=True) as context:
         return build_manifest(context, read_model)
 
 
