@@ -68,6 +68,13 @@ def _wait_until(condition: Callable[[], bool], home: Path) -> None:
         time.sleep(0.05)
 
 
+def _write_slow_audit(project: Project) -> None:
+    project.write(
+        "audits/slow.sql",
+        f"AUDIT (name slow); SELECT n FROM ({_SLOW}) AS s WHERE @begins() AND n < 0;\n",
+    )
+
+
 def _stop(run: subprocess.Popen[str], home: Path) -> None:
     asked = time.monotonic()
     run.send_signal(signal.SIGINT)
@@ -83,10 +90,7 @@ def test_a_check_that_is_executed_alone_stops_in_its_query(
 ) -> None:
     """Promise: as a model does, within ten seconds."""
     begun, home = _project(project), tmp_path / "home"
-    project.write(
-        "audits/slow.sql",
-        f"AUDIT (name slow); SELECT n FROM ({_SLOW}) AS s WHERE @begins() AND n < 0;\n",
-    )
+    _write_slow_audit(project)
     project.model("full", "SELECT 1::INT AS id", "kind FULL, audits (slow())")
     assert run_in_process(project.definitions(), instance).success
     begun.unlink()
@@ -152,10 +156,7 @@ def test_a_restatement_that_is_stopped_is_finished_by_the_next_run(
 ) -> None:
     """Promise: it stops as any run does; what was not built again by then is, and nothing else."""
     begun, home = _project(project), tmp_path / "home"
-    project.write(
-        "audits/slow.sql",
-        f"AUDIT (name slow); SELECT n FROM ({_SLOW}) AS s WHERE @begins() AND n < 0;\n",
-    )
+    _write_slow_audit(project)
     project.model(
         "daily",
         "SELECT @start_ds::DATE AS day, @execution_ts::TEXT AS built_at",
