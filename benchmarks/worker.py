@@ -123,7 +123,7 @@ def steps_spawned(project: Path) -> Facts:
 @job
 def steps_forked(project: Path) -> Facts:
     """A process for each step, two at a time, forked from a server that has imported everything."""
-    preload = {"preload_modules": ["dagster", "sqlmesh_dagster.execution.session"]}
+    preload = {"preload_modules": ["dagster", "sqlmesh_dagster.engine.sqlmesh_run"]}
     start_method = {"forkserver": preload}
     return _executed(project, {"multiprocess": {"max_concurrent": 2, "start_method": start_method}})
 
@@ -175,7 +175,7 @@ def _bare_run(project: Path, *, plan: bool) -> Facts:
 def _definitions(project: Path) -> dg.Definitions:
     with phase("import"):
         import sqlmesh_dagster
-        import sqlmesh_dagster.execution.session  # imports SQLMesh
+        import sqlmesh_dagster.engine.sqlmesh_run  # imports SQLMesh
     with phase("load"):
         return sqlmesh_dagster.sqlmesh_definitions_factory(
             project_dir=project, environment=ENVIRONMENT, undeployed_changes="apply"
@@ -217,7 +217,7 @@ def _executed(project: Path, executor: Mapping[str, Any]) -> Facts:
 
     import dagster as dg
 
-    import sqlmesh_dagster.execution.session  # noqa: F401 - imports SQLMesh
+    import sqlmesh_dagster.engine.sqlmesh_run  # noqa: F401 - imports SQLMesh
 
     os.environ["BENCHMARK_PROJECT"] = str(project)
     config = {**RUN_CONFIG, "execution": {"config": executor}}

@@ -59,7 +59,7 @@ def ours(package: str) -> dict[str, float]:
 
     import dagster as dg
 
-    import sqlmesh_dagster.execution.session  # noqa: F401 - imports SQLMesh
+    import sqlmesh_dagster.engine.sqlmesh_run  # noqa: F401 - imports SQLMesh
     from benchmarks.worker import emptied
 
     imported = _memory("VmRSS")

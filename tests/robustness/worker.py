@@ -131,7 +131,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed goes to the log
     definitions()
-    importlib.import_module("sqlmesh_dagster.execution.session")
+    importlib.import_module("sqlmesh_dagster.engine.sqlmesh_run")
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,17 +1,25 @@
 """SQLMesh in Dagster: each model its own asset, one `sqlmesh run` for each Dagster run.
 
-The data flows through the folders in this order:
+What owners read and edit first stands here; behind it are rooms, in the order in which data flows:
 
-    definition/  SQLMesh project → records (manifest) → specs (translator) → one translated project
-    loading      the records as they were stored, or from a load when something changed
-    factories    translated project → assets, checks, job, schedule, `Definitions`
-    component    the same from a `defs.yaml`
-    execution/   Dagster step → selection → session (sqlmesh run) → console → results → events
-    schedule     tick → due → run request
-    plans        job → plan → shown, and applied if told to → materializations
-    code_checks  job or check → unit tests and linter → check results
-    sync         tick → built outside Dagster → materializations
-    upstream     the few things that public APIs of Dagster and SQLMesh don't give
+    factories     SQLMesh project → assets, checks, jobs, schedule, sensor: `Definitions`
+    component     the same from a `defs.yaml`
+    translator    how a model looks in Dagster: key, group, tags, metadata
+    resource      one project: its settings, its context, its connection, its run options
+    console       what SQLMesh says while it works → outcomes (imports SQLMesh)
+    events        outcome → Dagster events: the table of what each outcome becomes
+    settings      a project and a run, as plain data
+    errors        what can go wrong, each with the next step
+
+    manifest/     which definitions are current: what a load read, and where its records are kept
+    definition/   records → specs, one translated project
+    run/          what Dagster launches: model steps, plans, verification, schedule, sync
+    engine/       SQLMesh at work: context, reader, sqlmesh run, plan, deployment, state
+    facts/        what SQLMesh did, found or would do, as plain data
+    guard/        locks, cancellation, the worker thread, garbage collection
+    upstream/     every private name of Dagster and SQLMesh, each with a contract test
+
+Only `engine/` and `console` import SQLMesh, which costs 2 to 5 CPU seconds in each process.
 """
 
 from sqlmesh_dagster.component import SQLMeshProjectComponent
@@ -22,7 +30,6 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.errors import (
     AuditFailedError,
     DatabaseLockedError,
@@ -42,8 +49,6 @@ from sqlmesh_dagster.errors import (
     UndeployedChangesError,
     VerificationFailedError,
 )
-from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
-from sqlmesh_dagster.execution.results import SQLMeshResultsResource
 from sqlmesh_dagster.factories import (
     sqlmesh_adaptive_schedule_factory,
     sqlmesh_assets_factory,
@@ -54,7 +59,13 @@ from sqlmesh_dagster.factories import (
     sqlmesh_sync_sensor_factory,
     sqlmesh_verify_job_factory,
 )
-from sqlmesh_dagster.plans import SQLMeshInvalidateOptions, SQLMeshPlanOptions
+from sqlmesh_dagster.moved import install_old_paths
+from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.run.plans import SQLMeshInvalidateOptions, SQLMeshPlanOptions
+from sqlmesh_dagster.run.results import SQLMeshResultsResource
+from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
+
+install_old_paths()
 
 __all__ = [
     "AuditFailedError",

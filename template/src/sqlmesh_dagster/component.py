@@ -14,10 +14,10 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import BaseModel, Field
 
 from sqlmesh_dagster.definition.records import ModelRecord
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator
-from sqlmesh_dagster.execution.resource import SQLMeshResource
 from sqlmesh_dagster.factories import project_definitions
-from sqlmesh_dagster.loading import bake_manifest, project_manifest
+from sqlmesh_dagster.manifest.loading import bake_manifest, project_manifest
+from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.translator import SQLMeshTranslator
 
 
 class ScaffoldParameters(BaseModel):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from sqlmesh_dagster.code_checks import code_checks, verify_job
 from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.project import (
     DagsterProject,
@@ -19,17 +18,18 @@ from sqlmesh_dagster.definition.project import (
     translate,
 )
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator, unknown_properties
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.execution.resource import SQLMeshResource, SQLMeshRunOptions
-from sqlmesh_dagster.execution.results import SQLMeshResultsResource
-from sqlmesh_dagster.execution.steps import StepEvent, check_table, materialize_model
-from sqlmesh_dagster.garbage import freeze_definitions, rare_collection
-from sqlmesh_dagster.loading import project_manifest
-from sqlmesh_dagster.plans import invalidate_job, plan_job
-from sqlmesh_dagster.schedule import adaptive_schedule
-from sqlmesh_dagster.sync import sync_sensor
-from sqlmesh_dagster.upstream import AssetJob, PartitionedAsset, mixed_asset_job
+from sqlmesh_dagster.guard.garbage import freeze_definitions, rare_collection
+from sqlmesh_dagster.manifest.loading import project_manifest
+from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.run.plans import invalidate_job, plan_job
+from sqlmesh_dagster.run.results import SQLMeshResultsResource
+from sqlmesh_dagster.run.schedule import adaptive_schedule
+from sqlmesh_dagster.run.steps import StepEvent, check_table, materialize_model
+from sqlmesh_dagster.run.sync import sync_sensor
+from sqlmesh_dagster.run.verification import code_checks, verify_job
+from sqlmesh_dagster.translator import SQLMeshTranslator, unknown_properties
+from sqlmesh_dagster.upstream.dagster import AssetJob, PartitionedAsset, mixed_asset_job
 
 _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
 """Lower priority than other ops', so that ingest goes first and one sqlmesh run takes all models."""

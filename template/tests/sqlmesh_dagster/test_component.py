@@ -20,7 +20,7 @@ from sqlmesh_dagster import (
     SQLMeshTranslator,
     sqlmesh_definitions_factory,
 )
-from sqlmesh_dagster.loading import bake_manifest
+from sqlmesh_dagster.manifest.loading import bake_manifest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 _SETTINGS: dict[str, Any] = {
@@ -155,7 +155,7 @@ def test_a_baked_state_is_used_and_a_stale_one_is_not(
         raise AssertionError("The project was loaded.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sqlmesh_dagster.execution.context.load_manifest", refuse)
+        patch.setattr("sqlmesh_dagster.engine.context.load_manifest", refuse)
         baked = component.build_defs_from_state(context, state)
     assert len(list(baked.resolve_all_asset_specs())) == 1
     project.model("second", "SELECT 1::INT AS id")

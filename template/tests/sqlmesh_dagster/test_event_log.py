@@ -19,7 +19,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 _STORAGE = """
 storage:
   custom:
-    module: sqlmesh_dagster.event_log
+    module: sqlmesh_dagster.upstream.event_log
     class: PooledSqliteStorage
     config:
       base_dir: {home}

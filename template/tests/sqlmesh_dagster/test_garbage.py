@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sqlmesh_dagster.garbage import rare_collection
+from sqlmesh_dagster.guard.garbage import rare_collection
 from tests.sqlmesh_dagster.projects import Project
 
 _LOAD_TWICE = """

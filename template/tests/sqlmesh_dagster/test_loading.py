@@ -18,8 +18,8 @@ import pytest
 
 from sqlmesh_dagster import ModelRecord, ProjectLoadError, SQLMeshResource, SQLMeshTranslator
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.execution.context import load_manifest
-from sqlmesh_dagster.loading import project_manifest
+from sqlmesh_dagster.engine.context import load_manifest
+from sqlmesh_dagster.manifest.loading import project_manifest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _in_a_process(project: Project, **settings: Any) -> tuple[bool, Manifest]:
     code = (
         "import json, sys\n"
         "from sqlmesh_dagster import SQLMeshResource\n"
-        "from sqlmesh_dagster.loading import project_manifest\n"
+        "from sqlmesh_dagster.manifest.loading import project_manifest\n"
         "from pydantic import TypeAdapter\n"
         "from sqlmesh_dagster.definition.records import Manifest\n"
         "manifest = project_manifest(SQLMeshResource(**json.loads(sys.argv[1])))\n"
@@ -200,7 +200,7 @@ def _is_cold(project: Project, monkeypatch: pytest.MonkeyPatch, **settings: Any)
         return load_manifest(*arguments)
 
     environ = dict(os.environ)
-    monkeypatch.setattr("sqlmesh_dagster.execution.context.load_manifest", load)
+    monkeypatch.setattr("sqlmesh_dagster.engine.context.load_manifest", load)
     used = project_manifest(_resource(project, **settings))
     full = load_manifest(_resource(project, **settings).settings)
     os.environ.clear()
@@ -353,7 +353,7 @@ def test_processes_that_make_it_at_once_don_t_spoil_it(project: Project) -> None
         "import sys\n"
         "from pathlib import Path\n"
         "from sqlmesh_dagster import SQLMeshResource\n"
-        "from sqlmesh_dagster.loading import project_manifest\n"
+        "from sqlmesh_dagster.manifest.loading import project_manifest\n"
         "for _ in range(10):\n"
         "    project_manifest(SQLMeshResource(project_dir=sys.argv[1]))\n"
         f"    Path(sys.argv[1], {_STORED!r}).unlink(missing_ok=True)\n"
@@ -399,7 +399,7 @@ def test_a_file_that_is_saved_during_the_load_is_seen_by_the_next(
         project.model("late", "SELECT 1::INT AS id")
         return manifest
 
-    monkeypatch.setattr("sqlmesh_dagster.execution.context.load_manifest", load_and_save)
+    monkeypatch.setattr("sqlmesh_dagster.engine.context.load_manifest", load_and_save)
     assert len(project_manifest(_resource(project)).models) == 1
     assert _is_cold(project, monkeypatch)
 
@@ -469,7 +469,7 @@ def _forget_modules(package: str) -> None:
 
 def test_loads_in_several_threads_record_what_each_reads() -> None:
     """Regression: one thread that ended its recording broke the environment for another."""
-    from sqlmesh_dagster.definition.inputs import recorded_variables
+    from sqlmesh_dagster.manifest.inputs import recorded_variables
 
     kind = type(os.environ)
     with recorded_variables() as outer:

@@ -8,9 +8,9 @@ import pytest
 from sqlmesh import Context
 
 from sqlmesh_dagster import AuditRecord, ColumnRecord, ModelRecord, SQLMeshResource
-from sqlmesh_dagster.definition.manifest import fingerprint_text
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.execution.context import load_manifest
+from sqlmesh_dagster.engine.context import load_manifest
+from sqlmesh_dagster.engine.reader import fingerprint_text
 from tests.sqlmesh_dagster.projects import Project
 
 DAY, HOUR = 86400.0, 3600.0

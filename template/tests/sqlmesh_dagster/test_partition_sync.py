@@ -6,8 +6,8 @@ import dagster as dg
 
 from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.definition.project import DagsterProject, translate
-from sqlmesh_dagster.loading import project_manifest
-from sqlmesh_dagster.sync import synchronize
+from sqlmesh_dagster.manifest.loading import project_manifest
+from sqlmesh_dagster.run.sync import synchronize
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 _PARTITIONED = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))

@@ -14,8 +14,8 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import SQLMeshResource
-from sqlmesh_dagster.execution.locks import ProjectLock
-from sqlmesh_dagster.execution.plan_summary import PlannedChange, PlanSummary
+from sqlmesh_dagster.facts.plan_summary import PlannedChange, PlanSummary
+from sqlmesh_dagster.guard.locks import ProjectLock
 from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
 
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"

@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 
 from sqlmesh_dagster import SQLMeshResultsResource
-from sqlmesh_dagster.execution.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome
-from sqlmesh_dagster.execution.results import RunResults
+from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome
+from sqlmesh_dagster.run.results import RunResults
 
 _OUTCOME = ModelOutcome(
     fqn='"db"."s"."m"',

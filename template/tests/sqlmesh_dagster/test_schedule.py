@@ -153,7 +153,7 @@ def test_a_tick_of_a_process_that_runs_sqlmesh_skips_with_the_reason(
     built: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Promise: another project's context in the same process is no failure."""
-    monkeypatch.setattr("sqlmesh_dagster.execution.deployed._PROCESS_SECONDS", 0.1)
+    monkeypatch.setattr("sqlmesh_dagster.engine.state._PROCESS_SECONDS", 0.1)
     other = Project(tmp_path / "other")
     is_open, may_close = threading.Event(), threading.Event()
 

@@ -15,11 +15,11 @@ import pytest
 
 from sqlmesh_dagster import SQLMeshResource
 from sqlmesh_dagster.definition.project import translate
-from sqlmesh_dagster.execution.built import find_built
-from sqlmesh_dagster.execution.locks import ProjectLock
-from sqlmesh_dagster.execution.tables import BuiltTable
-from sqlmesh_dagster.loading import project_manifest
-from sqlmesh_dagster.sync import Reported, has_moved, report_moved
+from sqlmesh_dagster.engine.built import find_built
+from sqlmesh_dagster.facts.tables import BuiltTable
+from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.manifest.loading import project_manifest
+from sqlmesh_dagster.run.sync import Reported, has_moved, report_moved
 from tests.sqlmesh_dagster.projects import (
     Project,
     held_by_another_process,

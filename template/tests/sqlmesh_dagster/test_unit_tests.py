@@ -18,7 +18,7 @@ from sqlmesh_dagster import (
     TranslatorSettings,
     sqlmesh_verify_job_factory,
 )
-from sqlmesh_dagster.execution.locks import ProjectLock
+from sqlmesh_dagster.guard.locks import ProjectLock
 from tests.sqlmesh_dagster.projects import Project, Run, held_by_another_process, run_in_process
 
 BOTH = TranslatorSettings(unit_test_checks=True, lint_checks=True)

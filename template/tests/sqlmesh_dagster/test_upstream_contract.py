@@ -32,10 +32,10 @@ from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 
 from sqlmesh_dagster import upstream
+from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import op_name
-from sqlmesh_dagster.event_log import PooledSqliteEventLog, PooledSqliteStorage
-from sqlmesh_dagster.execution.console import CaptureConsole
-from sqlmesh_dagster.execution.settings import environment_name
+from sqlmesh_dagster.settings import environment_name
+from sqlmesh_dagster.upstream.event_log import PooledSqliteEventLog, PooledSqliteStorage
 from tests.sqlmesh_dagster.projects import Project
 
 # ---------------------------------------------------------------------------- signatures

@@ -1,1 +1,1 @@
-"""Before any run: a SQLMesh project becomes records, and records become Dagster specs."""
+"""Before any run: a SQLMesh project as records, and records as Dagster specs. Imports no SQLMesh."""

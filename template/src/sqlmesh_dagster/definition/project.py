@@ -18,8 +18,8 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.definition.translator import SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.errors import DuplicateAssetKeyError
+from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 
 Checks = tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
 """Audits, each with its check."""

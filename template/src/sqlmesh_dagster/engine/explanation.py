@@ -1,0 +1,79 @@
+"""What goes wrong outside any model, or under every one: one clear message with the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import duckdb
+from sqlmesh.utils.errors import SQLMeshError
+
+from sqlmesh_dagster import errors
+from sqlmesh_dagster.settings import ProjectSettings
+
+_REMEDIES = (
+    (
+        ("Permission denied", "Read-only file system", "read-only mode"),
+        "Let the user that runs Dagster write to the file and to its folder.",
+    ),
+    (("No such file or directory",), "Create its folder, or mend its path in SQLMesh's config."),
+    (("No space left", "File too large", "quota exceeded"), "Make room on its disk."),
+    (
+        ("not a valid DuckDB database", "Serialization Error", "corrupt"),
+        "Restore it from a backup; or move it away and run `sqlmesh plan`, which builds it anew.",
+    ),
+)
+"""What DuckDB says, and what helps."""
+
+
+def explained(error: Exception, settings: ProjectSettings) -> Exception:
+    """One clear message for an error of a whole run; the error itself if it needs none."""
+    message = str(error).strip()
+    if isinstance(error, duckdb.IOException) and "lock" in message:
+        return errors.DatabaseLockedError(
+            f"The DuckDB file is in use by another process, and stayed so for"
+            f" {settings.wait_timeout:g} s. Close that process, or raise `wait_timeout`. {message}"
+        )
+    if isinstance(error, duckdb.IOException):
+        return _unavailable(message)
+    if isinstance(error, SQLMeshError) and "maximum wait time for environment" in message:
+        return errors.EnvironmentNotFinalizedError(
+            f"Environment `{settings.environment}` is being changed by a plan, or a plan of it died."
+            f" {settings.plan_hint}"
+        )
+    if isinstance(error, SQLMeshError) and "SQLMesh (local)" in message:
+        is_older = "migrate" in message
+        remedy = (
+            f"Run `sqlmesh -p {settings.project_dir} migrate`" if is_older else "Upgrade SQLMesh"
+        )
+        return errors.StateVersionError(
+            f"The project's state was written by {'an older' if is_older else 'a newer'} SQLMesh."
+            f" {remedy}, and run again; nothing was changed. {message}"
+        )
+    return unavailable_database(error) or error
+
+
+def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableError | None:
+    """What to tell if DuckDB could not write to its own file; None for any other error.
+
+    An error of a file that a model reads is the model's own.
+    """
+    for cause in _causes(error):
+        text = str(cause)
+        is_write = "Failed to commit" in text and ("Cannot open" in text or "Could not" in text)
+        if isinstance(cause, duckdb.Error) and (is_write or "has been invalidated" in text):
+            return _unavailable(text)
+    return None
+
+
+def _unavailable(message: str) -> errors.DatabaseUnavailableError:
+    helps = [remedy for words, remedy in _REMEDIES if any(word in message for word in words)]
+    return errors.DatabaseUnavailableError(
+        f"DuckDB cannot work on its file. {' '.join(helps) or 'Mend what it says.'} Then run again:"
+        f" what was not finished is not recorded as done. {message.strip()}"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

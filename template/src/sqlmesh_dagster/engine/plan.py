@@ -1,0 +1,230 @@
+"""A plan of an environment, shown and, when told to, applied; and the end of an environment.
+
+Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import duckdb
+from sqlmesh.core.plan import Plan
+from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot.definition import format_intervals
+from sqlmesh.utils.errors import SQLMeshError
+
+from sqlmesh_dagster import errors
+from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.engine.built import read_built
+from sqlmesh_dagster.engine.context import CaptureContext, open_context, wait_for_database
+from sqlmesh_dagster.engine.explanation import explained
+from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.engine.verification import refuse_errors, verify
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.plan_summary import (
+    PlannedBackfill,
+    PlannedChange,
+    PlanRequest,
+    PlanSummary,
+)
+from sqlmesh_dagster.facts.tables import BuiltTables
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.sqlmesh import has_state
+
+
+@dataclass(frozen=True)
+class Planning:
+    """SQLMesh's part of a Dagster run that plans; the project's lock is held.
+
+    Attributes:
+        settings: With the environment that is planned.
+        holder: How the Dagster run names itself to those who wait for it.
+        log: Receives a logging level and a message.
+    """
+
+    settings: ProjectSettings
+    holder: str
+    log: Callable[[int, str], None]
+    cancel: CancelToken
+
+    def plan(
+        self,
+        request: PlanRequest,
+        show: Callable[[PlanSummary], None],
+        tell: Callable[[ModelOutcome], None],
+        applied: Callable[[BuiltTables], None],
+    ) -> None:
+        """Verifies the files, plans them, and applies the plan that was shown.
+
+        Args:
+            show: Receives the plan before anything is changed.
+            tell: Receives each model that was built, after the environment was changed.
+            applied: Receives what the environment shows then.
+
+        Raises:
+            VerificationFailedError: A unit test fails, or the linter finds an error.
+            PlanFailedError: SQLMesh cannot plan or apply it, in its words.
+        """
+        console = CaptureConsole((), tell, self.log, self.cancel)
+        with self._context(console, load=True) as context:
+            verification = verify(context, self.cancel)
+            refuse_errors(verification)
+            with self._alone(context):
+                plan = self._build(context, request)
+                show(_summary(context, plan, verification.test_count))
+                if not request.is_applied:
+                    return
+                _refuse_uncategorized(plan)
+                console.begin({}, datetime.now(timezone.utc), self.settings.plan_hint)
+                with console.planning(), self.cancel.watching(context.engine_adapter.cursor):
+                    context.apply(plan)
+                console.finish()
+                applied(read_built(self.settings, context.state_reader))
+
+    def invalidate(self, *, is_dropped: bool) -> bool:
+        """Ends an environment.
+
+        Args:
+            is_dropped: Whether its views and schemas go at once, and not with the next janitor.
+
+        Returns:
+            Whether it existed.
+        """
+        console = CaptureConsole((), lambda outcome: None, self.log, self.cancel)
+        with self._context(console, load=False) as context, self._alone(context):
+            name = self.settings.environment
+            if not has_state(context) or context.state_reader.get_environment(name) is None:
+                return False
+            context.invalidate_environment(name, sync=is_dropped)
+            return True
+
+    @contextmanager
+    def _context(self, console: CaptureConsole, *, load: bool) -> Iterator[CaptureContext]:
+        """A context, and clear errors: SQLMesh raises without saying what failed, its console hears it."""
+        settings = self.settings
+        try:
+            with open_context(settings, load=load, console=console, cancel=self.cancel) as context:
+                yield context
+        except (SQLMeshError, duckdb.Error) as error:
+            told = explained(error, settings)
+            if told is not error:
+                raise told from error
+            cause = console.errors or str(error)
+            raise errors.PlanFailedError(
+                f"The plan of environment `{settings.environment}` failed: {cause.strip()}"
+            ) from error
+
+    @contextmanager
+    def _alone(self, context: CaptureContext) -> Iterator[None]:
+        with state_lock(context, self.settings, self.holder, self.cancel, self.log) as lock:
+            wait_for_database(context, self.settings, self.log)
+            with lock.alone():
+                yield
+
+    def _build(self, context: CaptureContext, request: PlanRequest) -> Plan:
+        return context.plan_builder(
+            self.settings.environment,
+            start=request.start,
+            end=request.end,
+            execution_time=request.execution_time,
+            create_from=request.create_from,
+            select_models=request.select_models,
+            skip_backfill=request.skip_backfill,
+            forward_only=request.forward_only or None,
+            effective_from=request.effective_from,
+            include_unmodified=request.include_unmodified,
+            skip_tests=True,
+            skip_linter=True,
+        ).build()
+
+
+def _refuse_uncategorized(plan: Plan) -> None:
+    names = ", ".join(f"`{_plain(snapshot.name)}`" for snapshot in plan.uncategorized)
+    if names:
+        raise errors.PlanFailedError(
+            f"The project's `auto_categorize_changes` leaves it to a person to say whether the changes"
+            f" of {names} are breaking. Run `sqlmesh plan {plan.environment.name}`."
+        )
+
+
+def _summary(context: CaptureContext, plan: Plan, unit_tests: int) -> PlanSummary:
+    diff = plan.context_diff
+    other = []
+    if diff.has_requirement_changes:
+        other.append(("Requirements", diff.requirements_diff()))
+    if diff.has_environment_statements_changes:
+        found = diff.environment_statements_diff(include_python_env=True)
+        other += [("Environment statements", text) for _, text in found]
+    return PlanSummary(
+        environment=plan.environment.name,
+        plan_id=plan.plan_id,
+        is_new=diff.is_new_environment,
+        is_empty=not (plan.has_changes or plan.requires_backfill or plan.has_unmodified_unpromoted),
+        create_from=diff.create_from if diff.create_from_env_exists else None,
+        changes=tuple(_changes(plan)),
+        backfills=tuple(_backfills(plan)) if plan.requires_backfill else (),
+        other_diffs=tuple(other),
+        unit_tests=unit_tests,
+    )
+
+
+def _changes(plan: Plan) -> Iterator[PlannedChange]:
+    diff = plan.context_diff
+    for snapshot_id in sorted(diff.added):
+        snapshot = plan.snapshots[snapshot_id]
+        yield PlannedChange(_plain(snapshot.name), "added", _category(snapshot))
+    for name, (snapshot, _) in sorted(diff.modified_snapshots.items()):
+        if diff.directly_modified(name):
+            kind = "modified"
+        elif diff.indirectly_modified(name):
+            kind = "modified indirectly"
+        else:
+            kind = "metadata"
+        text = "" if kind == "modified indirectly" else _tidy(diff.text_diff(name))
+        yield PlannedChange(_plain(name), kind, _category(snapshot), text)
+    for snapshot_id in sorted(diff.removed_snapshots):
+        yield PlannedChange(_plain(snapshot_id.name), "removed")
+
+
+def _tidy(diff: str) -> str:
+    """A diff without the names of its files, which are empty."""
+    return "\n".join(
+        line for line in diff.splitlines() if line.strip() and line.strip() not in ("---", "+++")
+    )
+
+
+def _category(snapshot: Snapshot) -> str:
+    category = snapshot.change_category
+    if category is None:
+        return "not categorized"
+    words = category.name.lower().split("_")
+    text = " ".join(words).replace("non breaking", "non-breaking")
+    is_forward_only = snapshot.is_forward_only and "forward" not in words
+    return (
+        f"forward-only, {text}" if is_forward_only else text.replace("forward only", "forward-only")
+    )
+
+
+def _backfills(plan: Plan) -> Iterator[PlannedBackfill]:
+    for missing in plan.missing_intervals:
+        snapshot = plan.snapshots[missing.snapshot_id]
+        number: int | None = None
+        if snapshot.is_incremental:
+            what = format_intervals(missing.merged_intervals, snapshot.node.interval_unit)
+            number = len(missing.intervals)
+        else:
+            what = "recreate view" if snapshot.is_view else "full refresh"
+        yield PlannedBackfill(
+            _plain(snapshot.name),
+            what,
+            number,
+            is_preview=not plan.deployability_index.is_deployable(snapshot),
+        )
+
+
+def _plain(name: str) -> str:
+    return name.replace('"', "")

@@ -1,0 +1,55 @@
+"""Looks at what a run has built or found, in the connection that it has anyway.
+
+They decorate what Dagster shows: what goes wrong in them is logged and fails no model.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from sqlglot import exp
+from sqlmesh.core.engine_adapter.base import EngineAdapter
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
+
+from sqlmesh_dagster.facts.outcomes import RowSample
+
+_log = logging.getLogger(__name__)
+_COUNTING_DIALECTS = ("duckdb",)
+"""Engines that count a table's rows from its statistics, in about a millisecond."""
+
+
+def row_count(
+    snapshot: Snapshot, adapter: EngineAdapter, deployability: DeployabilityIndex | None
+) -> int | None:
+    """Rows of a model's table; None for a view, which would be computed, and where counting scans."""
+    if adapter.dialect not in _COUNTING_DIALECTS or not snapshot.is_model:
+        return None
+    if not snapshot.is_materialized or snapshot.is_materialized_view:
+        return None
+    index = deployability or DeployabilityIndex.all_deployable()
+    table = exp.to_table(snapshot.table_name(is_deployable=index.is_deployable(snapshot)))
+    try:
+        (count,) = adapter.fetchone(
+            exp.select(exp.Count(this=exp.Star())).from_(table), quote_identifiers=True
+        ) or (None,)
+    except Exception:
+        _log.info("Could not count the rows of `%s`.", snapshot.name, exc_info=True)
+        return None
+    return None if count is None else int(count)
+
+
+def failing_sample(query: exp.Query, adapter: EngineAdapter, size: int) -> RowSample | None:
+    """The first rows that an audit found, as text."""
+    try:
+        found = adapter.fetchdf(
+            exp.select("*").from_(query.subquery("audit")).limit(size), quote_identifiers=True
+        )
+    except Exception:
+        _log.info("Could not read what an audit found.", exc_info=True)
+        return None
+    return RowSample(
+        columns=tuple(str(name) for name in found.columns),
+        rows=tuple(
+            tuple(str(value) for value in row) for row in found.itertuples(index=False, name=None)
+        ),
+    )

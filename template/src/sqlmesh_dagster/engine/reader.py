@@ -1,0 +1,368 @@
+"""SQLMesh project → manifest: the one place that reads a loaded project for Dagster's definitions.
+
+Importing this module imports SQLMesh (2 to 5 CPU seconds).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import sqlmesh
+from sqlglot import exp
+from sqlmesh import Context
+from sqlmesh.core.audit import Audit, StandaloneAudit
+from sqlmesh.core.dialect import normalize_model_name
+from sqlmesh.core.model import Model, SeedModel, ViewKind
+from sqlmesh.core.node import IntervalUnit
+from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
+from sqlmesh.core.snapshot.definition import Node
+from sqlmesh.utils.cron import CroniterCache
+from sqlmesh.utils.date import TimeLike, is_date, to_datetime
+
+from sqlmesh_dagster.definition.names import check_names
+from sqlmesh_dagster.definition.records import (
+    AuditRecord,
+    ColumnRecord,
+    ExternalRecord,
+    Manifest,
+    ModelRecord,
+    StandaloneAuditRecord,
+)
+from sqlmesh_dagster.engine.lineage import ColumnSources, column_lineages
+from sqlmesh_dagster.engine.source import definition_line
+from sqlmesh_dagster.upstream.sqlmesh import model_path
+
+_CRON_EPOCH = "2024-01-01"
+"""A Monday; any fixed date does: a manifest must not depend on the clock."""
+_TWO_DAYS = (_CRON_EPOCH, "2024-02-08")
+_CRON_SAMPLES = 30
+"""Ticks looked at, at least: a month of a daily cron."""
+_CRON_SPAN = timedelta(hours=25)
+"""Time looked at, at least: a night of `*/5 8-18`, SQLMesh's shortest period being 5 minutes."""
+
+
+ReadModel = Callable[[Model], Mapping[str, Any]]
+
+
+def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -> Manifest:
+    """Reads a loaded context; opens no connection.
+
+    Args:
+        context: Loaded with `update_schemas`, so that columns have types.
+        read_model: What else to keep of a model, as `SQLMeshTranslator.read_model`.
+    """
+    models = context.models
+    nodes: dict[str, Node] = {**models, **context.standalone_audits}
+    fingerprints = _fingerprints(nodes)
+    sources = column_lineages(models)
+    starts = _fixed_starts(models, context.dag.sorted)
+    root = Path(context.path)
+    tests = unit_tests_by_model(context)
+    records = tuple(
+        _model_record(
+            models[fqn],
+            models,
+            root,
+            fingerprints[fqn],
+            sources[fqn],
+            starts.get(fqn),
+            tests.get(fqn, ()),
+            read_model,
+        )
+        for fqn in context.dag.sorted
+        if fqn in models and not models[fqn].kind.is_symbolic
+    )
+    audits = tuple(_standalone_record(a, models) for a in context.standalone_audits.values())
+    read = {fqn for model in records for fqn in model.depends_on}
+    read |= {fqn for audit in audits for fqn in audit.depends_on}
+    built = {record.fqn for record in records}
+    declared = {fqn for fqn, model in models.items() if model.kind.is_external}
+    return Manifest(
+        project_dir=str(root.resolve()),
+        gateway=context.gateway or context.config.default_gateway_name,
+        dialect=context.default_dialect or "",
+        default_catalog=context.default_catalog,
+        sqlmesh_version=sqlmesh.__version__,
+        models=records,
+        externals=tuple(
+            _external_record(fqn, models.get(fqn)) for fqn in sorted((read | declared) - built)
+        ),
+        standalone_audits=audits,
+        fingerprints=tuple(
+            sorted((name, fingerprint_text(value)) for name, value in fingerprints.items())
+        ),
+    )
+
+
+def unit_tests_by_model(context: Context) -> dict[str, list[str]]:
+    """The unit tests of each model, by its FQN: `path::name`, as SQLMesh's selectors take them.
+
+    A test of a model that does not exist is left out; SQLMesh leaves it out, too.
+    """
+    tests: dict[str, list[str]] = {}
+    for test in context.select_tests():
+        if not test.model_name:
+            continue
+        fqn = normalize_model_name(
+            test.model_name,
+            default_catalog=context.default_catalog,
+            dialect=context.default_dialect,
+        )
+        if fqn in context.models:
+            tests.setdefault(fqn, []).append(test.fully_qualified_test_name)
+    return tests
+
+
+def fingerprint_text(fingerprint: SnapshotFingerprint) -> str:
+    """All four hashes of a fingerprint; equal exactly when SQLMesh sees no change."""
+    return "-".join(
+        (
+            fingerprint.data_hash,
+            fingerprint.metadata_hash,
+            fingerprint.parent_data_hash,
+            fingerprint.parent_metadata_hash,
+        )
+    )
+
+
+def audit_arguments(arguments: Mapping[str, exp.Expr]) -> dict[str, str]:
+    """Arguments of an audit call as SQL text, without `blocking`, which is not part of its identity.
+
+    The text does not depend on the model's dialect; in DuckDB's, a list reads as it is written, `[id]`.
+    """
+    return {
+        name: value.sql(dialect="duckdb")
+        for name, value in sorted(arguments.items())
+        if name != "blocking"
+    }
+
+
+def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
+    cache: dict[str, SnapshotFingerprint] = {}
+    every = dict(nodes)
+    return {
+        name: fingerprint_from_node(node, nodes=every, cache=cache) for name, node in nodes.items()
+    }
+
+
+def _model_record(
+    model: Model,
+    models: Mapping[str, Model],
+    root: Path,
+    fingerprint: SnapshotFingerprint,
+    sources: Mapping[str, ColumnSources],
+    start: datetime | None,
+    tests: Iterable[str],
+    read_model: ReadModel,
+) -> ModelRecord:
+    period, gap = _cron_spacing(model.cron, model.cron_tz)
+    path = model_path(model)
+    return ModelRecord(
+        fqn=model.fqn,
+        name=model.name,
+        catalog=model.catalog or "",
+        schema_name=model.schema_name,
+        view_name=model.view_name,
+        kind=model.kind.name.value,
+        source_type=model.source_type,
+        dialect=model.dialect,
+        gateway=model.gateway,
+        cron=model.cron,
+        cron_tz=str(model.cron_tz) if model.cron_tz else None,
+        cron_period=period,
+        cron_gap=gap,
+        interval_unit=model.interval_unit.value if model.interval_unit else "",
+        start=str(model.start) if model.start else None,
+        owner=model.owner,
+        tags=tuple(model.tags),
+        description=model.description,
+        columns=_columns(model, sources),
+        audits=_audits(model),
+        depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
+        grains=tuple(grain.sql(dialect=model.dialect) for grain in model.grains),
+        partitioned_by=tuple(e.sql(dialect=model.dialect) for e in model.partitioned_by),
+        path=_relative_path(path, root),
+        code_version=fingerprint.data_hash,
+        fingerprint=fingerprint_text(fingerprint),
+        line=definition_line(Path(path), model.name) if path else 1,
+        references=tuple(e.sql(dialect=model.dialect) for e in model.references),
+        time_column=model.time_column.column.name if model.time_column else None,
+        lookback=model.lookback,
+        is_forward_only=model.forward_only,
+        is_restatable=not model.disable_restatement,
+        is_materialized_view=isinstance(model.kind, ViewKind) and model.kind.materialized,
+        first_interval=_first_interval(model, start),
+        end_of_last_interval=_end_of_last_interval(model),
+        seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
+        extra=dict(read_model(model)),
+        unit_tests=tuple(name.rpartition("::")[2] for name in tests),
+    )
+
+
+def _external_record(fqn: str, model: Model | None) -> ExternalRecord:
+    table = exp.to_table(fqn)
+    return ExternalRecord(
+        fqn=fqn,
+        catalog=table.catalog or None,
+        schema_name=table.db or None,
+        view_name=table.name,
+        description=model.description if model else None,
+        columns=_columns(model) if model else (),
+        audits=_audits(model) if model else (),
+    )
+
+
+def _standalone_record(
+    audit: StandaloneAudit, models: Mapping[str, Model]
+) -> StandaloneAuditRecord:
+    (check_name,) = check_names([(audit.name, {})])
+    return StandaloneAuditRecord(
+        audit=AuditRecord(
+            name=audit.name,
+            check_name=check_name,
+            blocking=False,
+            skip=audit.skip,
+            query=_text(audit.query, audit.dialect),
+            description=audit.description,
+        ),
+        depends_on=tuple(sorted(_visible_dependencies(audit.depends_on, models))),
+        owner=audit.owner,
+        tags=tuple(audit.tags),
+    )
+
+
+def _audits(model: Model) -> tuple[AuditRecord, ...]:
+    calls = [
+        (audit, audit_arguments(arguments), arguments)
+        for audit, arguments in model.audits_with_args
+    ]
+    names = check_names([(audit.name, shown) for audit, shown, _ in calls])
+    return tuple(
+        AuditRecord(
+            name=audit.name,
+            check_name=check_name,
+            arguments=tuple(shown.items()),
+            blocking=_is_blocking(audit, arguments),
+            skip=audit.skip,
+            query=_text(audit.query, model.dialect),
+        )
+        for (audit, shown, arguments), check_name in zip(calls, names, strict=True)
+    )
+
+
+def _is_blocking(audit: Audit, arguments: Mapping[str, exp.Expr]) -> bool:
+    """As `SnapshotEvaluator._audit` decides: the use's argument wins over the audit's default."""
+    given = arguments.get("blocking")
+    return given == exp.true() if given else audit.blocking
+
+
+def _visible_dependencies(names: Iterable[str] | None, models: Mapping[str, Model]) -> set[str]:
+    """What is read, seen through embedded models: they leave no table."""
+    visible: set[str] = set()
+    seen: set[str] = set()
+    pending = list(names or ())
+    while pending:
+        fqn = pending.pop()
+        if fqn in seen:
+            continue
+        seen.add(fqn)
+        model = models.get(fqn)
+        if model is not None and model.kind.is_embedded:
+            pending.extend(model.depends_on or ())
+        else:
+            visible.add(fqn)
+    return visible
+
+
+def _columns(
+    model: Model, sources: Mapping[str, ColumnSources] | None = None
+) -> tuple[ColumnRecord, ...]:
+    described = model.column_descriptions or {}
+    traced = sources or {}
+    return tuple(
+        ColumnRecord(
+            name, _text(data_type, model.dialect), described.get(name), traced.get(name, ())
+        )
+        for name, data_type in (model.columns_to_types or {}).items()
+    )
+
+
+@lru_cache(maxsize=4096)
+def _text(expression: exp.Expr, dialect: str) -> str:
+    """SQL text; a project has few types and audits, and uses each many times."""
+    return expression.sql(dialect=dialect, comments=False)
+
+
+@lru_cache(maxsize=256)
+def _cron_spacing(cron: str, time_zone: tzinfo | None) -> tuple[float, float]:
+    """Shortest and longest time between two ticks, in seconds."""
+    start = to_datetime(_CRON_EPOCH)
+    tick = CroniterCache(cron, start, time_zone).get_next()
+    end = tick + _CRON_SPAN
+    spaces: list[timedelta] = []
+    while len(spaces) < _CRON_SAMPLES or tick < end:
+        following = CroniterCache(cron, tick, time_zone).get_next()
+        spaces.append(following - tick)
+        tick = following
+    for day in range(7):  # the weekend of `*/5 8-18 * * 1-5` is beyond that span
+        before = CroniterCache(cron, start + timedelta(days=day, hours=12), time_zone).get_prev()
+        spaces.append(CroniterCache(cron, before, time_zone).get_next() - before)
+    return min(spaces).total_seconds(), max(spaces).total_seconds()
+
+
+def _fixed_starts(models: Mapping[str, Model], order: Iterable[str]) -> dict[str, datetime | None]:
+    """When each model begins: by its own start, or by the earliest of what it reads.
+
+    As `sqlmesh.core.snapshot.start_date`, but for what depends on the clock, which is None.
+    """
+    starts: dict[str, datetime | None] = {}
+    for fqn in order:
+        model = models.get(fqn)
+        if model is None:
+            continue
+        if model.start:
+            starts[fqn] = _fixed_moment(model.start)
+            continue
+        above = [starts.get(name) for name in model.depends_on or () if name in models]
+        known = [start for start in above if start is not None]
+        starts[fqn] = min(known) if known and len(known) == len(above) else None
+    return starts
+
+
+def _first_interval(model: Model, start: datetime | None) -> str | None:
+    """Begin of the interval that the start is in."""
+    unit = model.interval_unit
+    return _begin(unit, start).isoformat() if unit and start else None
+
+
+@lru_cache(maxsize=256)
+def _begin(unit: IntervalUnit, moment: datetime) -> datetime:
+    return unit.cron_floor(moment)
+
+
+def _end_of_last_interval(model: Model) -> str | None:
+    """End of the interval that the model's end is in; a date means the whole day."""
+    end, unit = model.end, model.interval_unit
+    moment = _fixed_moment(end) if end else None
+    if end is None or moment is None or not unit:
+        return None
+    if is_date(end):
+        moment += timedelta(days=1)
+    floor = unit.cron_floor(moment)
+    return (floor if floor == moment else unit.cron_next(floor)).isoformat()
+
+
+@lru_cache(maxsize=256)
+def _fixed_moment(value: TimeLike) -> datetime | None:
+    """The moment that a date means, or None if it depends on when it is read."""
+    moments = {to_datetime(value, relative_base=to_datetime(base)) for base in _TWO_DAYS}
+    return moments.pop() if len(moments) == 1 else None
+
+
+def _relative_path(path: Path | None, root: Path) -> str | None:
+    return os.path.relpath(Path(path).resolve(), root.resolve()) if path else None

@@ -1,0 +1,192 @@
+"""What is built again: which models, over which intervals, and what SQLMesh forgets for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
+from sqlmesh.core.snapshot import Snapshot, SnapshotId
+from sqlmesh.core.snapshot.definition import snapshots_to_dag
+from sqlmesh.core.state_sync import StateSync
+from sqlmesh.utils.date import TimeLike, now, to_timestamp
+
+from sqlmesh_dagster.errors import RestatementRefusedError
+from sqlmesh_dagster.settings import RunOptions
+
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Restatement:
+    """Done intervals that a run builds again, with those in the same span that are missing.
+
+    Attributes:
+        start: Begin of the span that the run was asked for.
+        end: As `start`.
+        intervals: What is built of each model; SQLMesh widens the span where a model needs it.
+        below: Models that nobody selected, by the selected model that they are downstream of.
+    """
+
+    start: TimeLike
+    end: TimeLike
+    intervals: Mapping[SnapshotId, Interval]
+    below: Mapping[str, tuple[str, ...]]
+
+    @property
+    def unselected(self) -> set[str]:
+        """The models that nobody selected."""
+        return {name for names in self.below.values() for name in names}
+
+
+def plan_restatement(
+    snapshots: Mapping[str, Snapshot],
+    wanted: Collection[str],
+    options: RunOptions,
+    execution_time: datetime,
+    log: Callable[[int, str], None],
+    *,
+    is_production: bool,
+) -> Restatement:
+    """As SQLMesh's `PlanBuilder` does for `--restate-model`, for exactly the wanted models or more.
+
+    Args:
+        snapshots: What the environment runs, by name.
+        wanted: The selected models that are deployed.
+
+    Raises:
+        RestatementRefusedError: A wanted model must not be built again.
+    """
+    start, end = _span([snapshots[name] for name in wanted], options, execution_time)
+    intervals: dict[SnapshotId, Interval] = {}
+    above: dict[SnapshotId, set[str]] = {}
+    for snapshot_id in snapshots_to_dag(snapshots.values()):
+        snapshot = snapshots.get(snapshot_id.name)
+        if snapshot is None or not snapshot.is_model or snapshot.is_external:
+            continue
+        is_wanted = snapshot.name in wanted
+        parents = [snapshots[p.name] for p in snapshot.parents if p in intervals]
+        if not is_wanted and not (parents and options.restate_downstream):
+            continue
+        interval = _interval(snapshot, parents, intervals, start, end, execution_time)
+        reason = _refusal(snapshot, is_production=is_production)
+        if reason and is_wanted and (options.restate or _overlaps(snapshot, interval)):
+            raise RestatementRefusedError(f"`{snapshot.node.name}` is not built again: {reason}")
+        if reason:
+            log(logging.WARNING, f"`{snapshot.node.name}` stays as it is: {reason}")
+        elif not snapshot.is_seed:
+            intervals[snapshot_id] = interval
+            above[snapshot_id] = {n for p in parents for n in above[p.snapshot_id]} | (
+                {snapshot.name} if is_wanted else set()
+            )
+    return Restatement(
+        start,
+        end,
+        intervals,
+        {
+            name: tuple(
+                sorted(
+                    s.name
+                    for s, tops in above.items()
+                    if name in tops and s.name not in wanted and snapshots[s.name].evaluatable
+                )
+            )
+            for name in wanted
+        },
+    )
+
+
+def forget_done(
+    state: StateSync, snapshots: Mapping[SnapshotId, Snapshot], restatement: Restatement
+) -> None:
+    """Takes what is built again off SQLMesh's record of what is done.
+
+    A plan leaves it there. Without it, what then fails or is stopped is missing, and the next run
+    builds it. Previews keep a record of their own, which SQLMesh does not let go.
+    """
+    done = [
+        (snapshots[s], interval)
+        for s, interval in restatement.intervals.items()
+        if s in snapshots and snapshots[s].intervals
+    ]
+    if done:
+        state.remove_intervals(done, remove_shared_versions=True)
+
+
+def forget_elsewhere(
+    state: StateSync, snapshots: Mapping[SnapshotId, Snapshot], restatement: Restatement
+) -> None:
+    """Lets development environments build again what production has, as a plan does.
+
+    Their own versions of a model would bring old rows into production when they are promoted.
+    """
+    requests = identify_restatement_intervals_across_snapshot_versions(
+        state_reader=state,
+        prod_restatements={s.name: interval for s, interval in restatement.intervals.items()},
+        disable_restatement_models={
+            s.name for s in snapshots.values() if s.is_model and s.disable_restatement
+        },
+        loaded_snapshots=dict(snapshots),
+        current_ts=to_timestamp(now()),
+    )
+    if requests:
+        state.remove_intervals(
+            [(request.snapshot, request.interval) for request in requests.values()],
+            remove_shared_versions=True,
+        )
+
+
+def _span(
+    wanted: Iterable[Snapshot], options: RunOptions, execution_time: datetime
+) -> tuple[TimeLike, TimeLike]:
+    """What the run was asked for; where it does not say, all that is done."""
+    if options.partitions is not None:
+        return options.partitions
+    done = [interval for s in wanted for interval in (*s.intervals, *s.dev_intervals)]
+    ends = to_timestamp(execution_time)
+    return (
+        options.start or min((low for low, _ in done), default=ends),
+        options.end or max((high for _, high in done), default=ends),
+    )
+
+
+def _interval(
+    snapshot: Snapshot,
+    parents: Iterable[Snapshot],
+    intervals: Mapping[SnapshotId, Interval],
+    start: TimeLike,
+    end: TimeLike,
+    execution_time: datetime,
+) -> Interval:
+    spans = [intervals[p.snapshot_id] for p in parents if p.is_incremental]
+    spans.append(snapshot.get_removal_interval(start, end, execution_time, strict=False))
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    unit = snapshot.node.interval_unit
+    if unit is None:
+        return low, high
+    floor = to_timestamp(unit.cron_floor(high))
+    whole = to_timestamp(unit.cron_next(floor)) if floor < high else high
+    return to_timestamp(unit.cron_floor(low)), whole
+
+
+def _refusal(snapshot: Snapshot, *, is_production: bool) -> str | None:
+    """Why SQLMesh would not restate it."""
+    if snapshot.disable_restatement:
+        return (
+            "its `disable_restatement` is on, to prevent the loss of data. Set it to `false` in the"
+            " model, if its data can be built again."
+        )
+    if not is_production and not snapshot.is_paused:
+        return (
+            "this environment shares its version with production. Restate it in production, or change"
+            " the model."
+        )
+    return None
+
+
+def _overlaps(snapshot: Snapshot, interval: Interval) -> bool:
+    """Whether some of it is done."""
+    done = (*snapshot.intervals, *snapshot.dev_intervals)
+    return any(low < interval[1] and interval[0] < high for low, high in done)

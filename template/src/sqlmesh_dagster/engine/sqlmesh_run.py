@@ -1,0 +1,184 @@
+"""One `sqlmesh run`, or the audits of one table: from a prepared environment to told outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from sqlmesh.core.audit import StandaloneAudit
+from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.date import TimeLike, to_datetime
+
+from sqlmesh_dagster.console import CANCELLED, CaptureConsole, as_error
+from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.engine.context import (
+    CaptureContext,
+    open_context,
+    wait_for_database,
+)
+from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_environment
+from sqlmesh_dagster.engine.explanation import explained
+from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
+from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+
+
+@dataclass(frozen=True)
+class Session:
+    """SQLMesh's part of a Dagster run: what it works on, and whom it tells.
+
+    Attributes:
+        manifest: The project's files, to tell local changes from what is deployed.
+        holder: How the Dagster run names itself to those who wait for it.
+        log: Receives a logging level and a message.
+    """
+
+    settings: ProjectSettings
+    options: RunOptions
+    manifest: Manifest
+    holder: str
+    log: Callable[[int, str], None]
+    cancel: CancelToken
+
+    def run_models(self, fqns: Collection[str], tell: Callable[[ModelOutcome], None]) -> None:
+        """One `sqlmesh run` of exactly these models; tells the outcome of each.
+
+        Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns
+        normally whatever happens to the models; an error of the whole run is told for every model.
+        """
+        console = CaptureConsole(fqns, tell, self.log, self.cancel)
+        options, settings = self.options, self.settings
+        try:
+            with self._prepared(console, fqns) as context:
+                _limit_environment_wait(context, settings)
+                snapshots, plan = deployed_snapshots(context, settings)
+                execution_time = options.execution_time or datetime.now(timezone.utc)
+                restated = self._restatement(snapshots, fqns, execution_time)
+                deployed = console.begin(
+                    snapshots,
+                    execution_time,
+                    settings.plan_hint,
+                    plan,
+                    restated.below if restated else None,
+                )
+                if deployed:
+                    context.selected = deployed
+                    context.restatement = restated
+                    # this thread's own queries are those of `before_all` and `after_all`
+                    with self.cancel.watching(context.engine_adapter.cursor):
+                        context.run(
+                            settings.environment,
+                            start=restated.start if restated else options.start,
+                            end=restated.end if restated else options.end,
+                            execution_time=execution_time,
+                            # its span is of what is done or was asked for, whatever the cron
+                            ignore_cron=options.ignore_cron or restated is not None,
+                            skip_janitor=options.skip_janitor,
+                        )
+        except Exception as error:
+            if not self.cancel.is_cancelled:
+                console.fail(as_error(explained(error, settings)))
+                return
+        console.finish(CANCELLED if self.cancel.is_cancelled else None)
+
+    def audit(self, name: str) -> ModelOutcome:
+        """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
+
+        Covers every interval that is recorded as done, unless the options narrow it.
+
+        Args:
+            name: A model's FQN, or a standalone audit's name.
+
+        Raises:
+            SQLMeshDagsterError: The environment or the database is not available.
+        """
+        told: list[ModelOutcome] = []
+        console = CaptureConsole([name], told.append, self.log, self.cancel, audit_only=True)
+        options, settings = self.options, self.settings
+        try:
+            with self._prepared(console, [name]) as context:
+                snapshots, plan = deployed_snapshots(context, settings)
+                execution_time = options.execution_time or datetime.now(timezone.utc)
+                if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
+                    return told[0]
+                span = _audited_span(snapshots[name], snapshots, options, execution_time)
+                if span is None:
+                    return ModelOutcome(name, "up_to_date", reason="it has never been built")
+                start, end = span
+                scheduler = context.scheduler(environment=settings.environment)
+                scheduler.audit(
+                    settings.environment,
+                    start,
+                    end,
+                    execution_time=execution_time,
+                    ignore_cron=True,
+                    selected_snapshots={name},
+                )
+            console.finish(("up_to_date", "SQLMesh found nothing to audit"))
+        except Exception as error:
+            raise explained(error, settings) from error
+        return told[0]
+
+    def _restatement(
+        self, snapshots: Mapping[str, Snapshot], fqns: Collection[str], execution_time: datetime
+    ) -> Restatement | None:
+        wanted = [name for name in fqns if name in snapshots]
+        if not self.options.is_restatement or not wanted:
+            return None
+        return plan_restatement(
+            snapshots,
+            wanted,
+            self.options,
+            execution_time,
+            self.log,
+            is_production=self.settings.environment == "prod",
+        )
+
+    @contextmanager
+    def _prepared(self, console: CaptureConsole, fqns: Collection[str]) -> Iterator[CaptureContext]:
+        """A context whose environment runs what it should, and on which nobody else works."""
+        settings, cancel, log = self.settings, self.cancel, self.log
+        with (
+            open_context(settings, load=False, console=console, cancel=cancel) as context,
+            state_lock(context, settings, self.holder, cancel, log) as lock,
+        ):
+            wait_for_database(context, settings, log)
+            prepare_environment(context, settings, self.options, self.manifest, console, log, lock)
+            with lock.alone() if settings.execution == "shared" else lock.on_models(fqns):
+                yield context
+
+
+def _limit_environment_wait(context: CaptureContext, settings: ProjectSettings) -> None:
+    """Caps SQLMesh's wait for an environment that a plan is updating: its own default is six hours."""
+    run = context.config.run
+    run.environment_check_max_wait = int(min(run.environment_check_max_wait, settings.wait_timeout))
+    run.environment_check_interval = min(run.environment_check_interval, 5)
+
+
+def _audited_span(
+    snapshot: Snapshot,
+    snapshots: Mapping[str, Snapshot],
+    options: RunOptions,
+    execution_time: datetime,
+) -> tuple[TimeLike, TimeLike] | None:
+    """The time span to audit: what the options say, else all that is recorded as done."""
+    if options.partitions is not None:
+        return options.partitions
+    sources = [snapshot]
+    if isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external:
+        sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]
+        sources = [s for s in sources if not s.is_external]
+        if not sources:
+            day_before = execution_time - timedelta(days=1)
+            return options.start or day_before, options.end or execution_time
+    intervals = [interval for s in sources for interval in (*s.intervals, *s.dev_intervals)]
+    if not intervals:
+        return None
+    return (
+        options.start or to_datetime(min(low for low, _ in intervals)),
+        options.end or to_datetime(max(high for _, high in intervals)),
+    )

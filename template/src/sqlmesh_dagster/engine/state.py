@@ -1,0 +1,105 @@
+"""What SQLMesh's state says of an environment: what is deployed and done. Changes nothing.
+
+Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import duckdb
+from sqlmesh.core.environment import Environment
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
+from sqlmesh.core.state_sync import StateReader
+
+from sqlmesh_dagster.engine.context import open_context
+from sqlmesh_dagster.errors import EnvironmentBusyError
+from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.sqlmesh import has_state
+
+_PROCESS_SECONDS = 5.0
+"""How long a question waits for another context of its own process before it gives up."""
+
+_KNOWN: dict[ProjectSettings, dict[SnapshotId, Snapshot]] = {}
+"""Snapshots are immutable but for their intervals, and cost 20 ms each to read."""
+
+
+class Obstructed(Exception):
+    """Why the state cannot be asked now; later it can."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """An environment, and its snapshots with what is recorded as done now."""
+
+    environment: Environment
+    snapshots: list[Snapshot]
+    deployability: DeployabilityIndex
+
+
+def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
+    """What is deployed, None before the first plan; opens the state alone, and releases it.
+
+    Never waits for a run.
+
+    Args:
+        who: Asks; named to those who wait for the project meanwhile.
+
+    Raises:
+        Obstructed: Somebody else is at work.
+        ProjectLoadError: The project's config is broken.
+    """
+    lock = ProjectLock(settings.lock_name)
+    if not lock.try_acquire(who):
+        raise Obstructed(f"{lock.holder() or 'another process'} works on the project")
+    try:
+        with open_context(settings, load=False, process_timeout=_PROCESS_SECONDS) as context:
+            return read_deployed(settings, context.state_reader) if has_state(context) else None
+    except EnvironmentBusyError:
+        raise Obstructed("this process is already running SQLMesh") from None
+    except duckdb.IOException as error:
+        raise Obstructed(f"the DuckDB file is in use: {error}") from error
+    finally:
+        lock.release()
+
+
+def read_deployed(settings: ProjectSettings, state: StateReader) -> Deployed | None:
+    """As `find_deployed`, from a state that is open.
+
+    Raises:
+        Obstructed: A plan is changing the environment.
+    """
+    environment = state.get_environment(settings.environment)
+    if environment is None:
+        return None
+    if not environment.finalized_ts:
+        raise Obstructed(
+            f"environment `{environment.name}` is being changed by plan `{environment.plan_id}`, or"
+            f" that plan died; `sqlmesh plan {environment.name}` finishes it"
+        )
+    wanted = {s.snapshot_id for s in environment.snapshots}
+    snapshots = _snapshots_with_intervals(settings, state, wanted)
+    return Deployed(environment, snapshots, _deployability(settings, snapshots))
+
+
+def _deployability(
+    settings: ProjectSettings, snapshots: Collection[Snapshot]
+) -> DeployabilityIndex:
+    """As `Scheduler.run` has it: a preview's intervals are kept apart from those of production."""
+    if settings.environment == "prod":
+        return DeployabilityIndex.all_deployable()
+    return DeployabilityIndex.create(snapshots)
+
+
+def _snapshots_with_intervals(
+    settings: ProjectSettings, state: StateReader, wanted: set[SnapshotId]
+) -> list[Snapshot]:
+    """Snapshots with what is recorded as done now; only those that are new to this process are read."""
+    known = _KNOWN.get(settings, {})
+    known = {**known, **state.get_snapshots(wanted - known.keys())}
+    _KNOWN[settings] = {key: value for key, value in known.items() if key in wanted}
+    snapshots = list(_KNOWN[settings].values())
+    state.refresh_snapshot_intervals(snapshots)
+    return snapshots

@@ -1,0 +1,89 @@
+"""SQLMesh's unit tests and linter, run on a loaded project; neither needs the warehouse or the state.
+
+Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from sqlmesh import Context
+from sqlmesh.utils.errors import SQLMeshError
+
+from sqlmesh_dagster import errors
+from sqlmesh_dagster.engine.reader import unit_tests_by_model
+from sqlmesh_dagster.facts.findings import Finding, Verification, shown
+from sqlmesh_dagster.guard.cancel import CancelToken
+
+
+def verify(
+    context: Context, cancel: CancelToken, fqns: Collection[str] | None = None
+) -> Verification:
+    """Runs the unit tests, on SQLMesh's test connection, and the linter.
+
+    Args:
+        context: Loaded.
+        fqns: Only of these models.
+
+    Raises:
+        RunCancelled: Cancelled between two models.
+    """
+    tests = {
+        fqn: names
+        for fqn, names in sorted(unit_tests_by_model(context).items())
+        if fqns is None or fqn in fqns
+    }
+    failures = [
+        failure
+        for fqn, names in tests.items()
+        for failure in _failures(context, cancel, fqn, names)
+    ]
+    models = [fqn for fqn in context.models if fqns is None or fqn in fqns]
+    return Verification(
+        tests=tuple((fqn, len(names)) for fqn, names in tests.items()),
+        failures=tuple(failures),
+        violations=tuple(_violations(context, cancel, models)),
+    )
+
+
+def refuse_errors(verification: Verification) -> None:
+    """Stops what must not go on with broken code.
+
+    Raises:
+        VerificationFailedError: With each failing test, or each violation of the linter.
+    """
+    if not verification.errors:
+        return
+    raise errors.VerificationFailedError(
+        f"{len(verification.failures)} of {verification.test_count} unit tests fail, and the linter"
+        f" finds {len(verification.errors) - len(verification.failures)} errors. Mend the models or"
+        f" the tests.\n{shown(verification.errors)}"
+    )
+
+
+def _failures(
+    context: Context, cancel: CancelToken, fqn: str, names: Collection[str]
+) -> Iterator[Finding]:
+    cancel.check()
+    try:
+        result = context.test(tests=list(names))
+    except SQLMeshError as error:  # a test that cannot be made of its file
+        yield Finding(fqn, "unit tests", str(error).strip())
+        return
+    for test, text in (*result.failures, *result.errors):
+        yield Finding(fqn, str(getattr(test, "test_name", test)), text.strip())
+
+
+def _violations(context: Context, cancel: CancelToken, fqns: Collection[str]) -> Iterator[Finding]:
+    cancel.check()
+    # for no models `lint_models` takes all
+    found = context.lint_models(list(fqns), raise_on_error=False) if fqns else []
+    for violation in found:
+        place = violation.violation_range
+        yield Finding(
+            model=violation.model.fqn,
+            rule=violation.rule.name,
+            text=violation.violation_msg.strip(),
+            is_error=violation.violation_type == "error",
+            line=place.start.line + 1 if place else None,
+        )

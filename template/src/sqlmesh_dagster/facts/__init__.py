@@ -1,0 +1,1 @@
+"""What SQLMesh did, found or would do: plain data that crosses threads, processes and releases."""

@@ -1,0 +1,1 @@
+"""What keeps a run and its process safe: locks, cancellation, the worker thread, garbage collection."""

@@ -1,0 +1,124 @@
+"""The project's manifest: the stored one if it still holds, else from a load of the project."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.errors import ProjectLoadError
+from sqlmesh_dagster.guard.garbage import rare_collection
+from sqlmesh_dagster.manifest.inputs import (
+    Inputs,
+    is_elsewhere,
+    local_modules,
+    recorded_variables,
+)
+from sqlmesh_dagster.manifest.store import DEFAULT_FOLDER, ManifestStore, StoredManifest
+from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.translator import SQLMeshTranslator
+
+_log = logging.getLogger(__name__)
+
+
+def project_manifest(resource: SQLMeshResource, *baked: Path) -> Manifest:
+    """The manifest of the project's files as they are now.
+
+    Reading the stored one imports no SQLMesh. It is made anew when a file, an environment variable
+    or a version that it was made of has another content; see `inputs`.
+
+    Args:
+        baked: Further files that may hold it, written by `bake_manifest`.
+
+    Raises:
+        ProjectLoadError: The project cannot be loaded, and `keep_last_good` is off or has nothing.
+    """
+    return _current(resource, baked).manifest
+
+
+def bake_manifest(resource: SQLMeshResource, path: Path) -> None:
+    """Writes the manifest of the project's files as they are now to `path`.
+
+    Raises:
+        ProjectLoadError: The project cannot be loaded, and `keep_last_good` is off or has nothing.
+        OSError: The file cannot be written.
+    """
+    ManifestStore(path).write(_current(resource, ()))
+
+
+def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest:
+    settings = resource.settings
+    project = settings.project_path
+    reader = _reader(resource.translator)
+    environ = dict(os.environ)  # a load lets the project's `.env` change it
+
+    def digest(inputs: Inputs) -> str:
+        return inputs.digest(project, settings.gateway, environ, reader)
+
+    folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
+    store = ManifestStore.in_folder(folder, settings.gateway)
+    known = [s for s in (store.read(), *(ManifestStore(path).read() for path in baked)) if s]
+    for stored in known:
+        if stored.digest == digest(stored.inputs):
+            return _here(stored, settings)
+    seen = known[0].inputs if known else Inputs()
+    before = digest(seen)
+    try:
+        manifest, inputs = _load(settings, resource.translator, seen)
+    except ProjectLoadError as error:
+        if not (resource.keep_last_good and known):
+            raise
+        _log.error("The definitions are those of the last good load. %s", error)
+        last = _here(known[0], settings)
+        return replace(last, manifest=replace(last.manifest, problem=str(error)))
+    fresh = StoredManifest(inputs, digest(inputs), manifest)
+    if digest(seen) == before:  # nobody saved a file while SQLMesh read them
+        _write(store, fresh)
+    return fresh
+
+
+def _load(
+    settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs
+) -> tuple[Manifest, Inputs]:
+    project = settings.project_path
+    with rare_collection(), recorded_variables() as variables:
+        from sqlmesh_dagster.engine.context import load_manifest  # imports SQLMesh
+
+        manifest = load_manifest(settings, translator.read_model)
+    seeds = {model.seed_path for model in manifest.models if model.seed_path}
+    elsewhere = {seed for seed in seeds if is_elsewhere(project / seed, project)}
+    return manifest, Inputs(
+        # what SQLMesh found in its own cache was not read again
+        variables=tuple(sorted(variables.union(known.variables))),
+        files=tuple(sorted(elsewhere.union(local_modules(project)))),
+    )
+
+
+def _write(store: ManifestStore, fresh: StoredManifest) -> None:
+    try:
+        store.write(fresh)
+    except OSError as error:
+        _log.warning(
+            "The manifest `%s` cannot be written (%s), so that each process loads the project, which"
+            " takes seconds. Run `dg check defs` where it can be written, such as when the image is"
+            " built, or set `manifest_dir`.",
+            store.path,
+            error,
+        )
+
+
+def _reader(translator: SQLMeshTranslator) -> Path | None:
+    """The file of an own `read_model`."""
+    function = type(translator).read_model
+    if function is SQLMeshTranslator.read_model:
+        return None
+    return Path(inspect.getfile(function))
+
+
+def _here(stored: StoredManifest, settings: ProjectSettings) -> StoredManifest:
+    return replace(stored, manifest=replace(stored.manifest, project_dir=settings.project_dir))

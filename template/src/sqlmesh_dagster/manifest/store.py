@@ -1,0 +1,79 @@
+"""The manifest on disk: plain data, taken only if it was made of what is there now."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from sqlmesh_dagster.definition.names import op_name
+from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.manifest.inputs import Inputs
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1
+DEFAULT_FOLDER = ".cache/dagster"
+"""Beside SQLMesh's own cache, relative to the project's folder."""
+
+
+@dataclass(frozen=True)
+class StoredManifest:
+    """A manifest with what it was made of."""
+
+    inputs: Inputs
+    digest: str
+    manifest: Manifest
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True)
+class ManifestStore:
+    """A file that holds the manifest of one project and gateway, or is to hold it."""
+
+    path: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path, gateway: str | None) -> ManifestStore:
+        """The store of a gateway, which may share its folder with others."""
+        suffix = f"-{op_name([gateway])}" if gateway else ""
+        return cls(folder.expanduser().resolve() / f"manifest{suffix}.json")
+
+    def read(self) -> StoredManifest | None:
+        """What is stored; None if there is nothing, or nothing that this version wrote whole."""
+        try:
+            stored = _json().validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            _log.info("The manifest `%s` cannot be used and is made anew: %s", self.path, error)
+            return None
+        return stored if stored.format == _FORMAT else None
+
+    def write(self, stored: StoredManifest) -> None:
+        """Replaces the file in one step, so that no reader ever sees half of it.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        data = _json().dump_json(stored)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".manifest-")
+        unfinished = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            unfinished.chmod(0o644)  # others than who baked it into an image may read it
+            unfinished.replace(self.path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+@lru_cache(maxsize=1)
+def _json() -> TypeAdapter[StoredManifest]:
+    return TypeAdapter(StoredManifest)

@@ -1,0 +1,327 @@
+"""`SQLMeshResource`: one project's context and connection, and the thread in which it runs."""
+
+# No `from __future__ import annotations`: Dagster reads the type of a `ResourceDependency` unquoted.
+
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.guard.worker import Worker
+from sqlmesh_dagster.settings import (
+    Execution,
+    ProjectSettings,
+    RunOptions,
+    UndeployedChanges,
+    environment_name,
+)
+from sqlmesh_dagster.translator import SQLMeshTranslator
+from sqlmesh_dagster.upstream.dagster import is_interrupted
+
+if TYPE_CHECKING:
+    from sqlmesh import Context
+    from sqlmesh.core.engine_adapter.base import EngineAdapter
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.2
+_POLLS_PER_QUERY = 10
+_INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
+"""What `EnvVar.int` returns; Dagster exports no name for it."""
+_UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
+_EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+_Choice = TypeVar("_Choice", bound=str)
+_STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
+class SQLMeshRunOptions(dg.ConfigurableResource[None]):
+    """How this run's sqlmesh run is done; set in the launchpad."""
+
+    ignore_cron: bool = False
+    """Build every missing interval, also of models whose cron has not elapsed."""
+    start: str | None = None
+    """Build no interval before this date or time. A run of partitions builds these, whatever it says."""
+    end: str | None = None
+    """Build no interval after this date or time."""
+    execution_time: str | None = None
+    """The run's "now", ISO 8601; UTC where it names no time zone. Default: the time of the run."""
+    skip_janitor: bool = False
+    """Leave expired environments and tables alone; production runs clean up otherwise."""
+    restate: bool = False
+    """Build the selected models again between `start` and `end`, both of which are by default those
+    of all that is done. Models downstream need a word, see `restate_downstream`."""
+    restate_downstream: bool | None = None
+    """Whether models that read the restated ones, directly or not, are built again for the same time,
+    though they are not selected. A restatement of a model that others read fails until this is set,
+    and names them. A backfill of partitions leaves them alone unless this is set."""
+
+    def resolve(self) -> RunOptions:
+        """The options, checked.
+
+        Raises:
+            InvalidSettingError: `execution_time` is no ISO 8601 date or time.
+        """
+        return RunOptions(
+            ignore_cron=self.ignore_cron,
+            start=self.start,
+            end=self.end,
+            execution_time=_utc(self.execution_time) if self.execution_time else None,
+            skip_janitor=self.skip_janitor,
+            restate=self.restate,
+            restate_downstream=self.restate_downstream,
+        )
+
+
+class SQLMeshResource(dg.ConfigurableResource[None]):
+    """A SQLMesh project, gateway and environment; give each project one instance.
+
+    Raises:
+        InvalidSettingError: When a setting is used that makes no sense, such as an unset variable.
+    """
+
+    project_dir: str = "sqlmesh_project"
+    """Folder of SQLMesh's config; a relative one starts at the working directory."""
+    gateway: str | None = None
+    """SQLMesh gateway; by default the project's `default_gateway`."""
+    environment: str = "prod"
+    """SQLMesh environment that runs build."""
+    concurrency_limit: int | None = None
+    """Models that SQLMesh builds at once; by default the connection's `concurrent_tasks`."""
+    undeployed_changes: str | None = None
+    """What a run does about local changes that are not deployed, and about an environment that does
+    not exist yet: `apply`, `warn` or `fail`. By default `fail` for `prod` and `apply` elsewhere."""
+    execution: str = "shared"
+    """`shared`: one sqlmesh run for each Dagster run, whose steps share the instance's storage folder.
+    `per_step`: each step runs its own model only, for steps on several hosts; let the SQLMesh state
+    be on Postgres then, which also keeps runs of different hosts apart."""
+    wait_timeout: float = 600.0
+    """Seconds to wait for another run, plan or process that holds the project or its DuckDB file."""
+    failing_rows_sample: int = 0
+    """Rows that a failed check shows of what its audit found. Dagster stores them and shows them to
+    everybody who may see the check, so that none are by default."""
+    manifest_dir: str | None = None
+    """Folder of the manifest that definitions are read from; by default `.cache/dagster` in
+    `project_dir`. One that was made elsewhere, as in an image's build, is used as it is."""
+    keep_last_good: bool = False
+    """Whether definitions stay as they last were while the project cannot be loaded, instead of
+    failing the code location."""
+    translator: dg.ResourceDependency[SQLMeshTranslator] = SQLMeshTranslator()  # type: ignore[assignment]
+    """How models look in Dagster."""
+
+    _holder: str = PrivateAttr(default_factory=lambda: f"process {os.getpid()}")
+    _work: Worker | None = PrivateAttr(default=None)
+    _messages: deque[tuple[int, str]] = PrivateAttr(default_factory=deque)
+
+    @property
+    def settings(self) -> ProjectSettings:
+        """What this resource was configured with, checked; reads environment variables."""
+        environment = environment_name(_text("environment", self.environment))
+        limit = _number("concurrency_limit", self.concurrency_limit)
+        if limit is not None and limit < 1:
+            raise InvalidSettingError(f"`concurrency_limit` is {limit}. It must be 1 or more.")
+        if self.wait_timeout < 0:
+            raise InvalidSettingError(
+                f"`wait_timeout` is {self.wait_timeout}. It must be 0 or more."
+            )
+        if self.failing_rows_sample < 0:
+            raise InvalidSettingError(
+                f"`failing_rows_sample` is {self.failing_rows_sample}. It must be 0 or more."
+            )
+        policy = "fail" if environment == "prod" else "apply"
+        if self.undeployed_changes is not None:
+            policy = self.undeployed_changes
+        return ProjectSettings(
+            project_dir=str(Path(_text("project_dir", self.project_dir)).expanduser().resolve()),
+            gateway=_text("gateway", self.gateway) if self.gateway else None,
+            environment=environment,
+            concurrency_limit=limit,
+            undeployed_changes=_choice("undeployed_changes", policy, _UNDEPLOYED_CHANGES),
+            execution=_choice("execution", self.execution, _EXECUTIONS),
+            wait_timeout=self.wait_timeout,
+            failing_rows_sample=self.failing_rows_sample,
+        )
+
+    @contextmanager
+    def open_context(self, *, load: bool = True) -> Iterator["Context"]:
+        """SQLMesh's own context, for what the integration has no word for.
+
+        It is alone on the project: runs of this host wait. All connections are released at the end.
+
+        Args:
+            load: Whether the project's files are needed, not only what is deployed.
+
+        Raises:
+            ProjectLoadError: The project cannot be loaded.
+            EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
+        """
+        from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
+
+        settings = self.settings
+        lock = ProjectLock(settings.lock_name)
+        with (
+            lock.held(self.holder, settings.wait_timeout),
+            open_context(settings, load=load) as context,
+        ):
+            yield context
+
+    @contextmanager
+    def connection(self) -> Iterator["EngineAdapter"]:
+        """The warehouse's connection, as SQLMesh's engine adapter, for assets that load raw data.
+
+        Raises:
+            DatabaseLockedError: Another process held the DuckDB file for longer than `wait_timeout`.
+        """
+        from sqlmesh_dagster.engine.context import open_adapter  # imports SQLMesh
+
+        with self.open_context(load=False) as context:
+            yield open_adapter(context, self.settings)
+
+    # ------------------------------------------------------------ used by the integration's steps
+
+    @property
+    def holder(self) -> str:
+        """Who holds the project's lock when this resource does: a Dagster run, or a process outside."""
+        return self._holder
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Notes which Dagster run this is; opens nothing."""
+        if context.run is not None:
+            self._holder = f"Dagster run {context.run.run_id}"
+
+    def start_work(self, work: Callable[[CancelToken], None]) -> None:
+        """Starts `work` in a worker thread; it may outlive the step, and ends before the teardown."""
+        self._finish_work()
+        self._work = Worker(work)
+
+    def run_work(
+        self, work: Callable[[CancelToken], None], meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Runs `work` in a worker thread, and waits for it; raises what it raises."""
+        self.start_work(work)
+        self._finish_work(meanwhile=meanwhile)
+
+    def cancel_work(self) -> None:
+        """Stops SQLMesh; returns at once."""
+        if self._work is not None:
+            self._work.token.cancel()
+
+    def say(self, level: int, message: str) -> None:
+        """Keeps a message of the worker thread, with its logging level, for the next step that waits."""
+        _log.log(level, message)
+        self._messages.append((level, message))
+
+    def heard(self) -> Iterator[tuple[int, str]]:
+        """Takes the messages kept so far."""
+        while self._messages:
+            yield self._messages.popleft()
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Waits for SQLMesh's work, and stops it when the Dagster run is being stopped."""
+        polls = itertools.count(1)
+        self._finish_work(
+            lambda: (
+                is_interrupted() or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
+            )
+        )
+
+    def _finish_work(
+        self,
+        is_stopping: Callable[[], bool] = lambda: False,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Waits for the end of the work, if there is one; raises what it raised."""
+        work = self._work
+        if work is None:
+            return
+        try:
+            while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
+                meanwhile()
+                if work.token.is_cancelled or is_stopping():
+                    work.token.cancel()  # again: an interrupt is lost between two queries
+        except BaseException:
+            work.token.cancel()
+            raise
+        self._work = None
+        work.join()
+
+
+def _is_stopping(context: dg.InitResourceContext) -> bool:
+    run = context.run
+    if run is None or context.instance is None:
+        return False
+    stored = context.instance.get_run_by_id(run.run_id)
+    return stored is not None and stored.status in _STOPPING
+
+
+def _text(name: str, value: Any) -> str:
+    """A setting's text, an environment variable's value read.
+
+    Raises:
+        InvalidSettingError: The variable is not set, or the text is empty.
+    """
+    if isinstance(value, dg.EnvVar):
+        text = value.get_value()
+        if not text:
+            raise InvalidSettingError(
+                f"`{name}` is taken from the environment variable `{value.env_var_name}`, which is"
+                " not set. Set it, e.g. in `.env`."
+            )
+        return text
+    if not value:
+        raise InvalidSettingError(f"`{name}` is empty.")
+    return str(value)
+
+
+def _choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
+    """A setting's text, if it is one of the choices.
+
+    Raises:
+        InvalidSettingError: It is not.
+    """
+    text = _text(name, value)
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise InvalidSettingError(f"`{name}` is `{text}`. Use one of: {', '.join(choices)}.")
+
+
+def _number(name: str, value: int | None) -> int | None:
+    """A setting's number, an environment variable's value read.
+
+    Raises:
+        InvalidSettingError: The variable is not set, or holds no whole number.
+    """
+    if not isinstance(value, _INT_ENV_VAR):
+        return value
+    variable = value.env_var_name
+    text = _text(name, dg.EnvVar(variable))
+    if not text.isdecimal():
+        raise InvalidSettingError(
+            f"`{name}` is taken from the environment variable `{variable}`, which holds `{text}`."
+            " Set it to a whole number."
+        )
+    return int(text)
+
+
+def _utc(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise InvalidSettingError(
+            f"`execution_time` is `{text}`, which is no ISO 8601 time such as `2025-01-31T06:00:00`."
+        ) from error
+    return (
+        moment.replace(tzinfo=timezone.utc)
+        if moment.tzinfo is None
+        else moment.astimezone(timezone.utc)
+    )

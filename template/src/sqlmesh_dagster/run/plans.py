@@ -1,0 +1,241 @@
+"""The jobs that plan, apply and remove an environment."""
+
+# No `from __future__ import annotations`: Dagster reads the types of an op's arguments unquoted.
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.plan_summary import PlanRequest, PlanSummary
+from sqlmesh_dagster.facts.tables import BuiltTables
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.sync import report_moved, report_partitions
+from sqlmesh_dagster.run.work import locked, record, run_work
+from sqlmesh_dagster.settings import ProjectSettings, environment_name
+
+_PRODUCTION = "prod"
+OP_TAGS = {"sqlmesh": "true"}
+
+
+class SQLMeshPlanOptions(dg.Config):
+    """How an environment is planned; set in the launchpad. By default the plan is only shown."""
+
+    environment: str | None = Field(
+        None, description="Environment that is planned; by default the one that Dagster runs."
+    )
+    apply: bool = Field(False, description="Carry the plan out after it is shown.")
+    allow_production: bool = Field(
+        False, description="`prod` is changed only if this is on, beside `apply`."
+    )
+    start: str | None = Field(None, description="Backfill from this date or time.")
+    end: str | None = Field(None, description="Backfill up to this date or time.")
+    execution_time: str | None = Field(None, description='The plan\'s "now".')
+    select_models: list[str] = Field(
+        [], description="SQLMesh's selectors of the changes that are taken; by default all."
+    )
+    skip_backfill: bool = Field(False, description="Build nothing; the next run does.")
+    forward_only: bool = Field(False, description="Keep the history as it is.")
+    effective_from: str | None = Field(
+        None, description="Rebuild forward-only changes from this date."
+    )
+    create_from: str | None = Field(
+        None, description="Environment that a new one begins as; by default `prod`."
+    )
+    include_unmodified: bool | None = Field(
+        None, description="Give the environment views of unchanged models, too."
+    )
+
+    def request(self) -> PlanRequest:
+        """The options, as plain data."""
+        return PlanRequest(
+            is_applied=self.apply,
+            start=self.start,
+            end=self.end,
+            execution_time=self.execution_time,
+            select_models=tuple(self.select_models) or None,
+            skip_backfill=self.skip_backfill,
+            forward_only=self.forward_only,
+            effective_from=self.effective_from,
+            create_from=self.create_from,
+            include_unmodified=self.include_unmodified,
+        )
+
+
+class SQLMeshInvalidateOptions(dg.Config):
+    """Which environment is removed; set in the launchpad."""
+
+    environment: str | None = Field(
+        None,
+        description="Environment to remove; by default the one that Dagster runs. Never `prod`.",
+    )
+    drop: bool = Field(
+        True,
+        description="Drop its views and schemas at once. SQLMesh's janitor does otherwise, with the"
+        " next production run; it is also what drops the tables.",
+    )
+
+
+def plan_job(project: DagsterProject) -> dg.JobDefinition:
+    """The job `<name>_plan_job`."""
+
+    @dg.op(
+        name=f"{project.name}_plan",
+        out=dg.Out(dg.Nothing),
+        required_resource_keys={project.name},
+        tags=OP_TAGS,
+    )
+    def plan(
+        context: dg.OpExecutionContext, config: SQLMeshPlanOptions
+    ) -> Iterator[dg.Output[None]]:
+        yield from _plan(context, config, project)
+
+    @dg.job(
+        name=project.plan_job_name,
+        description="Shows what a plan of an environment would change and build, after SQLMesh's unit"
+        " tests and linter; applies it if told to.",
+    )
+    def job() -> None:
+        plan()
+
+    return job
+
+
+def invalidate_job(project: DagsterProject) -> dg.JobDefinition:
+    """The job `<name>_invalidate_job`."""
+
+    @dg.op(
+        name=f"{project.name}_invalidate",
+        out=dg.Out(dg.Nothing),
+        required_resource_keys={project.name},
+        tags=OP_TAGS,
+    )
+    def invalidate(
+        context: dg.OpExecutionContext, config: SQLMeshInvalidateOptions
+    ) -> Iterator[dg.Output[None]]:
+        yield from _invalidate(context, config, project)
+
+    @dg.job(
+        name=project.invalidate_job_name,
+        description="Removes a development environment; never production.",
+    )
+    def job() -> None:
+        invalidate()
+
+    return job
+
+
+def _plan(
+    context: dg.OpExecutionContext, config: SQLMeshPlanOptions, project: DagsterProject
+) -> Iterator[dg.Output[None]]:
+    resource: SQLMeshResource = getattr(context.resources, project.name)
+    own = resource.settings
+    settings = _settings_of(own, config.environment)
+    if settings.environment == _PRODUCTION and config.apply and not config.allow_production:
+        raise InvalidSettingError(
+            f"A plan of `{_PRODUCTION}` is applied only if `allow_production` is on, beside `apply`."
+            " Look at the plan without `apply` first."
+        )
+    is_recorded = settings.environment == own.environment
+    shown: list[PlanSummary] = []
+    built: list[str] = []
+
+    def show(summary: PlanSummary) -> None:
+        shown.append(summary)
+        resource.say(logging.INFO, summary.markdown)
+
+    def tell(outcome: ModelOutcome) -> None:
+        built.append(outcome.fqn)
+        asset = project.assets_by_fqn.get(outcome.fqn)
+        if not is_recorded:
+            return
+        if asset is None:  # this process began with older files
+            name = outcome.fqn.replace('"', "")
+            resource.say(logging.WARNING, f"Reload the code location to see `{name}` in Dagster.")
+            return
+        record(context.instance, asset, outcome, asset.checks)
+
+    def applied(tables: BuiltTables) -> None:
+        if not is_recorded:
+            return
+        promoted = (
+            *report_moved(context.instance, project, tables.tables),
+            *report_partitions(context.instance, project, tables.tables),
+        )
+        for key in promoted:
+            resource.say(
+                logging.INFO, f"`{key.to_user_string()}` had been built before, and is promoted."
+            )
+
+    def work(cancel: CancelToken) -> None:
+        from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
+
+        with locked(resource, settings, cancel):
+            Planning(settings, resource.holder, resource.say, cancel).plan(
+                config.request(), show, tell, applied
+            )
+
+    try:
+        run_work(context, resource, work)
+    except dg.Failure as error:
+        if not shown:
+            raise
+        plan = {"sqlmesh/plan_summary": dg.MetadataValue.md(shown[0].markdown)}
+        raise type(error)(error.description, metadata={**error.metadata, **plan}) from error
+    (summary,) = shown
+    if config.apply and not is_recorded:
+        context.log.info(
+            f"Dagster's assets are those of environment `{own.environment}`, so that nothing is"
+            f" recorded of what was built in `{settings.environment}`."
+        )
+    yield dg.Output(None, metadata=_plan_metadata(summary, config.apply, built))
+
+
+def _plan_metadata(summary: PlanSummary, is_applied: bool, built: list[str]) -> dict[str, Any]:
+    return {
+        "sqlmesh/plan_summary": dg.MetadataValue.md(summary.markdown),
+        "sqlmesh/environment": summary.environment,
+        "sqlmesh/plan": summary.plan_id,
+        "sqlmesh/models_changed": len(summary.changes),
+        "sqlmesh/models_to_build": len(summary.backfills),
+        "sqlmesh/applied": is_applied,
+        **({"sqlmesh/models_built": len(built)} if is_applied else {}),
+    }
+
+
+def _invalidate(
+    context: dg.OpExecutionContext, config: SQLMeshInvalidateOptions, project: DagsterProject
+) -> Iterator[dg.Output[None]]:
+    resource: SQLMeshResource = getattr(context.resources, project.name)
+    settings = _settings_of(resource.settings, config.environment)
+    name = settings.environment
+    if name == _PRODUCTION:
+        raise InvalidSettingError(f"`{_PRODUCTION}` is never removed. Name another environment.")
+    existed: list[bool] = []
+
+    def work(cancel: CancelToken) -> None:
+        from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
+
+        with locked(resource, settings, cancel):
+            planning = Planning(settings, resource.holder, resource.say, cancel)
+            existed.append(planning.invalidate(is_dropped=config.drop))
+
+    run_work(context, resource, work)
+    if existed[0]:
+        how = "is dropped" if config.drop else "is invalidated; the next janitor drops it"
+        context.log.info(f"Environment `{name}` {how}.")
+    else:
+        context.log.warning(f"Environment `{name}` does not exist; there is nothing to remove.")
+    yield dg.Output(None, metadata={"sqlmesh/environment": name, "sqlmesh/existed": existed[0]})
+
+
+def _settings_of(settings: ProjectSettings, environment: str | None) -> ProjectSettings:
+    """The resource's settings, for an environment that a run names."""
+    return replace(settings, environment=environment_name(environment or settings.environment))

@@ -1,0 +1,115 @@
+"""`SQLMeshResultsResource`: the append-only record of outcomes that the steps of one Dagster run share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import dagster as dg
+from pydantic import PrivateAttr, ValidationError
+
+from sqlmesh_dagster.facts.outcomes import ModelOutcome, from_line, to_line
+
+
+class RunResults:
+    """The outcomes of one project's models in one Dagster run, in the order they became known.
+
+    A file of JSON lines, appended to by the process that leads the sqlmesh run and read by every
+    other step, in this process and in others on this host.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._lock = threading.Lock()
+        self._outcomes: dict[str, list[ModelOutcome]] = {}
+        self.appended = threading.Condition()
+
+    def append(self, outcome: ModelOutcome) -> None:
+        """Records an outcome for every step of this Dagster run; wakes the waiting ones."""
+        line = to_line(outcome)
+        with self._lock:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        line = b"\n" + line  # a leader was killed while it wrote
+                file.write(line)
+        with self.appended:
+            self.appended.notify_all()
+
+    def of(self, fqn: str) -> list[ModelOutcome]:
+        """Every outcome of a model so far, oldest first; more than one after a retry of its step."""
+        self._read()
+        return self._outcomes.get(fqn, [])
+
+    def latest(self) -> Mapping[str, ModelOutcome]:
+        """The last outcome of each model so far."""
+        self._read()
+        return {fqn: outcomes[-1] for fqn, outcomes in self._outcomes.items()}
+
+    def wait(self, seconds: float) -> None:
+        """Returns when this process appended an outcome, or after `seconds`."""
+        with self.appended:
+            self.appended.wait(seconds)
+
+    def _read(self) -> None:
+        with self._lock:
+            for line in self._new_lines():
+                with suppress(ValidationError):  # torn by a killed leader
+                    outcome = from_line(line)
+                    self._outcomes.setdefault(outcome.fqn, []).append(outcome)
+
+    def _new_lines(self) -> Iterator[bytes]:
+        try:
+            if self._path.stat().st_size <= self._offset:
+                return
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        complete = data[: data.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        yield from (line for line in complete.split(b"\n") if line)
+
+
+class SQLMeshResultsResource(dg.ConfigurableResource[None]):
+    """Where the steps of a Dagster run share what its sqlmesh run captured.
+
+    One code path for every executor on one host: files in the instance's storage folder.
+    """
+
+    storage_dir: str | None = None
+    """Folder of the records; by default `sqlmesh` in the instance's storage folder."""
+    keep_days: int = 7
+    """Records are only needed while their run lasts; older ones are deleted by later runs."""
+
+    _open: dict[Path, RunResults] = PrivateAttr(default_factory=dict)
+
+    def of_run(
+        self, instance: dg.DagsterInstance, run_id: str, project: str = "sqlmesh"
+    ) -> RunResults:
+        """The record of one Dagster run; one reader for all steps that share this resource.
+
+        Args:
+            project: The name that the factory was given, where a code location has several.
+        """
+        path = self._root(instance) / run_id / f"{project}.jsonl"
+        return self._open.setdefault(path, RunResults(path))
+
+    def forget_old_runs(self, instance: dg.DagsterInstance) -> None:
+        """Deletes the records of runs that ended more than `keep_days` ago."""
+        oldest = time.time() - self.keep_days * 86400
+        for folder in self._root(instance).glob("*/"):
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _root(self, instance: dg.DagsterInstance) -> Path:
+        return Path(self.storage_dir or Path(instance.storage_directory()) / "sqlmesh")

@@ -1,0 +1,130 @@
+"""The adaptive schedule: at each tick it asks SQLMesh what is due, and requests only that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timezone
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.definition.records import ModelRecord
+from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
+from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.dagster import AssetJob
+
+_ACTIVE = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def adaptive_schedule(
+    project: DagsterProject,
+    job: AssetJob,
+    settings: ProjectSettings,
+    name: str,
+    default_status: dg.DefaultScheduleStatus,
+) -> dg.ScheduleDefinition:
+    """A schedule for the project's job.
+
+    Raises:
+        InvalidSettingError: The project has no model that has a cron.
+    """
+    crons, time_zone = finest_crons([asset.model for asset in project.assets])
+
+    @dg.schedule(
+        name=name,
+        job=job,
+        cron_schedule=crons[0] if len(crons) == 1 else list(crons),
+        execution_timezone=time_zone,
+        default_status=default_status,
+        description="Asks SQLMesh which models are due, and runs only those.",
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        return _evaluate(context, project, job.name, settings)
+
+    return tick
+
+
+def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
+    """The cron with the shortest period, and its time zone.
+
+    Several when that period is shared, such as `0 5 * * *` and `0 7 * * *`: a model would otherwise
+    wait for almost a whole period. Beside a cron that pauses, such as `*/15 8-18 * * 1-5`, also those
+    whose own ticks are closer than the pause is long. Other models wait for the next tick.
+
+    Raises:
+        InvalidSettingError: There is no model but seeds.
+    """
+    ticking = [model for model in models if not model.is_seed] or list(models)
+    if not ticking:
+        raise InvalidSettingError("A schedule needs a project with at least one model.")
+    shortest = min(model.cron_period for model in ticking)
+    pause = min(model.cron_gap for model in ticking if model.cron_period == shortest)
+    finest = [m for m in ticking if m.cron_period == shortest or m.cron_gap < pause]
+    zones = {model.cron_tz or "UTC" for model in finest}
+    if len(zones) > 1:  # a schedule has one time zone; even steps fit all whose full hours agree
+        minutes = int(shortest // 60)
+        return (f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *",), "UTC"
+    return tuple(sorted({model.cron for model in finest})), zones.pop()
+
+
+def _evaluate(
+    context: dg.ScheduleEvaluationContext,
+    project: DagsterProject,
+    job_name: str,
+    settings: ProjectSettings,
+) -> dg.RunRequest | dg.SkipReason:
+    active = active_run(context.instance, project, job_name)
+    if active is not None:
+        return dg.SkipReason(f"Run {active} is still active.")
+    at = context.scheduled_execution_time.astimezone(timezone.utc)
+    from sqlmesh_dagster.engine.due import find_due  # imports SQLMesh
+
+    try:
+        due = find_due(settings, at)
+    except SQLMeshDagsterError as error:
+        return dg.SkipReason(str(error))
+    if due.obstacle:
+        return dg.SkipReason(f"Could not ask SQLMesh what is due: {due.obstacle}.")
+    if due.is_new and settings.undeployed_changes != "apply":
+        return dg.SkipReason(
+            f"Environment `{settings.environment}` does not exist yet. {settings.plan_hint}"
+        )
+    keys = project.keys_by_fqn
+    selection = list(keys.values()) if due.is_new else [keys[m] for m in due.models if m in keys]
+    if not selection:
+        when = f" The next is due at {due.next_due.isoformat()}." if due.next_due else ""
+        return dg.SkipReason(f"No model is due.{when}")
+    return dg.RunRequest(
+        run_key=f"{settings.environment}:{at.isoformat()}",
+        asset_selection=selection,
+        run_config={
+            "resources": {project.options_key: {"config": {"execution_time": at.isoformat()}}}
+        },
+        tags={"sqlmesh/due": str(len(selection))},
+    )
+
+
+def active_run(instance: dg.DagsterInstance, project: DagsterProject, job_name: str) -> str | None:
+    """A run that has not ended and builds a model of this project, whoever launched it."""
+    ours = set(project.keys_by_fqn.values())
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_ACTIVE)):
+        if run.job_name == job_name or ours & _planned_assets(instance, run):
+            return run.run_id
+    return None
+
+
+def _planned_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """What a run builds; one of a whole job of somebody else's names no assets but in its events."""
+    if run.asset_selection is not None:
+        return set(run.asset_selection)
+    planned = instance.all_logs(
+        run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    )
+    events = [entry.dagster_event for entry in planned]
+    return {event.asset_key for event in events if event and event.asset_key}

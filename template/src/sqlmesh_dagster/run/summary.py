@@ -1,0 +1,86 @@
+"""What the last Dagster run did, in a few lines for a terminal: `python -m sqlmesh_dagster.run.summary`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+_SHOWN = ("sqlmesh/plan_summary", "sqlmesh/verification")
+
+
+def summarize(instance: dg.DagsterInstance) -> Iterator[str]:
+    """Lines on the newest run: its plan, each asset with its checks, what warns or failed, a total."""
+    records = instance.get_run_records(limit=1)
+    if not records:
+        yield "There is no run yet."
+        return
+    run = records[0].dagster_run
+    logged = [entry.dagster_event for entry in instance.all_logs(run.run_id)]
+    events = [event for event in logged if event is not None]
+    checks = [
+        event.event_specific_data
+        for event in events
+        if isinstance(event.event_specific_data, dg.AssetCheckEvaluation)
+    ]
+    yield from (f"{text.value}\n" for event in events for text in _texts(event))
+    built = [e.asset_key for e in events if e.is_step_materialization and e.asset_key]
+    seen = [e.asset_key for e in events if e.is_asset_observation and e.asset_key]
+    for key in dict.fromkeys([*built, *seen]):
+        done = "materialized" if key in built else "up to date"
+        yield f"{done}  {key.to_user_string()}{_checked([c for c in checks if c.asset_key == key])}"
+    yield from (
+        f"{'warning' if check.severity is dg.AssetCheckSeverity.WARN else 'FAILED'}: check"
+        f" {check.check_name} of {check.asset_key.to_user_string()}: {check.description}"
+        for check in checks
+        if not check.passed
+    )
+    yield from (
+        f"FAILED: step {event.step_key}{_reason(event)}"
+        for event in events
+        if event.event_type is dg.DagsterEventType.STEP_FAILURE
+    )
+    passed = sum(check.passed for check in checks)
+    yield (
+        f"Run {run.run_id[:8]} ended as {run.status.value}: {len(set(built))} assets materialized,"
+        f" {len(seen)} up to date, {passed} of {len(checks)} checks passed."
+    )
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    """The message of the integration's own errors."""
+    told = event.step_failure_data.user_failure_data
+    return f": {told.description}" if told and told.description else ""
+
+
+def _texts(event: dg.DagsterEvent) -> Iterator[dg.MarkdownMetadataValue]:
+    """What a plan or a verification shows, whether it succeeded or failed."""
+    if event.event_type is dg.DagsterEventType.STEP_OUTPUT:
+        metadata = event.step_output_data.metadata
+    elif event.event_type is dg.DagsterEventType.STEP_FAILURE:
+        told = event.step_failure_data.user_failure_data
+        metadata = told.metadata if told else {}
+    else:
+        return
+    for key in _SHOWN:
+        text = metadata.get(key)
+        if isinstance(text, dg.MarkdownMetadataValue) and text.value:
+            yield text
+
+
+def _checked(checks: Sequence[dg.AssetCheckEvaluation]) -> str:
+    if not checks:
+        return ""
+    passed = sum(check.passed for check in checks)
+    return f"  ({passed} of {len(checks)} checks passed)"
+
+
+def main() -> None:
+    """Prints the summary of the instance in `DAGSTER_HOME`."""
+    with dg.DagsterInstance.get() as instance:
+        sys.stdout.writelines(f"{line}\n" for line in summarize(instance))
+
+
+if __name__ == "__main__":
+    main()

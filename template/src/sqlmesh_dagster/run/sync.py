@@ -1,0 +1,242 @@
+"""Sync: what SQLMesh built outside Dagster becomes materializations, once each.
+
+What is known already is read from the event log itself, and not from a cursor: each materialization
+says which version of the table it is of and when that was built (`sqlmesh/version`,
+`sqlmesh/built_at`). A table that Dagster's own runs built has such a materialization, too; so none of
+them is reported again, nor after a restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+
+from sqlmesh_dagster import events
+from sqlmesh_dagster.definition.names import digest
+from sqlmesh_dagster.definition.partitions import Interval, keys_within
+from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
+from sqlmesh_dagster.errors import SQLMeshDagsterError
+from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
+from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.run.schedule import active_run
+from sqlmesh_dagster.settings import ProjectSettings
+
+_INTERVAL_SECONDS = 60
+_SHOWN_KEYS = 10
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What a sync did.
+
+    Attributes:
+        reported: Assets that got a materialization.
+        obstacle: Why it could not look; nothing is lost, the next one will.
+        cursor: Digest of what was seen; an equal one has nothing new.
+    """
+
+    reported: tuple[dg.AssetKey, ...] = ()
+    obstacle: str | None = None
+    cursor: str | None = None
+
+    @property
+    def message(self) -> str:
+        """What to tell a person."""
+        if self.obstacle:
+            return f"Could not ask SQLMesh what was built: {self.obstacle}."
+        if not self.reported:
+            return "Nothing was built outside Dagster."
+        names = ", ".join(key.to_user_string() for key in self.reported[:_SHOWN_KEYS])
+        more = ", …" if len(self.reported) > _SHOWN_KEYS else ""
+        return (
+            f"Reported {len(self.reported)} models that were built outside Dagster: {names}{more}."
+        )
+
+
+def sync_sensor(
+    project: DagsterProject,
+    settings: ProjectSettings,
+    name: str,
+    default_status: dg.DefaultSensorStatus,
+) -> dg.SensorDefinition:
+    """A sensor that reports what moved; it requests no run."""
+
+    @dg.sensor(
+        name=name,
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=default_status,
+        description="Reports models that SQLMesh built outside Dagster, such as by its CLI.",
+    )
+    def look(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        synced = synchronize(context.instance, project, settings, context.cursor)
+        return dg.SensorResult(skip_reason=synced.message, cursor=synced.cursor)
+
+    return look
+
+
+def synchronize(
+    instance: dg.DagsterInstance,
+    project: DagsterProject,
+    settings: ProjectSettings,
+    cursor: str | None = None,
+) -> Synced:
+    """Reports what was built outside Dagster since the last materialization of each asset.
+
+    Never waits: it holds the project for the moment in which it reads SQLMesh's state, and gives up
+    when somebody else works on it. While a run of the project is active, its own materializations may
+    be on their way, so that nothing is reported then.
+
+    Args:
+        cursor: That of the last sync, to save the look into the event log.
+    """
+    from sqlmesh_dagster.engine.built import find_built  # imports SQLMesh
+
+    alone = ProjectLock(f"{settings.lock_name}-sync")
+    if not alone.try_acquire("a sync"):
+        return Synced(obstacle="another sync is at work", cursor=cursor)
+    try:
+        busy = _active(instance, project) or ""
+        looked_at = time.time()
+        built = BuiltTables(obstacle=busy) if busy else find_built(settings)
+        # a run that began meanwhile may have built what was read, and not yet said so
+        obstacle = built.obstacle or _active(instance, project)
+        if obstacle:
+            return Synced(obstacle=obstacle, cursor=cursor)
+        seen = digest(repr(built.tables), 16)
+        if seen == cursor:
+            return Synced(cursor=cursor)
+        moved = report_moved(instance, project, built.tables, looked_at)
+        completed = report_partitions(instance, project, built.tables)
+        return Synced(reported=(*moved, *completed), cursor=seen)
+    except SQLMeshDagsterError as error:
+        return Synced(obstacle=str(error.description or error).rstrip("."), cursor=cursor)
+    finally:
+        alone.release()
+
+
+def report_moved(
+    instance: dg.DagsterInstance,
+    project: DagsterProject,
+    tables: Iterable[BuiltTable],
+    looked_at: float | None = None,
+) -> Iterator[dg.AssetKey]:
+    """Reports each table that is newer than its asset's last materialization; yields its key.
+
+    Assets with partitions are left out: a whole table says nothing of one of them; see
+    `report_partitions`.
+
+    Args:
+        looked_at: When the tables were read, in epoch seconds, where others may have built since: what
+            was reported later knows more than the tables.
+    """
+    assets = project.assets_by_fqn
+    candidates = [
+        (assets[table.fqn], table)
+        for table in tables
+        if table.fqn in assets and assets[table.fqn].spec.partitions_def is None
+    ]
+    last = _last_materializations(instance, [asset.spec.key for asset, _ in candidates])
+    for asset, table in candidates:
+        known = last.get(asset.spec.key)
+        is_newer = known and looked_at is not None and known.reported_at > looked_at
+        if not is_newer and has_moved(table, known):
+            instance.report_runless_asset_event(_materialization(asset, table))
+            yield asset.spec.key
+
+
+def report_partitions(
+    instance: dg.DagsterInstance, project: DagsterProject, tables: Iterable[BuiltTable]
+) -> Iterator[dg.AssetKey]:
+    """Reports each partition that SQLMesh has done and Dagster never saw built; yields the assets' keys.
+
+    Also for what ran before a model was partitioned. A partition that SQLMesh has forgotten stays
+    materialized: Dagster's own storage cannot take it back.
+    """
+    assets = project.assets_by_fqn
+    for table in tables:
+        asset = assets.get(table.fqn)
+        if asset is None or asset.partitions is None:
+            continue
+        known = instance.get_materialized_partitions(asset.spec.key)
+        unknown = [w for w in keys_within(asset.partitions, table.done) if w[0] not in known]
+        for partition, interval in unknown:
+            instance.report_runless_asset_event(_materialization(asset, table, partition, interval))
+        if unknown:
+            yield asset.spec.key
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What the last materialization of an asset says.
+
+    Attributes:
+        version: None in one of an earlier version of this package, or of another's.
+        built_at: Epoch milliseconds; where it is not told, when it was reported.
+        reported_at: Epoch seconds.
+    """
+
+    version: str | None
+    built_at: int
+    reported_at: float = 0.0
+
+
+def has_moved(table: BuiltTable, last: Reported | None) -> bool:
+    """Whether the table is another one than was reported, or holds newer data.
+
+    A change of metadata alone makes a new snapshot of the same version, and no new data.
+    """
+    if last is None:
+        return True
+    if last.version is not None and last.version != table.version:
+        return True
+    return table.built_at is not None and table.built_at > last.built_at
+
+
+def _last_materializations(
+    instance: dg.DagsterInstance, keys: list[dg.AssetKey]
+) -> Mapping[dg.AssetKey, Reported]:
+    found = {}
+    for record in instance.get_asset_records(keys) if keys else ():
+        event = record.asset_entry.last_materialization
+        if event is None or event.asset_materialization is None:
+            continue
+        facts = event.asset_materialization.metadata
+        version, built_at = facts.get("sqlmesh/version"), facts.get("sqlmesh/built_at")
+        seconds = event.timestamp
+        if isinstance(built_at, dg.TimestampMetadataValue):
+            seconds = built_at.value
+        found[record.asset_entry.asset_key] = Reported(
+            version=version.text if isinstance(version, dg.TextMetadataValue) else None,
+            built_at=round(seconds * 1000),
+            reported_at=event.timestamp,
+        )
+    return found
+
+
+def _materialization(
+    asset: ModelAsset,
+    table: BuiltTable,
+    partition: str | None = None,
+    interval: Interval | None = None,
+) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        asset.spec.key,
+        description="Built outside Dagster.",
+        partition=partition,
+        metadata={
+            "sqlmesh/source": "outside Dagster",
+            **events.interval_facts(interval or (table.start, table.end)),
+            **events.table_facts(table.snapshot, table.version, table.built_at),
+        },
+        tags=events.version_tags(
+            digest(f"{table.version}|{table.built_at}", 16), table.code_version
+        ),
+    )
+
+
+def _active(instance: dg.DagsterInstance, project: DagsterProject) -> str | None:
+    run = active_run(instance, project, project.job_name)
+    return f"Dagster run {run} is still active" if run else None

@@ -1,0 +1,128 @@
+"""SQLMesh's unit tests and linter as a job, and as asset checks of the models that they are about."""
+
+# No `from __future__ import annotations`: Dagster reads the type of an op's `context` unquoted.
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from sqlmesh_dagster import events
+from sqlmesh_dagster.definition.markdown import cell
+from sqlmesh_dagster.definition.project import CodeCheck, DagsterProject
+from sqlmesh_dagster.facts.findings import Finding, Verification, told
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.plans import OP_TAGS
+from sqlmesh_dagster.run.work import run_work
+
+
+def verify_job(project: DagsterProject) -> dg.JobDefinition:
+    """The job `<name>_verify_job`; it also reports the checks of the same, where they are switched on."""
+
+    @dg.op(
+        name=f"{project.name}_verify",
+        out=dg.Out(dg.Nothing),
+        required_resource_keys={project.name},
+        tags=OP_TAGS,
+    )
+    def verify(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
+        from sqlmesh_dagster.engine.verification import refuse_errors  # imports SQLMesh
+
+        found = _verify(context, project, None)
+        for result in _results(project.code_checks, found):
+            context.instance.report_runless_asset_event(events.runless_check(result))
+        facts: dict[str, Any] = {
+            "sqlmesh/verification": dg.MetadataValue.md(found.markdown),
+            "sqlmesh/unit_tests": found.test_count,
+            "sqlmesh/failed_unit_tests": len(found.failures),
+            "sqlmesh/violations": len(found.violations),
+        }
+        context.log.info(found.markdown)
+        try:
+            refuse_errors(found)
+        except dg.Failure as error:
+            raise type(error)(error.description, metadata=facts) from error
+        yield dg.Output(None, metadata=facts)
+
+    @dg.job(
+        name=project.verify_job_name,
+        description="Runs SQLMesh's unit tests and linter on the project's files; builds nothing.",
+    )
+    def job() -> None:
+        verify()
+
+    return job
+
+
+def code_checks(project: DagsterProject, op_tags: Mapping[str, str]) -> list[dg.AssetsDefinition]:
+    """One op for all checks of the project's code, as a load of the project is what costs; or none."""
+    if not project.code_checks:
+        return []
+
+    @dg.multi_asset_check(
+        name=f"{project.name}_code_checks",
+        specs=[check.spec for check in project.code_checks],
+        can_subset=True,
+        required_resource_keys={project.name},
+        op_tags=dict(op_tags),
+    )
+    def execute(context: dg.OpExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        selected = context.selected_asset_check_keys
+        checks = [check for check in project.code_checks if check.spec.key in selected]
+        found = _verify(context, project, {check.model.fqn for check in checks})
+        yield from _results(checks, found)
+
+    return [execute]
+
+
+def _verify(
+    context: dg.OpExecutionContext, project: DagsterProject, fqns: Collection[str] | None
+) -> Verification:
+    """Neither unit tests nor the linter touch the warehouse, so that no lock on the project is needed."""
+    resource: SQLMeshResource = getattr(context.resources, project.name)
+    settings = resource.settings
+    found: list[Verification] = []
+
+    def work(cancel: CancelToken) -> None:
+        from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
+        from sqlmesh_dagster.engine.verification import verify
+
+        with open_context(settings, load=True, cancel=cancel) as loaded:
+            found.append(verify(loaded, cancel, fqns))
+
+    run_work(context, resource, work)
+    return found[0]
+
+
+def _results(checks: Collection[CodeCheck], found: Verification) -> Iterator[dg.AssetCheckResult]:
+    counts = dict(found.tests)
+    for check in checks:
+        source = found.failures if check.kind == "unit_tests" else found.violations
+        own = [finding for finding in source if finding.model == check.model.fqn]
+        yield dg.AssetCheckResult(
+            asset_key=check.spec.asset_key,
+            check_name=check.spec.name,
+            passed=not own,
+            severity=dg.AssetCheckSeverity.ERROR
+            if any(finding.is_error for finding in own)
+            else dg.AssetCheckSeverity.WARN,
+            description=_description(check, own, counts.get(check.model.fqn, 0)),
+            metadata={
+                **(
+                    {"sqlmesh/unit_tests": counts.get(check.model.fqn, 0)}
+                    if check.kind == "unit_tests"
+                    else {}
+                ),
+                "sqlmesh/findings": len(own),
+                **({"sqlmesh/details": dg.MetadataValue.md("\n\n".join(told(own)))} if own else {}),
+            },
+        )
+
+
+def _description(check: CodeCheck, own: list[Finding], tests: int) -> str:
+    rules = ", ".join(dict.fromkeys(cell(finding.rule) for finding in own))
+    if check.kind == "lint":
+        return f"the linter found: {rules}" if own else "the linter found nothing"
+    failed = f"{len(own)} of {tests} unit tests failed: {rules}"
+    return failed if own else f"{tests} unit tests passed"

@@ -1,0 +1,150 @@
+"""The exceptions on Dagster's side: what its public API doesn't give.
+
+Each function says what it leans on; the contract tests fail clearly when one of them moves.
+Verified on Dagster 1.13.27.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.definitions.assets.job.asset_job import build_asset_job, get_asset_graph_for_job
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.execution.stats import StepEventStatus
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+)
+from dagster._utils.interrupts import check_captured_interrupt
+
+AssetJob = UnresolvedAssetJobDefinition
+"""What `dagster.define_asset_job` returns; Dagster exports no name for it."""
+
+
+class PartitionedAsset(dg.AssetsDefinition):
+    """An asset with partitions that is also built by runs without a partition.
+
+    Before each step Dagster looks up the versions of what it reads, and for that asks the definition
+    for its partitions, and then the run for its partition: a run without one fails, wherever a
+    partitioned asset reads another. A definition that names none is one that reads all of them.
+    Everything else takes the partitions from the spec.
+    """
+
+    @property
+    def partitions_def(self) -> dg.PartitionsDefinition[str] | None:
+        """None; the specs have them."""
+        return None
+
+    def get_partition_mapping_for_dep(self, dep_key: dg.AssetKey) -> dg.PartitionMapping | None:
+        """None; the specs have them."""
+        return None
+
+
+class _MixedAssetJob(UnresolvedAssetJobDefinition):
+    """A job of assets with different partitions, as Dagster's own job of all assets is."""
+
+    def resolve(
+        self,
+        asset_graph: AssetGraph,
+        default_executor_def: dg.ExecutorDefinition | None = None,
+        resource_defs: Mapping[str, dg.ResourceDefinition] | None = None,
+    ) -> dg.JobDefinition:
+        """As the original, but that it allows the difference."""
+        graph = get_asset_graph_for_job(
+            asset_graph, self.selection, allow_different_partitions_defs=True
+        )
+        return build_asset_job(
+            self.name,
+            asset_graph=graph,
+            description=self.description,
+            tags=self.tags,
+            run_tags=self.run_tags,
+            metadata=self.metadata,
+            executor_def=self.executor_def or default_executor_def,
+            resource_defs=resource_defs,
+            allow_different_partitions_defs=True,
+        )
+
+
+def mixed_asset_job(name: str, selection: dg.AssetSelection, description: str) -> AssetJob:
+    """As `dagster.define_asset_job`, which refuses assets with different partitions."""
+    return _MixedAssetJob(name, selection, description=description)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The steps of one Dagster run, seen from one of them.
+
+    Attributes:
+        own_step: Key of the step that asks.
+        upstream: The steps that this run executes, each with the keys of its direct upstream steps
+            in this run; blocking checks are steps, too.
+        assets: Selected asset keys, each with the key of its step.
+    """
+
+    own_step: str
+    upstream: Mapping[str, frozenset[str]]
+    assets: Mapping[dg.AssetKey, str]
+
+
+def run_plan(context: dg.OpExecutionContext) -> RunPlan:
+    """What this Dagster run executes, whichever executor runs its steps.
+
+    `context.selected_asset_keys` holds the op's own asset alone; the whole selection is on the
+    job's asset layer, narrowed by the run's `step_keys_to_execute` on a re-execution.
+    """
+    step_context = context.get_step_execution_context()
+    deps = step_context.execution_plan.get_all_step_deps()
+    executed = set(context.run.step_keys_to_execute or deps)
+    layer = context.job_def.asset_layer
+    assets = {
+        key: str(layer.get_op_output_handle(key).node_handle) for key in layer.selected_asset_keys
+    }
+    return RunPlan(
+        own_step=step_context.step.key,
+        upstream={key: frozenset(deps[key] & executed) for key in deps if key in executed},
+        assets={key: step for key, step in assets.items() if step in executed},
+    )
+
+
+def succeeded_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]:
+    """Keys of the steps of a run that have succeeded so far, in whichever process."""
+    return frozenset(
+        step.step_key
+        for step in instance.get_run_step_stats(run_id)
+        if step.status is StepEventStatus.SUCCESS
+    )
+
+
+def output_without_materialization(output_name: str) -> dg.Output[None]:
+    """A step output that lets downstream steps go on and records no materialization.
+
+    Dagster writes none for an output whose metadata carries this key; it made the key for
+    observable source assets.
+    """
+    return dg.Output(
+        None, output_name=output_name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
+    )
+
+
+def partition_range(context: dg.OpExecutionContext) -> tuple[str, str] | None:
+    """First and last partition that a run was launched for; None for a run without partitions.
+
+    `context.partition_key_range` raises for a `PartitionedAsset`.
+    """
+    tags = context.run.tags
+    if PARTITION_NAME_TAG in tags:
+        return tags[PARTITION_NAME_TAG], tags[PARTITION_NAME_TAG]
+    if ASSET_PARTITION_RANGE_START_TAG in tags:
+        return tags[ASSET_PARTITION_RANGE_START_TAG], tags[ASSET_PARTITION_RANGE_END_TAG]
+    return None
+
+
+def is_interrupted() -> bool:
+    """Whether this process was asked to stop while Dagster holds signals back, as in a teardown."""
+    return check_captured_interrupt()

@@ -1,0 +1,202 @@
+"""`PooledSqliteStorage`: Dagster's own SQLite storage, but its event log keeps connections open."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dagster._core.event_api import EventHandlerFn
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
+    INDEX_SHARD_NAME,
+    SqliteEventLogStorage,
+    SqliteEventLogStorageWatchdog,
+)
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import ConfigurableClassData
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.pool import QueuePool
+from watchdog.events import FileSystemEvent
+from watchdog.observers import Observer
+
+_MOST_OPEN_SHARDS = 16
+"""Per process, three file handles each; a run needs two, a webserver one for each run it shows."""
+
+
+class PooledSqliteStorage(DagsterSqliteStorage):
+    """Dagster's default storage on SQLite, same files and tables, with an event log that writes faster.
+
+    For each record, Dagster's own opens a connection, waits for the disk, and closes; for one of an
+    asset or a check two or three times. Here connections stay open, and the operating system has a
+    record when the call returns (SQLite's `synchronous=NORMAL`): a process that dies loses nothing;
+    when the machine does, the log may miss its last records, and stays intact.
+
+    An exception to "public APIs only", as Dagster has none for this: it leans on how
+    `SqliteEventLogStorage` connects, initializes and watches its files. Contract tests in
+    `tests/sqlmesh_dagster/test_upstream_contract.py` fail clearly when that moves. Verified on
+    Dagster 1.13.27. Without its block in `dagster.yaml`, Dagster goes on with the same files.
+    """
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(base_dir, inst_data)
+        self._event_log_storage = PooledSqliteEventLog(str(Path(base_dir) / "history" / "runs"))
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Any
+    ) -> PooledSqliteStorage:
+        """Dagster's own makes a `DagsterSqliteStorage`, whatever the class."""
+        return cls.from_local(inst_data=inst_data, **config_value)
+
+
+class PooledSqliteEventLog(SqliteEventLogStorage):
+    """Keeps one connection to each of the shards (index, or one run) that this process used last."""
+
+    _obs: Any  # Dagster leaves it untyped
+
+    def __init__(self, base_dir: str) -> None:
+        self._shards: OrderedDict[str, _Shard] = OrderedDict()
+        self._tables: set[str] = set()
+        _guard_forks()
+        _logs.add(self)
+        weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite then tidies its files
+        super().__init__(base_dir)
+
+    def run_connection(self, run_id: str | None = None) -> Any:
+        return self._connection(str(run_id))
+
+    def index_connection(self) -> AbstractContextManager[Connection]:
+        return self._connection(INDEX_SHARD_NAME)
+
+    def has_table(self, table_name: str) -> bool:
+        """Asks once: Dagster does for each record of a check, on a connection of its own."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
+
+    def watch(self, run_id: str, cursor: str | None, callback: EventHandlerFn) -> None:
+        """Watches the write-ahead log, where records stay for long while connections are open."""
+        if not self._obs:
+            self._obs = Observer()
+            self._obs.start()
+        watchdog = _Watchdog(self, run_id, callback, cursor)
+        watch = self._obs.schedule(watchdog, self._base_dir, recursive=True)
+        self._watchers[run_id][callback] = (watchdog, watch)
+
+    def wipe(self) -> None:
+        self.close()
+        super().wipe()
+
+    def dispose(self) -> None:
+        self.close()
+        super().dispose()
+
+    def close(self) -> None:
+        """Closes every connection that is not in use; the next use opens another one."""
+        with _lock:
+            _close(self._shards)
+
+    @contextmanager
+    def _connection(self, shard: str) -> Iterator[Connection]:
+        with _lock, self._open(shard).connect() as connection, connection.begin():
+            yield connection
+
+    def _open(self, name: str) -> Engine:
+        path = Path(self.path_for_shard(name))
+        file = _identity(path)
+        shard = self._shards.get(name)
+        if shard is not None and shard.file == file:
+            self._shards.move_to_end(name)
+            return shard.engine
+        if shard is not None:  # another process has deleted the file
+            self._shards.pop(name).engine.dispose()
+        if file is None:
+            self._initialized_dbs.discard(name)
+        if name not in self._initialized_dbs:
+            with super().run_connection(name):  # creates what is missing
+                file = _identity(path)
+        while len(self._shards) >= _MOST_OPEN_SHARDS:
+            self._shards.popitem(last=False)[1].engine.dispose()
+        self._shards[name] = _Shard(_engine(self.conn_string_for_shard(name)), file)
+        return self._shards[name].engine
+
+
+class _Watchdog(SqliteEventLogStorageWatchdog):
+    def __init__(
+        self, log: PooledSqliteEventLog, run_id: str, callback: EventHandlerFn, cursor: str | None
+    ) -> None:
+        super().__init__(log, run_id, callback, cursor)
+        self._patterns = [f"{log.path_for_shard(run_id)}{suffix}" for suffix in ("", "-wal")]
+
+    def on_modified(self, event: FileSystemEvent) -> None:
+        self._process_log()
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The pool of one connection to a file of the log, and the identity of that file."""
+
+    engine: Engine
+    file: tuple[int, int] | None
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _wait_less)
+    return engine
+
+
+def _wait_less(connection: sqlite3.Connection, record: object) -> None:
+    """Only for a file with a write-ahead log: any other could be corrupt after a power cut."""
+    if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is, None if there is none; a number is not given again while the file is open."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _close(shards: OrderedDict[str, _Shard]) -> None:
+    while shards:
+        shards.popitem()[1].engine.dispose()
+
+
+_lock = threading.RLock()
+"""Held while any connection of this process is in use."""
+_logs: weakref.WeakSet[PooledSqliteEventLog] = weakref.WeakSet()
+
+
+@cache
+def _guard_forks() -> None:
+    """A forked child inherits no connection, which SQLite forbids, and no lock of a thread it lacks."""
+    if sys.platform != "win32":
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
+        )
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    for log in list(_logs):
+        log.close()

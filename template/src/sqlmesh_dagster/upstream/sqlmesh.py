@@ -1,0 +1,177 @@
+"""The exceptions on SQLMesh's side: what its public API doesn't give.
+
+Each function says what it leans on; the contract tests fail clearly when one of them moves.
+Verified on SQLMesh 0.236.4. Importing this imports no SQLMesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlmesh import Context
+    from sqlmesh.core.config.connection import ConnectionConfig
+    from sqlmesh.core.engine_adapter.base import EngineAdapter
+    from sqlmesh.core.model import Model
+    from sqlmesh.core.snapshot import SnapshotEvaluator
+
+
+@contextmanager
+def single_process_loading() -> Iterator[None]:
+    """Keeps SQLMesh from forking to load a project: unsafe in Dagster's threaded processes.
+
+    The constant is read each time; forking is also slower on two cores or fewer.
+    """
+    from sqlmesh.core import constants
+
+    before = constants.MAX_FORK_WORKERS
+    constants.MAX_FORK_WORKERS = 1
+    try:
+        yield
+    finally:
+        constants.MAX_FORK_WORKERS = before
+
+
+def model_path(model: Model) -> Path | None:
+    """The file that defines a model; `Model` has it under a private name only."""
+    return model._path
+
+
+def on_audit(
+    evaluator: SnapshotEvaluator,
+    seen: Callable[[Any, list[Any]], None],
+    around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Calls `seen(snapshot, audit_results)` after each model's audits, which run in `around(snapshot)`.
+
+    A console hears only how many failed, and nothing of a blocking failure; the results themselves
+    are what `SnapshotEvaluator.audit` returns. Evaluators are cloned for each run, and wrapped once.
+    """
+    if "audit" in vars(evaluator):
+        return
+    audit = evaluator.audit
+
+    def audit_and_tell(snapshot: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        with around(snapshot):
+            results = (
+                audit(snapshot, *args, **kwargs) if args else audit(snapshot=snapshot, **kwargs)
+            )
+        seen(snapshot, results)
+        return results
+
+    evaluator.audit = audit_and_tell  # type: ignore[method-assign]
+
+
+def opened_adapter(context: Context) -> EngineAdapter | None:
+    """The context's own engine adapter if it was used; the public property would create one."""
+    return context._engine_adapter
+
+
+def has_state(context: Context) -> bool:
+    """Whether the project has a state; unlike `Context.state_sync` it creates none, nor a file.
+
+    A DuckDB file with a state stays open, for the context to go on with; `Context.close` releases it.
+
+    Raises:
+        duckdb.IOException: Another process holds the state's file.
+    """
+    files = duckdb_files(state_connection(context))
+    if any(not path.exists() for path in files):
+        return False
+    open_duckdb_state(context)
+    state = context.config.get_scheduler(context.gateway).create_state_sync(context)
+    is_there = state.get_versions(validate=False).schema_version != 0
+    if not (files and is_there):  # elsewhere the connection is one of its own
+        state.close()
+    return is_there
+
+
+def open_duckdb_state(context: Context) -> None:
+    """Opens the state's DuckDB file, so that a lock on it is an error here.
+
+    SQLMesh takes a file that it cannot open for one without tables, and goes on to create them; its
+    context then keeps a state that it never validated. Adapters are shared by path, so that this
+    is the connection that the state uses.
+
+    Raises:
+        duckdb.IOException: Another process holds the file.
+    """
+    connection = state_connection(context)
+    if duckdb_files(connection):
+        open_whole(connection.create_engine_adapter())
+
+
+def close_duckdb_state(context: Context) -> None:
+    """Closes what `open_duckdb_state` opened, also where the context never came to use it."""
+    connection = state_connection(context)
+    if duckdb_files(connection):
+        connection.create_engine_adapter().close()
+
+
+def open_whole(adapter: EngineAdapter) -> None:
+    """Opens an adapter's connection whole, or not at all.
+
+    SQLMesh keeps a DuckDB cursor to which it could not attach the databases: it is taken for open
+    from then on, by every context of the process, and works on an empty database in memory.
+    """
+    try:
+        adapter.cursor  # noqa: B018
+    except Exception:
+        adapter.close()
+        raise
+
+
+def has_state_beside_data(context: Context) -> bool:
+    """Whether SQLMesh writes data and state to one DuckDB file, through one connection.
+
+    With a second database this is False: DuckDB writes to one only in a transaction.
+    """
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig
+
+    connection = context.connection_config
+    if context.config.get_state_connection(context.gateway) is not None:
+        return False
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return False
+    databases = [name for name in (connection.database, *(connection.catalogs or {})) if name]
+    return len(databases) == 1 == len(duckdb_files(connection))
+
+
+def state_connection(context: Context) -> ConnectionConfig:
+    """Where the project's state is: the warehouse, unless the gateway names a place of its own."""
+    return context.config.get_state_connection(context.gateway) or context.connection_config
+
+
+def duckdb_files(connection: ConnectionConfig) -> list[Path]:
+    """The database files of a DuckDB connection; none for other engines and in-memory databases."""
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig, DuckDBAttachOptions
+
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return []
+    attached = [connection.database, *(connection.catalogs or {}).values()]
+    paths = [
+        (item.path if item.type == "duckdb" else None)
+        if isinstance(item, DuckDBAttachOptions)
+        else item
+        for item in attached
+    ]
+    return [
+        Path(path)
+        for path in paths
+        if path and not path.startswith((":memory:", "md:", "motherduck:"))
+    ]
+
+
+def interrupt(cursor: Any) -> None:
+    """Stops the query that a DB-API cursor runs, from another thread, where its driver can.
+
+    DuckDB's cursor is a connection of its own and has `interrupt`; psycopg2's connection has
+    `cancel`. Other drivers finish the query, and SQLMesh stops before the next model.
+    """
+    if hasattr(cursor, "interrupt"):
+        cursor.interrupt()
+    elif hasattr(getattr(cursor, "connection", None), "cancel"):
+        cursor.connection.cancel()
