@@ -11,7 +11,7 @@ from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.snapshot import Snapshot
 from sqlmesh.utils.date import TimeLike, to_datetime
 
-from sqlmesh_dagster.console import CANCELLED, CaptureConsole, as_error
+from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import (
     CaptureContext,
@@ -22,6 +22,7 @@ from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_enviro
 from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
 from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions

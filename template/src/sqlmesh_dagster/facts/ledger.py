@@ -1,0 +1,338 @@
+"""What happened to each model of one run, and so its outcome: pure, told once, as soon as it is known.
+
+The rules that turn what SQLMesh says into an outcome stand here alone:
+
+| what was heard                                   | outcome                       |
+|--------------------------------------------------|-------------------------------|
+| every batch that was planned has been built      | executed (or audited)         |
+| a batch failed                                   | failed, audit failed, cancelled |
+| no batch was planned                             | up to date                    |
+| batches are due, and a signal holds all of them  | not ready                     |
+| planned, and nothing heard until the end         | upstream failed               |
+| selected, and not in the environment             | not deployed                  |
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from sqlmesh_dagster.definition.partitions import Interval
+from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
+
+CANCELLED: tuple[Status, str] = ("cancelled", "the Dagster run was cancelled")
+"""Status and reason of a model that a cancelled run did not build."""
+FailureKind = Literal["failed", "audit_failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    """A model as the environment has it.
+
+    Attributes:
+        snapshot: Identifier of its snapshot; None if it is not known.
+        version: What SQLMesh calls the version of its table.
+        next_due: When it is due next, ISO 8601; None if never again.
+    """
+
+    snapshot: str | None
+    version: str | None = None
+    next_due: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch that was built.
+
+    Attributes:
+        interval: Epoch milliseconds, end exclusive.
+        built_at: Epoch milliseconds.
+    """
+
+    interval: Interval
+    duration_ms: int
+    model: DeployedModel
+    built_at: int
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass
+class _Entry:
+    """What was heard of one model so far."""
+
+    model: DeployedModel | None = None
+    planned: Sequence[Interval] = ()
+    built: list[Batch] = field(default_factory=list)
+    row_count: int | None = None
+    signal: str | None = None
+    audits: dict[str, AuditOutcome] = field(default_factory=dict)
+    failure: FailureKind | None = None
+    error: ErrorOutcome | None = None
+    is_told: bool = False
+
+    def identify(self, model: DeployedModel) -> None:
+        """Notes which snapshot it is about."""
+        next_due = model.next_due or (self.model.next_due if self.model else None)
+        self.model = replace(model, next_due=next_due)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for every model of a run."""
+
+    execution_time: str | None = None
+    plan: str | None = None
+    below: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Ledger:
+    """The outcomes of one run or audit; methods may be called from any thread.
+
+    Args:
+        selected: FQNs that the run is to take; a plan may build others, which are told, too.
+        tell: Receives each outcome once, in the thread that caused it.
+        is_audit: Whether models are audited and not built.
+    """
+
+    def __init__(
+        self,
+        selected: Iterable[str],
+        tell: Callable[[ModelOutcome], None],
+        *,
+        is_audit: bool = False,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._selected = set(selected)
+        self._tell = tell
+        self._is_audit = is_audit
+        self._entries: dict[str, _Entry] = {}
+        self._failures: list[str] = []
+        self._run = _Run()
+        self._is_planning = False
+
+    # ------------------------------------------------------------ the run
+
+    def begin(
+        self,
+        deployed: Mapping[str, DeployedModel],
+        execution_time: str,
+        hint: str,
+        plan: str | None = None,
+        below: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> list[str]:
+        """Notes what the environment has, and tells the selected models that it does not have.
+
+        Args:
+            hint: How to deploy a model that is missing.
+            plan: Id of the plan that last changed the environment.
+            below: Models that are restated with a selected one; they are taken, too.
+
+        Returns:
+            The taken names that the environment has, sorted.
+        """
+        with self._lock:
+            self._run = _Run(execution_time, plan, below or {})
+            self._selected.update(name for names in self._run.below.values() for name in names)
+            for name in sorted(self._selected - deployed.keys()):
+                self._tell_once(name, "not_deployed", hint)
+            present = sorted(self._selected & deployed.keys())
+            for name in present:
+                self._entry(name).identify(deployed[name])
+            return present
+
+    def end(self, rest: tuple[Status, str] | None = None) -> None:
+        """Tells what is still untold: models that were idle or not reached, and what a plan built beside.
+
+        Args:
+            rest: Status and reason of models of which nothing was heard, if they were not just idle.
+        """
+        with self._lock:
+            for name in self._untold():
+                entry = self._entry(name)
+                if entry.failure:
+                    self._tell_failed(name)
+                elif rest is not None:
+                    self._tell_once(name, *rest)
+                elif entry.planned:
+                    self._tell_once(name, "upstream_failed", None)
+                else:
+                    self._tell_idle(name)
+            for name, entry in sorted(self._entries.items()):
+                if name not in self._selected and entry.built:
+                    self._tell_once(name, "executed", "built by the plan that deployed it")
+
+    def fail(self, error: ErrorOutcome) -> None:
+        """Tells every untold model that the run as a whole failed."""
+        with self._lock:
+            for name in self._untold():
+                entry = self._entry(name)
+                entry.failure = entry.failure or "failed"
+                entry.error = entry.error or error
+                self._tell_failed(name)
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """While a plan is applied: what it builds is kept, and told with what the run builds."""
+        self._is_planning = True
+        try:
+            yield
+        finally:
+            self._is_planning = False
+
+    @property
+    def is_planning(self) -> bool:
+        """Whether a plan is being applied."""
+        return self._is_planning
+
+    # ------------------------------------------------------------ what is heard of a model
+
+    def held_back(self, name: str, signal: str) -> None:
+        """A signal lets none of the model's intervals through."""
+        with self._lock:
+            self._entry(name).signal = signal
+
+    def planned(self, batches: Mapping[str, Sequence[Interval]]) -> None:
+        """The run will build these batches; tells the models for which nothing will be done."""
+        with self._lock:
+            if self._is_planning:
+                return
+            for name in sorted(self._selected):
+                entry = self._entry(name)
+                if name not in batches:
+                    if not self._is_audit:
+                        self._tell_idle(name)
+                elif not batches[name]:
+                    self._tell_once(name, "not_ready", self._waits_for(entry))
+                else:
+                    entry.planned = [*(b.interval for b in entry.built), *batches[name]]
+
+    def built(self, name: str, batch: Batch) -> None:
+        """One batch of a model has been built or audited."""
+        with self._lock:
+            entry = self._entry(name)
+            entry.identify(batch.model)
+            entry.built.append(batch)
+            if not self._is_planning and len(entry.built) >= len(entry.planned):
+                self._tell_once(name, "audited" if self._is_audit else "executed", None)
+
+    def failed(self, name: str, kind: FailureKind, error: ErrorOutcome | None) -> None:
+        """The model failed; it is told when SQLMesh ends its batch, or the run."""
+        with self._lock:
+            self._failures.append(name)
+            entry = self._entry(name)
+            entry.failure, entry.error = kind, error
+
+    def batch_ended(self, name: str) -> None:
+        """A batch has ended without having been built; tells the model if it failed."""
+        with self._lock:
+            if name in self._selected and self._entry(name).failure:
+                self._tell_failed(name)
+
+    def skipped(self, names: Iterable[str]) -> None:
+        """SQLMesh skips these models because a model upstream failed."""
+        with self._lock:
+            upstream = ", ".join(self._failures)
+            for name in sorted(names):
+                if name in self._selected and not self._entry(name).failure:
+                    reason = f"SQLMesh skipped it, because upstream failed: {upstream}"
+                    self._tell_once(name, "upstream_failed", reason)
+
+    def counted(self, name: str, rows: int | None) -> None:
+        """The model's table has so many rows now."""
+        with self._lock:
+            self._entry(name).row_count = rows
+
+    def audited(self, name: str, results: Iterable[AuditOutcome]) -> None:
+        """Adds the results of one batch's audits: rows add up, the last query that found any is kept."""
+        with self._lock:
+            audits = self._entry(name).audits
+            for result in results:
+                audits[result.check_name] = _added(audits.get(result.check_name), result)
+
+    def is_told(self, name: str) -> bool:
+        """Whether the model's outcome is known."""
+        with self._lock:
+            return self._entry(name).is_told
+
+    # ------------------------------------------------------------
+
+    def _entry(self, name: str) -> _Entry:
+        return self._entries.setdefault(name, _Entry())
+
+    def _untold(self) -> list[str]:
+        return [name for name in sorted(self._selected) if not self._entry(name).is_told]
+
+    def _waits_for(self, entry: _Entry) -> str:
+        if entry.signal:
+            return f"signal `{entry.signal}` is not ready"
+        waiting = sorted(name for name, other in self._entries.items() if other.signal)
+        return f"upstream waits for a signal: {', '.join(waiting) or 'unknown'}"
+
+    def _tell_idle(self, name: str) -> None:
+        """Nothing is due; a plan may just have built it."""
+        if self._entry(name).built:
+            self._tell_once(name, "executed", None)
+        else:
+            self._tell_once(name, "up_to_date", "nothing is due")
+
+    def _tell_failed(self, name: str) -> None:
+        failure = self._entry(name).failure
+        if failure == "cancelled":
+            self._tell_once(name, *CANCELLED)
+        elif failure:
+            self._tell_once(name, failure, None)
+
+    def _tell_once(self, name: str, status: Status, reason: str | None) -> None:
+        entry = self._entry(name)
+        if entry.is_told:
+            return
+        entry.is_told = True
+        self._tell(_outcome(name, entry, self._run, status, reason))
+
+
+def _outcome(
+    name: str, entry: _Entry, run: _Run, status: Status, reason: str | None
+) -> ModelOutcome:
+    model = entry.model or DeployedModel(snapshot=None)
+    return ModelOutcome(
+        fqn=name,
+        status=status,
+        intervals=tuple(batch.interval for batch in entry.built),
+        batches=len(entry.built),
+        duration_ms=sum(batch.duration_ms for batch in entry.built),
+        rows_processed=_sum(batch.rows for batch in entry.built),
+        bytes_processed=_sum(batch.bytes for batch in entry.built),
+        row_count=entry.row_count,
+        plan=run.plan,
+        snapshot=model.snapshot,
+        version=model.version,
+        built_at=entry.built[-1].built_at if entry.built else None,
+        execution_time=run.execution_time,
+        next_due=model.next_due,
+        reason=reason,
+        audits=tuple(entry.audits.values()),
+        error=entry.error,
+        below=run.below.get(name, ()),
+    )
+
+
+def _added(before: AuditOutcome | None, result: AuditOutcome) -> AuditOutcome:
+    if before is None:
+        return result
+    shown = result if result.failing_rows else before
+    return replace(
+        result,
+        failing_rows=before.failing_rows + result.failing_rows,
+        query=shown.query,
+        sample=result.sample or before.sample,
+    )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None where the engine counted nothing."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
