@@ -22,18 +22,9 @@ fsync = none # nothing here must survive a power cut, and a render is hundreds o
 """
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The whole matrix of updates runs only when it is asked for: `-m matrix`."""
-    if "matrix" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("matrix")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No setting of this machine's user reaches git, Copier, SQLMesh or Dagster."""
+    """No setting of this machine's user reaches git, Copier, SQLMesh or Dagster, nor a file their temp folder."""
     home = tmp_path_factory.mktemp("home")
     (home / "gitconfig").write_text(_GIT_CONFIG)
     (home / "copier.yml").write_text("{}")
@@ -42,8 +33,10 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "HOME": str(home),
         "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
         "COPIER_SETTINGS_PATH": str(home / "copier.yml"),
+        "TMPDIR": str(tmp_path_factory.mktemp("tmp")),
     }
     with pytest.MonkeyPatch.context() as patch, plumbum.local.env(**settings):  # Copier's git
+        patch.setattr("tempfile.tempdir", settings["TMPDIR"])
         for name, value in settings.items():
             patch.setenv(name, value)
         yield

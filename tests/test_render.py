@@ -73,6 +73,7 @@ def test_workflows_are_valid(render: Render, answers: dict[str, str]) -> None:
     project = render(**answers)
     schemas = [
         ("github", ".github/workflows/ci.yml", "vendor.github-workflows"),
+        ("github", ".github/workflows/integration.yml", "vendor.github-workflows"),
         ("github", ".github/workflows/plan.yml", "vendor.github-workflows"),
         ("github", ".github/workflows/template-update.yml", "vendor.github-workflows"),
         ("gitlab", ".gitlab-ci.yml", "vendor.gitlab-ci"),

@@ -1,7 +1,10 @@
 """The repository keeps its word: README, versions, CI."""
 
 import re
+import runpy
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -28,12 +31,39 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     """`.ci/run` reads the second block, so that the two cannot drift."""
     script = (ROOT / ".ci/run").read_text()
     command = BASH_BLOCK.findall((ROOT / "README.md").read_text())[1]
-    assert "pytest" not in script
+    assert command.strip() not in script and " -m " not in command.partition("pytest")[2]
     (extraction,) = re.findall(r"^command=\$\((.*)\)$", script, re.MULTILINE)
     extracted = subprocess.run(
         ["bash", "-c", extraction], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert extracted.stdout == command
+
+
+def test_ci_runs_whatever_the_command_leaves_for_later() -> None:
+    """What waits until it is asked for is asked for there."""
+    later = runpy.run_path(str(ROOT / "conftest.py"))["LATER"]
+    assert f'pytest -m "{" or ".join(later)}" ' in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "rest", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (2, 2, 1)]
+)
+def test_ci_fails_when_either_part_does_and_ends_with_what_both_said(
+    tmp_path: Path, command: int, rest: int, status: int
+) -> None:
+    """Both run, whatever becomes of the first."""
+    script, python = tmp_path / ".ci/run", tmp_path / ".venv/bin/python"
+    for file in (script, python):
+        file.parent.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", script)
+    python.write_text(f"#!/bin/sh\necho 1 later\nexit {rest}\n")
+    python.chmod(0o755)
+    block = f"```bash\necho 1 now && exit {command}\n```\n"
+    (tmp_path / "README.md").write_text(f"```bash\nfalse\n```\n{block}")
+    done = subprocess.run([script], check=False, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    now, later = done.stdout.splitlines()[-2:]
+    assert now.endswith(": 1 now") and later.endswith(": 1 later")
 
 
 def test_the_generated_readme_has_two_commands(render: Render) -> None:

@@ -16,7 +16,7 @@ from tests.sample.generate_raw_data import SERVICES, UNPAID_JOBS, money, write_r
 
 TEMPLATE = Path(__file__).parents[2] / "template"
 RAW_FOLDER = TEMPLATE / "data" / "raw"
-MINIMAL = Path(__file__).with_name("minimal.yml")
+MINIMAL = TEMPLATE.parent / "includes" / "minimal_sample.yml"
 
 FULL_MARTS = {
     "daily_revenue": 224,

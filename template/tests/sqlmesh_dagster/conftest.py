@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,12 +21,15 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_sqlmesh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No analytics, no fork, and a lock folder of this test's own."""
+def own_process(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No analytics, no fork, and a temp folder, where the locks are, of this test's own."""
+    temp = str(tmp_path_factory.mktemp("tmp"))  # short: Dagster's sockets are in it
+    monkeypatch.setenv("TMPDIR", temp)
+    monkeypatch.setattr("tempfile.tempdir", temp)
     monkeypatch.setenv("SQLMESH__DISABLE_ANONYMIZED_ANALYTICS", "true")
     monkeypatch.setenv("MAX_FORK_WORKERS", "1")
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
-    os.environ.pop("SQLMESH_ENVIRONMENT", None)
+    monkeypatch.delenv("SQLMESH_ENVIRONMENT", raising=False)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 
 import dagster as dg
 import pytest
+from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
 
 from sqlmesh_dagster import ModelRecord, SQLMeshResource, SQLMeshTranslator, TranslatorSettings
-from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
 
 _PARTITIONED = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-
 from tests.sqlmesh_dagster.projects import Project, Run, run_in_process, run_multiprocess
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
+from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 from sqlmesh_dagster import (
     ModelRecord,
@@ -21,7 +22,6 @@ from sqlmesh_dagster import (
     sqlmesh_definitions_factory,
 )
 from sqlmesh_dagster.manifest.loading import bake_manifest
-from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 _SETTINGS: dict[str, Any] = {
     "environment": "dev",

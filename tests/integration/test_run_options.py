@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dagster as dg
-
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from tests.sqlmesh_dagster.projects import Project, Run, held_by_another_process, run_in_process
 
 from sqlmesh_dagster import (
     DuplicateAssetKeyError,
@@ -19,7 +20,6 @@ from sqlmesh_dagster import (
     sqlmesh_verify_job_factory,
 )
 from sqlmesh_dagster.guard.locks import ProjectLock
-from tests.sqlmesh_dagster.projects import Project, Run, held_by_another_process, run_in_process
 
 BOTH = TranslatorSettings(unit_test_checks=True, lint_checks=True)
 GOOD = """

@@ -15,7 +15,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from sqlmesh import Context
-
 from tests.sqlmesh_dagster.projects import (
     Project,
     last_run,
@@ -23,6 +22,8 @@ from tests.sqlmesh_dagster.projects import (
     run_in_process,
     start,
 )
+
+pytestmark = pytest.mark.slow
 
 _SLOW_QUERY = "SELECT count(*)::BIGINT AS n FROM range(100000000) AS a, range(100000) AS b"
 """Hours of work for DuckDB, in one query."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
 
 from sqlmesh_dagster import SQLMeshResource
 from sqlmesh_dagster.facts.plan_summary import PlannedChange, PlanSummary
 from sqlmesh_dagster.guard.locks import ProjectLock
-from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
 
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
 ROWS = "SELECT @start_ds::DATE AS day, 1::INT AS id"

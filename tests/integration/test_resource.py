@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
 from sqlmesh_dagster import (
     DatabaseLockedError,
@@ -21,7 +22,6 @@ from sqlmesh_dagster import (
     SQLMeshResource,
     sqlmesh_definitions_factory,
 )
-from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
 
 def test_no_file_lock_survives_a_run(project: Project, instance: dg.DagsterInstance) -> None:

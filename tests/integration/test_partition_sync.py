@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dagster as dg
+from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.definition.project import DagsterProject, translate
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.run.sync import synchronize
-from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 _PARTITIONED = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
 _KEY = dg.AssetKey(["warehouse", "demo", "daily"])

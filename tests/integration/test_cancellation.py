@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
-
+import pytest
 from tests.sqlmesh_dagster.projects import Project, last_run, run_in_process, start
+
+pytestmark = pytest.mark.slow
 
 _LIMIT = 10
 """Seconds from the signal until the process has ended."""

@@ -16,6 +16,8 @@ import dagster as dg
 import pytest
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
+pytestmark = pytest.mark.slow
+
 _STORAGE = """
 storage:
   custom:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
+from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 from sqlmesh_dagster import ModelRecord, ProjectLoadError, SQLMeshResource, SQLMeshTranslator
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import load_manifest
 from sqlmesh_dagster.manifest.loading import project_manifest
-from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 if TYPE_CHECKING:
     from sqlmesh.core.model import Model

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from sqlmesh import Context
+from tests.sqlmesh_dagster.projects import Project
 
 from sqlmesh_dagster import AuditRecord, ColumnRecord, ModelRecord, SQLMeshResource
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import load_manifest
 from sqlmesh_dagster.engine.reader import fingerprint_text
-from tests.sqlmesh_dagster.projects import Project
 
 DAY, HOUR = 86400.0, 3600.0
 

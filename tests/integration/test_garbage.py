@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.sqlmesh_dagster.projects import Project
 
 from sqlmesh_dagster.guard.garbage import rare_collection
-from tests.sqlmesh_dagster.projects import Project
 
 _LOAD_TWICE = """
 import gc, json, sys

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-
 from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
+
+pytestmark = pytest.mark.slow
 
 _LATER = "2025-01-12T00:30:00"
 _CONNECTIONS = {

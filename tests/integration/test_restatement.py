@@ -7,9 +7,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from tests.sqlmesh_dagster.projects import Project, Run, run_config, run_in_process
 
 from sqlmesh_dagster import SQLMeshTranslator, TranslatorSettings
-from tests.sqlmesh_dagster.projects import Project, Run, run_config, run_in_process
 
 _PARTITIONED = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
 _FIRST = "2025-01-10T00:30:00"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
 from sqlmesh_dagster import SQLMeshResource
-from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
 BUILT_AT = "2025-01-10T00:30:00"
 

@@ -1,0 +1,21 @@
+"""Which tests wait until they are asked for: the README's command leaves them to `.ci/run`."""
+
+from __future__ import annotations
+
+import pytest
+
+LATER = ("slow", "generated", "large")
+"""Marks of what `.ci/run` runs after the README's command."""
+NEVER = ("matrix",)
+"""Marks of what runs by hand alone."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what was not asked for: with `-m`, by naming its file, or one of its tests."""
+    asked = config.getoption("markexpr")
+    files_are_named = any(".py" in argument for argument in config.args)
+    later = () if asked or files_are_named else LATER
+    waiting = [*later, *(mark for mark in NEVER if mark not in asked)]
+    left_out = [item for item in items if any(map(item.get_closest_marker, waiting))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
