@@ -1,9 +1,13 @@
 """The repository keeps its word: README, versions, CI."""
 
+import ast
+import os
 import re
 import runpy
 import shutil
 import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -83,6 +87,26 @@ def test_the_tests_run_on_the_versions_that_projects_get(render: Render) -> None
     assert sorted(theirs) == sorted(ours)
 
 
+def test_every_package_that_the_integration_imports_is_declared(render: Render) -> None:
+    """No import leans on what another package happens to bring."""
+    project = render()
+    declared = {
+        re.split("[<>=]", pin)[0]
+        for pin in parse_toml(project / "pyproject.toml")["project"]["dependencies"]
+    }
+    trees = [ast.parse(path.read_text()) for path in (project / "src").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = {
+        alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+    }
+    imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    ours = {"my_platform", "sqlmesh_dagster", *sys.stdlib_module_names}
+    roots = {name.split(".")[0] for name in imported} - ours
+    distributions = packages_distributions()
+    missing = {root for root in roots if not {d.lower() for d in distributions[root]} & declared}
+    assert not missing and {"dotenv", "sqlalchemy"} <= roots
+
+
 def test_the_floor_of_copier_is_the_same_everywhere() -> None:
     """copier.yml, the README's command and the tests agree."""
     floor = f"copier>={COPIER_YML['_min_copier_version'].removesuffix('.0')},<10"
@@ -136,3 +160,24 @@ def test_the_tests_that_the_documents_name_exist() -> None:
         files = [folder / path for folder in folders if (folder / path).is_file()]
         assert files, name
         assert f"def {function}(" in files[0].read_text() or not function, name
+
+
+def test_tests_leave_nothing_in_the_temp_folder_of_their_user(tmp_path: Path) -> None:
+    """Locks, instances and SQLMesh's caches are below pytest's own folder, which pytest clears."""
+    users, base = tmp_path / "users", tmp_path / "pytest"
+    users.mkdir()
+    named = [
+        "template/tests/sqlmesh_dagster/test_outcomes.py::test_the_data_version_changes_exactly_when_a_model_was_executed",
+        "tests/test_render.py::test_the_settings_of_the_dependency_bot_are_valid",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={base}", *named],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(users)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert list(users.iterdir()) == []
+    assert list(base.rglob("sqlmesh_dagster-*/*.lock"))
