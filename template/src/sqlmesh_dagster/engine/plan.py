@@ -19,9 +19,8 @@ from sqlmesh.utils.errors import SQLMeshError
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.engine.built import read_built
-from sqlmesh_dagster.engine.context import CaptureContext, open_context, wait_for_database
-from sqlmesh_dagster.engine.explanation import explained
-from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.engine.context import CaptureContext
+from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import (
@@ -31,25 +30,14 @@ from sqlmesh_dagster.facts.plan_summary import (
     PlanSummary,
 )
 from sqlmesh_dagster.facts.tables import BuiltTables
-from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
 
 @dataclass(frozen=True)
 class Planning:
-    """SQLMesh's part of a Dagster run that plans; the project's lock is held.
+    """SQLMesh's part of a Dagster run that plans an environment, which its session names."""
 
-    Attributes:
-        settings: With the environment that is planned.
-        holder: How the Dagster run names itself to those who wait for it.
-        log: Receives a logging level and a message.
-    """
-
-    settings: ProjectSettings
-    holder: str
-    log: Callable[[int, str], None]
-    cancel: CancelToken
+    session: Session
 
     def plan(
         self,
@@ -69,9 +57,10 @@ class Planning:
             VerificationFailedError: A unit test fails, or the linter finds an error.
             PlanFailedError: SQLMesh cannot plan or apply it, in its words.
         """
-        console = CaptureConsole((), tell, self.log, self.cancel)
+        session = self.session
+        console = CaptureConsole((), tell, session.log, session.cancel)
         with self._context(console, load=True) as context:
-            verification = verify(context, self.cancel)
+            verification = verify(context, session.cancel)
             refuse_errors(verification)
             with self._alone(context):
                 plan = self._build(context, request)
@@ -79,11 +68,11 @@ class Planning:
                 if not request.is_applied:
                     return
                 _refuse_uncategorized(plan)
-                console.begin({}, datetime.now(timezone.utc), self.settings.plan_hint)
-                with console.planning(), self.cancel.watching(context.engine_adapter.cursor):
+                console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
+                with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
                     context.apply(plan)
                 console.finish()
-                applied(read_built(self.settings, context.state_reader))
+                applied(read_built(session.settings, context.state_reader))
 
     def invalidate(self, *, is_dropped: bool) -> bool:
         """Ends an environment.
@@ -94,9 +83,10 @@ class Planning:
         Returns:
             Whether it existed.
         """
-        console = CaptureConsole((), lambda outcome: None, self.log, self.cancel)
+        session = self.session
+        console = CaptureConsole((), lambda outcome: None, session.log, session.cancel)
         with self._context(console, load=False) as context, self._alone(context):
-            name = self.settings.environment
+            name = session.settings.environment
             if not has_state(context) or context.state_reader.get_environment(name) is None:
                 return False
             context.invalidate_environment(name, sync=is_dropped)
@@ -105,29 +95,24 @@ class Planning:
     @contextmanager
     def _context(self, console: CaptureConsole, *, load: bool) -> Iterator[CaptureContext]:
         """A context, and clear errors: SQLMesh raises without saying what failed, its console hears it."""
-        settings = self.settings
         try:
-            with open_context(settings, load=load, console=console, cancel=self.cancel) as context:
+            with self.session.opened(console, load=load) as context:
                 yield context
         except (SQLMeshError, duckdb.Error) as error:
-            told = explained(error, settings)
-            if told is not error:
-                raise told from error
             cause = console.errors or str(error)
             raise errors.PlanFailedError(
-                f"The plan of environment `{settings.environment}` failed: {cause.strip()}"
+                f"The plan of environment `{self.session.settings.environment}` failed:"
+                f" {cause.strip()}"
             ) from error
 
     @contextmanager
     def _alone(self, context: CaptureContext) -> Iterator[None]:
-        with state_lock(context, self.settings, self.holder, self.cancel, self.log) as lock:
-            wait_for_database(context, self.settings, self.log)
-            with lock.alone():
-                yield
+        with self.session.state_locked(context) as lock, lock.alone():
+            yield
 
     def _build(self, context: CaptureContext, request: PlanRequest) -> Plan:
         return context.plan_builder(
-            self.settings.environment,
+            self.session.settings.environment,
             start=request.start,
             end=request.end,
             execution_time=request.execution_time,

@@ -13,37 +13,26 @@ from sqlmesh.utils.date import TimeLike, to_datetime
 
 from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.engine.context import (
-    CaptureContext,
-    open_context,
-    wait_for_database,
-)
+from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_environment
-from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
-from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
-from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions
 
 
 @dataclass(frozen=True)
-class Session:
-    """SQLMesh's part of a Dagster run: what it works on, and whom it tells.
+class SQLMeshRun:
+    """SQLMesh's part of a Dagster run.
 
     Attributes:
         manifest: The project's files, to tell local changes from what is deployed.
-        holder: How the Dagster run names itself to those who wait for it.
-        log: Receives a logging level and a message.
     """
 
-    settings: ProjectSettings
+    session: Session
     options: RunOptions
     manifest: Manifest
-    holder: str
-    log: Callable[[int, str], None]
-    cancel: CancelToken
 
     def run_models(self, fqns: Collection[str], tell: Callable[[ModelOutcome], None]) -> None:
         """One `sqlmesh run` of exactly these models; tells the outcome of each.
@@ -51,8 +40,9 @@ class Session:
         Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns
         normally whatever happens to the models; an error of the whole run is told for every model.
         """
-        console = CaptureConsole(fqns, tell, self.log, self.cancel)
-        options, settings = self.options, self.settings
+        session, options = self.session, self.options
+        settings, cancel = session.settings, session.cancel
+        console = CaptureConsole(fqns, tell, session.log, cancel)
         try:
             with self._prepared(console, fqns) as context:
                 _limit_environment_wait(context, settings)
@@ -70,7 +60,7 @@ class Session:
                     context.selected = deployed
                     context.restatement = restated
                     # this thread's own queries are those of `before_all` and `after_all`
-                    with self.cancel.watching(context.engine_adapter.cursor):
+                    with cancel.watching(context.engine_adapter.cursor):
                         context.run(
                             settings.environment,
                             start=restated.start if restated else options.start,
@@ -81,10 +71,10 @@ class Session:
                             skip_janitor=options.skip_janitor,
                         )
         except Exception as error:
-            if not self.cancel.is_cancelled:
-                console.fail(as_error(explained(error, settings)))
+            if not cancel.is_cancelled:
+                console.fail(as_error(error))
                 return
-        console.finish(CANCELLED if self.cancel.is_cancelled else None)
+        console.finish(CANCELLED if cancel.is_cancelled else None)
 
     def audit(self, name: str) -> ModelOutcome:
         """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
@@ -98,30 +88,27 @@ class Session:
             SQLMeshDagsterError: The environment or the database is not available.
         """
         told: list[ModelOutcome] = []
-        console = CaptureConsole([name], told.append, self.log, self.cancel, audit_only=True)
-        options, settings = self.options, self.settings
-        try:
-            with self._prepared(console, [name]) as context:
-                snapshots, plan = deployed_snapshots(context, settings)
-                execution_time = options.execution_time or datetime.now(timezone.utc)
-                if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
-                    return told[0]
-                span = _audited_span(snapshots[name], snapshots, options, execution_time)
-                if span is None:
-                    return ModelOutcome(name, "up_to_date", reason="it has never been built")
-                start, end = span
-                scheduler = context.scheduler(environment=settings.environment)
-                scheduler.audit(
-                    settings.environment,
-                    start,
-                    end,
-                    execution_time=execution_time,
-                    ignore_cron=True,
-                    selected_snapshots={name},
-                )
-            console.finish(("up_to_date", "SQLMesh found nothing to audit"))
-        except Exception as error:
-            raise explained(error, settings) from error
+        session, options, settings = self.session, self.options, self.session.settings
+        console = CaptureConsole([name], told.append, session.log, session.cancel, audit_only=True)
+        with self._prepared(console, [name]) as context:
+            snapshots, plan = deployed_snapshots(context, settings)
+            execution_time = options.execution_time or datetime.now(timezone.utc)
+            if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
+                return told[0]
+            span = _audited_span(snapshots[name], snapshots, options, execution_time)
+            if span is None:
+                return ModelOutcome(name, "up_to_date", reason="it has never been built")
+            start, end = span
+            scheduler = context.scheduler(environment=settings.environment)
+            scheduler.audit(
+                settings.environment,
+                start,
+                end,
+                execution_time=execution_time,
+                ignore_cron=True,
+                selected_snapshots={name},
+            )
+        console.finish(("up_to_date", "SQLMesh found nothing to audit"))
         return told[0]
 
     def _restatement(
@@ -135,20 +122,18 @@ class Session:
             wanted,
             self.options,
             execution_time,
-            self.log,
-            is_production=self.settings.environment == "prod",
+            self.session.log,
+            is_production=self.session.settings.environment == "prod",
         )
 
     @contextmanager
     def _prepared(self, console: CaptureConsole, fqns: Collection[str]) -> Iterator[CaptureContext]:
         """A context whose environment runs what it should, and on which nobody else works."""
-        settings, cancel, log = self.settings, self.cancel, self.log
-        with (
-            open_context(settings, load=False, console=console, cancel=cancel) as context,
-            state_lock(context, settings, self.holder, cancel, log) as lock,
-        ):
-            wait_for_database(context, settings, log)
-            prepare_environment(context, settings, self.options, self.manifest, console, log, lock)
+        session, settings = self.session, self.session.settings
+        with session.opened(console) as context, session.state_locked(context) as lock:
+            prepare_environment(
+                context, settings, self.options, self.manifest, console, session.log, lock
+            )
             with lock.alone() if settings.execution == "shared" else lock.on_models(fqns):
                 yield context
 

@@ -52,7 +52,8 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
         ProjectLoadError: The project's config is broken.
     """
     lock = ProjectLock(settings.lock_name)
-    if not lock.try_acquire(who):
+    lease = lock.take(who)
+    if lease is None:
         raise Obstructed(f"{lock.holder() or 'another process'} works on the project")
     try:
         with open_context(settings, load=False, process_timeout=_PROCESS_SECONDS) as context:
@@ -62,7 +63,7 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
     except duckdb.IOException as error:
         raise Obstructed(f"the DuckDB file is in use: {error}") from error
     finally:
-        lock.release()
+        lease.release()
 
 
 def read_deployed(settings: ProjectSettings, state: StateReader) -> Deployed | None:

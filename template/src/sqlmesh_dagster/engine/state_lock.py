@@ -127,7 +127,7 @@ class _PostgresLock:
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
         holder = _HOLDER.format(high=key >> 32 & _LOW_HALF, low=key & _LOW_HALF)
         wait_for(
-            lambda: bool(self._ask(f"SELECT pg_try_advisory_lock{mode}({key})")),
+            lambda: self._ask(f"SELECT pg_try_advisory_lock{mode}({key})") or None,
             self._patience(),
             lambda: str(self._ask(holder) or ""),
             self._cancel,

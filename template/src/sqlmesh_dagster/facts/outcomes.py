@@ -99,6 +99,11 @@ class ModelOutcome:
     error: ErrorOutcome | None = None
     below: tuple[str, ...] = ()
 
+    @property
+    def is_success(self) -> bool:
+        """Whether what Dagster runs next may build on the model."""
+        return self.status in ("executed", "up_to_date", "not_ready")
+
 
 def to_line(outcome: ModelOutcome) -> bytes:
     """One line of JSON, newline included."""

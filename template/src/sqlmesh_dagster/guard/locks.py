@@ -1,4 +1,20 @@
-"""One piece of SQLMesh work at a time on a project: SQLMesh itself has no run lock."""
+"""One piece of SQLMesh work at a time on a project: SQLMesh itself has no run lock.
+
+Three locks, always taken in this order, each given back by who took it:
+
+| work                                   | this host's, on the project | this process's, on SQLMesh | Postgres state's    |
+|----------------------------------------|-----------------------------|----------------------------|---------------------|
+| a run that a step leads (`shared`)     | the leading step takes a lease, its worker thread gives it back | held | alone |
+| … while it deploys local changes       | the same                    | held                       | comparing, then alone |
+| a step's own run (`per_step`)          | only where the state is not on Postgres | held           | on its model        |
+| audits alone, a plan, a removal        | held (`shared`)             | held                       | alone               |
+| unit tests and linter                  | none                        | held                       | none                |
+| a tick of the schedule, a sync         | tried, never waited for     | waited for, for some seconds | none              |
+| `SQLMeshResource.open_context`, `.connection` | held                 | held                       | none                |
+
+The first is `ProjectLock` here, the second is in `engine.context`, the third is `engine.state_lock`;
+`engine.session` takes them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +36,24 @@ from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25
+_Taken = TypeVar("_Taken")
+
+
+class Lease:
+    """A lock that was taken: who has this gives it back, in any thread, by leaving its `with`."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        self._lock.release()
 
 
 class ProjectLock:
@@ -36,23 +71,19 @@ class ProjectLock:
         self._lock = FileLock(folder / f"{name}.lock", thread_local=False)
         self._holder = folder / f"{name}.json"
 
-    def try_acquire(self, holder: str) -> bool:
+    def take(self, holder: str) -> Lease | None:
         """Takes the lock if it is free; `holder` names the taker to those who wait."""
         if self._lock.is_locked:  # by this very object: a `FileLock` would let it in again
-            return False
+            return None
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            return False
+            return None
         self._holder.write_text(json.dumps({"holder": holder, "pid": os.getpid()}))
-        return True
-
-    def release(self) -> None:
-        """Gives the lock back; any thread may."""
-        self._lock.release()
+        return Lease(self._lock)
 
     def holder(self) -> str:
-        """Who took it last, as given to `try_acquire`; empty if not known."""
+        """Who took it last, as given to `take`; empty if not known."""
         try:
             return str(json.loads(self._holder.read_text())["holder"])
         except (FileNotFoundError, json.JSONDecodeError, KeyError):
@@ -72,13 +103,9 @@ class ProjectLock:
             EnvironmentBusyError: Somebody else kept it for longer than `timeout` seconds.
             RunCancelled: Cancelled while waiting.
         """
-        wait_for(
-            lambda: self.try_acquire(holder), Patience(holder, timeout, say), self.holder, cancel
-        )
-        try:
+        patience = Patience(holder, timeout, say)
+        with wait_for(lambda: self.take(holder), patience, self.holder, cancel):
             yield
-        finally:
-            self.release()
 
 
 class Patience:
@@ -121,19 +148,20 @@ class Patience:
 
 
 def wait_for(
-    try_acquire: Callable[[], bool],
+    take: Callable[[], _Taken | None],
     patience: Patience,
     holder: Callable[[], str],
     cancel: CancelToken | None = None,
-) -> None:
-    """Tries until it succeeds.
+) -> _Taken:
+    """Tries until something is taken.
 
     Raises:
         EnvironmentBusyError: The patience is at its end.
         RunCancelled: Cancelled meanwhile.
     """
-    while not try_acquire():
+    while (taken := take()) is None:
         if cancel is not None and cancel.is_cancelled:
             raise RunCancelled
         patience.check(holder())
         time.sleep(_POLL_SECONDS)
+    return taken

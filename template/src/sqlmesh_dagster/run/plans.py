@@ -18,7 +18,7 @@ from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
-from sqlmesh_dagster.run.work import locked, record, run_work
+from sqlmesh_dagster.run.work import record, run_work, session_of
 from sqlmesh_dagster.settings import ProjectSettings, environment_name
 
 _PRODUCTION = "prod"
@@ -177,10 +177,8 @@ def _plan(
     def work(cancel: CancelToken) -> None:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
-        with locked(resource, settings, cancel):
-            Planning(settings, resource.holder, resource.say, cancel).plan(
-                config.request(), show, tell, applied
-            )
+        session = session_of(resource, settings, cancel)
+        Planning(session).plan(config.request(), show, tell, applied)
 
     try:
         run_work(context, resource, work)
@@ -223,9 +221,8 @@ def _invalidate(
     def work(cancel: CancelToken) -> None:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
-        with locked(resource, settings, cancel):
-            planning = Planning(settings, resource.holder, resource.say, cancel)
-            existed.append(planning.invalidate(is_dropped=config.drop))
+        planning = Planning(session_of(resource, settings, cancel))
+        existed.append(planning.invalidate(is_dropped=config.drop))
 
     run_work(context, resource, work)
     if existed[0]:

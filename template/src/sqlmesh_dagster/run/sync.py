@@ -95,7 +95,8 @@ def synchronize(
     from sqlmesh_dagster.engine.built import find_built  # imports SQLMesh
 
     alone = ProjectLock(f"{settings.lock_name}-sync")
-    if not alone.try_acquire("a sync"):
+    lease = alone.take("a sync")
+    if lease is None:
         return Synced(obstacle="another sync is at work", cursor=cursor)
     try:
         busy = _active(instance, project) or ""
@@ -114,7 +115,7 @@ def synchronize(
     except SQLMeshDagsterError as error:
         return Synced(obstacle=str(error.description or error).rstrip("."), cursor=cursor)
     finally:
-        alone.release()
+        lease.release()
 
 
 def report_moved(

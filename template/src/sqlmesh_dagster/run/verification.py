@@ -14,7 +14,7 @@ from sqlmesh_dagster.facts.findings import Finding, Verification, told
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.run.plans import OP_TAGS
-from sqlmesh_dagster.run.work import run_work
+from sqlmesh_dagster.run.work import run_work, session_of
 
 
 def verify_job(project: DagsterProject) -> dg.JobDefinition:
@@ -85,10 +85,10 @@ def _verify(
     found: list[Verification] = []
 
     def work(cancel: CancelToken) -> None:
-        from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
-        from sqlmesh_dagster.engine.verification import verify
+        from sqlmesh_dagster.engine.verification import verify  # imports SQLMesh
 
-        with open_context(settings, load=True, cancel=cancel) as loaded:
+        session = session_of(resource, settings, cancel)
+        with session.opened(load=True, is_locked=False) as loaded:
             found.append(verify(loaded, cancel, fqns))
 
     run_work(context, resource, work)

@@ -1,10 +1,9 @@
-"""SQLMesh work of a Dagster op: alone on the project, heard while it goes on, recorded when it is done."""
+"""SQLMesh work of a Dagster op: waited for, with what it says passed on, and recorded when it is done."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -12,9 +11,11 @@ from sqlmesh_dagster import events
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.settings import ProjectSettings
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.engine.session import Session
 
 
 def run_work(
@@ -33,18 +34,17 @@ def pass_on_messages(context: dg.OpExecutionContext, resource: SQLMeshResource) 
         context.log.log(level, message)
 
 
-def locked(
-    resource: SQLMeshResource, settings: ProjectSettings, cancel: CancelToken
-) -> AbstractContextManager[None]:
-    """This host's lock on the project, where runs of this host share one; see `state_lock`."""
-    if settings.execution != "shared":
-        return nullcontext()
-    return ProjectLock(settings.lock_name).held(
-        resource.holder,
-        settings.wait_timeout,
-        cancel,
-        lambda text: resource.say(logging.INFO, text),
-    )
+def session_of(
+    resource: SQLMeshResource,
+    settings: ProjectSettings,
+    cancel: CancelToken,
+    *,
+    has_project_lock: bool = False,
+) -> Session:
+    """The door to SQLMesh; call it in the worker thread, because SQLMesh is imported here."""
+    from sqlmesh_dagster.engine.session import Session
+
+    return Session(settings, resource.holder, resource.say, cancel, has_project_lock)
 
 
 def record(

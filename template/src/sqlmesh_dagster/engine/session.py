@@ -1,0 +1,76 @@
+"""The one door to SQLMesh's work: the locks that fit, a context with its console, and clear errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.engine.context import CaptureContext, open_context, wait_for_database
+from sqlmesh_dagster.engine.explanation import explained
+from sqlmesh_dagster.engine.state_lock import StateLock, state_lock
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.settings import ProjectSettings
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who works on which project, and whom it tells. `guard.locks` has the table of locks.
+
+    Attributes:
+        holder: How the Dagster run names itself to those who wait for it.
+        log: Receives a logging level and a message.
+        has_project_lock: Whether the caller holds this host's lock on the project already.
+    """
+
+    settings: ProjectSettings
+    holder: str
+    log: Callable[[int, str], None]
+    cancel: CancelToken
+    has_project_lock: bool = False
+
+    @contextmanager
+    def opened(
+        self, console: CaptureConsole | None = None, *, load: bool = False, is_locked: bool = True
+    ) -> Iterator[CaptureContext]:
+        """A fresh context, alone in this process.
+
+        Args:
+            load: Whether the project's files are needed, not only what is deployed.
+            is_locked: Whether runs of this host wait meanwhile.
+
+        Raises:
+            SQLMeshDagsterError: For what goes wrong outside any model; see `explanation`.
+        """
+        settings, cancel = self.settings, self.cancel
+        try:
+            with (
+                self._project_lock() if is_locked else nullcontext(),
+                open_context(settings, load=load, console=console, cancel=cancel) as context,
+            ):
+                yield context
+        except Exception as error:
+            told = explained(error, settings)
+            if told is error:
+                raise
+            raise told from error
+
+    @contextmanager
+    def state_locked(self, context: CaptureContext) -> Iterator[StateLock]:
+        """The lock on the state, and the state's and the data's files open; waits for who holds them."""
+        with state_lock(context, self.settings, self.holder, self.cancel, self.log) as lock:
+            wait_for_database(context, self.settings, self.log)
+            yield lock
+
+    def _project_lock(self) -> AbstractContextManager[None]:
+        if self.has_project_lock or self.settings.execution != "shared":
+            return nullcontext()
+        return ProjectLock(self.settings.lock_name).held(
+            self.holder,
+            self.settings.wait_timeout,
+            self.cancel,
+            lambda message: self.log(logging.INFO, message),
+        )

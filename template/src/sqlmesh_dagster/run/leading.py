@@ -1,0 +1,141 @@
+"""How the steps of a Dagster run share one sqlmesh run: the first leads it, the others wait for their model."""
+
+from __future__ import annotations
+
+import logging
+
+from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.locks import Lease, Patience
+from sqlmesh_dagster.run.results import RunResults
+from sqlmesh_dagster.run.selection import select_models
+from sqlmesh_dagster.run.step import Step
+from sqlmesh_dagster.run.work import pass_on_messages, run_work
+from sqlmesh_dagster.upstream.dagster import run_plan, succeeded_steps
+
+_log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.1
+_SLOWEST_POLL_SECONDS = 1.0
+Outcomes = tuple[ModelOutcome, list[ModelOutcome]]
+"""What became of a step's own model, and of what is restated with it."""
+
+
+def shared_outcome(step: Step, fqn: str) -> Outcomes:
+    """The model's outcome in this attempt of the step; leads a sqlmesh run if nobody does.
+
+    Raises:
+        EnvironmentBusyError: Another run kept the project for longer than `wait_timeout`.
+    """
+    results = step.results
+    look = _Look(step, results, fqn)
+    patience = Patience(step.holder, step.resource.wait_timeout, step.context.log.info)
+    pause = _POLL_SECONDS
+    try:
+        while (outcomes := look.found()) is None:
+            lease = step.lock.take(step.holder)
+            if lease is None:
+                patience.check(step.lock.holder())
+            elif look.found() is not None:  # it became known before the lock was taken
+                lease.release()
+            else:
+                _lead(step, results, lease)
+            results.wait(pause)
+            pause = min(pause * 1.2, _SLOWEST_POLL_SECONDS)
+            pass_on_messages(step.context, step.resource)
+        return outcomes
+    except BaseException as error:
+        if not isinstance(error, Exception):  # the run is being stopped
+            step.resource.cancel_work()
+        raise
+    finally:
+        pass_on_messages(step.context, step.resource)
+
+
+def own_outcome(step: Step, fqn: str) -> Outcomes:
+    """As `shared_outcome`, from a sqlmesh run of this model alone, which shares nothing with other steps."""
+    step.context.log.info("Starting one sqlmesh run for this model alone.")
+    known: dict[str, ModelOutcome] = {}
+
+    def tell(outcome: ModelOutcome) -> None:
+        known[outcome.fqn] = outcome
+        step.report_besides(outcome, [fqn])
+
+    def work(cancel: CancelToken) -> None:
+        step.sqlmesh_run(cancel).run_models([fqn], tell)
+
+    run_work(step.context, step.resource, work)
+    models = step.project.keys_by_fqn
+    return known[fqn], [known[name] for name in known[fqn].below if name in models]
+
+
+class _Look:
+    """Whether a model's outcome is known; after a retry of its step, only what came since."""
+
+    def __init__(self, step: Step, results: RunResults, fqn: str) -> None:
+        self._models = step.project.keys_by_fqn
+        self._results = results
+        self._fqn = fqn
+        is_retry = bool(step.context.retry_number)
+        self._before = {n: len(results.of(n)) for n in self._models} if is_retry else {}
+
+    def found(self) -> Outcomes | None:
+        outcome = self._outcome(self._fqn)
+        if outcome is None:
+            return None
+        names = [name for name in outcome.below if name in self._models]
+        below = [other for name in names if (other := self._outcome(name)) is not None]
+        return (outcome, below) if len(below) == len(names) else None
+
+    def _outcome(self, name: str) -> ModelOutcome | None:
+        outcomes = self._results.of(name)[self._before.get(name, 0) :]
+        return outcomes[0] if outcomes else None
+
+
+def _lead(step: Step, results: RunResults, lease: Lease) -> None:
+    """Starts one sqlmesh run for every selected model that may be built now; its thread gets the lease."""
+    try:
+        selected = _select(step, results)
+        step.store.forget_old_runs(step.context.instance)
+    except BaseException:
+        lease.release()
+        raise
+    known: set[str] = set()
+
+    def tell(outcome: ModelOutcome) -> None:
+        known.add(outcome.fqn)
+        results.append(outcome)
+        step.report_besides(outcome, selected)
+
+    def work(cancel: CancelToken) -> None:
+        with lease:
+            try:
+                step.sqlmesh_run(cancel, has_project_lock=True).run_models(selected, tell)
+            except Exception as error:  # a step waits for each outcome, whatever happens
+                _log.exception("The sqlmesh run ended unexpectedly.")
+                failure = ErrorOutcome(type(error).__name__, str(error))
+                for fqn in set(selected) - known:
+                    results.append(ModelOutcome(fqn, "failed", error=failure))
+
+    step.resource.start_work(work)
+
+
+def _select(step: Step, results: RunResults) -> tuple[str, ...]:
+    plan = run_plan(step.context)
+    fqns = step.project.fqns_by_key
+    latest = results.latest()
+    models = {s: fqns[key] for key, s in plan.assets.items() if key in fqns}
+    selected = select_models(
+        models=models,
+        upstream=plan.upstream,
+        succeeded=succeeded_steps(step.context.instance, step.context.run_id),
+        own_step=plan.own_step,
+        attempted=latest.keys(),
+        failed={fqn for fqn, outcome in latest.items() if not outcome.is_success},
+    )
+    if step.project.manifest.problem:
+        step.context.log.warning(
+            "The project's files cannot be loaded; this run uses the last good definitions."
+            f" {step.project.manifest.problem}"
+        )
+    step.context.log.info(f"Starting one sqlmesh run for {len(selected)} of {len(models)} models.")
+    return selected

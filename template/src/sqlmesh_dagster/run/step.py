@@ -1,0 +1,93 @@
+"""One step of a Dagster run, with what it needs of its resources."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.partitions import Interval, window_of
+from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.run.results import RunResults, SQLMeshResultsResource
+from sqlmesh_dagster.run.work import record, session_of
+from sqlmesh_dagster.settings import RunOptions
+from sqlmesh_dagster.upstream.dagster import partition_range, run_plan
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.engine.sqlmesh_run import SQLMeshRun
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that builds a model or audits a table."""
+
+    context: dg.OpExecutionContext
+    project: DagsterProject
+    resource: SQLMeshResource
+    store: SQLMeshResultsResource
+    options: RunOptions
+    lock: ProjectLock
+
+    @classmethod
+    def of(cls, context: dg.OpExecutionContext, project: DagsterProject) -> Step:
+        """The step in which `context` is."""
+        resource: SQLMeshResource = getattr(context.resources, project.name)
+        options: SQLMeshRunOptions = getattr(context.resources, project.options_key)
+        return cls(
+            context=context,
+            project=project,
+            resource=resource,
+            store=getattr(context.resources, project.results_key),
+            options=replace(options.resolve(), partitions=_partitions(context, project)),
+            lock=ProjectLock(resource.settings.lock_name),
+        )
+
+    @property
+    def results(self) -> RunResults:
+        """What this Dagster run knows of its models so far."""
+        return self.store.of_run(self.context.instance, self.context.run_id, self.project.name)
+
+    @property
+    def holder(self) -> str:
+        """How this Dagster run names itself to those who wait for the lock."""
+        return self.resource.holder
+
+    def sqlmesh_run(self, cancel: CancelToken, *, has_project_lock: bool = False) -> SQLMeshRun:
+        """SQLMesh's part; call it in the worker thread, because SQLMesh is imported here."""
+        from sqlmesh_dagster.engine.sqlmesh_run import SQLMeshRun
+
+        session = session_of(
+            self.resource, self.resource.settings, cancel, has_project_lock=has_project_lock
+        )
+        return SQLMeshRun(session, self.options, self.project.manifest)
+
+    def report_besides(self, outcome: ModelOutcome, selected: Collection[str]) -> None:
+        """Records a model that was built although no step of this Dagster run stands for it.
+
+        A plan that deploys local changes builds such models, and a restatement that goes downstream.
+
+        Args:
+            selected: FQNs of the models that steps of this run report.
+        """
+        asset = self.project.assets_by_fqn.get(outcome.fqn)
+        if asset is None or outcome.fqn in selected or not outcome.intervals:
+            return
+        checks = asset.checks if outcome.reason is None else ()
+        record(self.context.instance, asset, outcome, checks)
+
+
+def _partitions(context: dg.OpExecutionContext, project: DagsterProject) -> Interval | None:
+    """The time of the partitions that the Dagster run was launched for."""
+    keys = partition_range(context)
+    if keys is None:
+        return None
+    selected = run_plan(context).assets
+    found = (a.partitions for a in project.assets if a.partitions and a.spec.key in selected)
+    partitions = next(found, None)
+    return window_of(partitions, *keys) if partitions else None
