@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 from collections.abc import Iterator, Mapping
@@ -166,5 +165,5 @@ def test_a_baked_state_is_used_and_a_stale_one_is_not(
 def test_its_attributes_are_the_parameters_of_the_factory() -> None:
     """Promise: what a factory can, the component can; `translator` is a method there."""
     factory = set(inspect.signature(sqlmesh_definitions_factory).parameters)
-    attributes = {f.name for f in dataclasses.fields(SQLMeshProjectComponent)}
+    attributes = set(SQLMeshProjectComponent.model_fields)
     assert factory - {"translator"} == attributes - {"translation", "defs_state"}

@@ -3,8 +3,6 @@
 # No `from __future__ import annotations`: Dagster reads the types of the attributes unquoted.
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +12,10 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import BaseModel, Field
 
 from sqlmesh_dagster.definition.records import ModelRecord
-from sqlmesh_dagster.factories import project_definitions
+from sqlmesh_dagster.factories import project_definitions, resource_of
 from sqlmesh_dagster.manifest.loading import bake_manifest, project_manifest
 from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.settings import DefinitionOptions
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
 
@@ -48,8 +47,7 @@ class SQLMeshProjectScaffolder(dg.Scaffolder[ScaffoldParameters]):
 
 
 @dg.scaffold_with(SQLMeshProjectScaffolder)
-@dataclass
-class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
+class SQLMeshProjectComponent(DefinitionOptions, dg.StateBackedComponent, dg.Model, dg.Resolvable):
     """A SQLMesh project: assets, checks, a job, the adaptive schedule and its resources.
 
     The attributes are the parameters of `sqlmesh_definitions_factory`, and give equal definitions.
@@ -57,24 +55,6 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
     the project's files is not used. Subclass it to use a translator of your own.
     """
 
-    project_dir: str = "sqlmesh_project"
-    gateway: str | None = None
-    environment: str = "prod"
-    concurrency_limit: int | None = None
-    external_asset_mapping: str | None = None
-    group_name: str = "sqlmesh"
-    op_tags: Mapping[str, str] | None = None
-    owners: Sequence[str] | None = None
-    schedule_name: str | None = None
-    enable_schedule: bool = False
-    undeployed_changes: str | None = None
-    execution: str = "shared"
-    wait_timeout: float = 600.0
-    failing_rows_sample: int = 0
-    manifest_dir: str | None = None
-    keep_last_good: bool = False
-    enable_sync: bool = False
-    name: str = "sqlmesh"
     translation: (
         Annotated[
             TranslationFn[ModelRecord],
@@ -82,7 +62,7 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
         ]
         | None
     ) = None
-    defs_state: ResolvedDefsStateConfig = field(
+    defs_state: ResolvedDefsStateConfig = Field(
         default_factory=DefsStateConfigArgs.local_filesystem
     )
 
@@ -106,32 +86,10 @@ class SQLMeshProjectComponent(dg.StateBackedComponent, dg.Resolvable):
         """The definitions, from the state if it fits the files, else as the factories do."""
         resource = self._resource()
         baked = [state_path] if state_path else []
-        return project_definitions(
-            resource,
-            project_manifest(resource, *baked),
-            name=self.name,
-            group_name=self.group_name,
-            op_tags=self.op_tags,
-            owners=self.owners,
-            schedule_name=self.schedule_name,
-            enable_schedule=self.enable_schedule,
-            enable_sync=self.enable_sync,
-        )
+        return project_definitions(resource, project_manifest(resource, *baked), self)
 
     def _resource(self) -> SQLMeshResource:
-        return SQLMeshResource(
-            project_dir=self.project_dir,
-            gateway=self.gateway,
-            environment=self.environment,
-            concurrency_limit=self.concurrency_limit,
-            undeployed_changes=self.undeployed_changes,
-            execution=self.execution,
-            wait_timeout=self.wait_timeout,
-            failing_rows_sample=self.failing_rows_sample,
-            manifest_dir=self.manifest_dir,
-            keep_last_good=self.keep_last_good,
-            translator=_translated(self.get_translator(), self.translation),
-        )
+        return resource_of(self, _translated(self.get_translator(), self.translation))
 
 
 def _translated(

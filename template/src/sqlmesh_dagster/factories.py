@@ -2,11 +2,15 @@
 
 # No `from __future__ import annotations`: Dagster reads the type of an op's `context` unquoted.
 
+import functools
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ParamSpec
 
 import dagster as dg
+from pydantic import Field
 
 from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.project import (
@@ -28,6 +32,7 @@ from sqlmesh_dagster.run.schedule import adaptive_schedule
 from sqlmesh_dagster.run.steps import StepEvent, check_table, materialize_model
 from sqlmesh_dagster.run.sync import sync_sensor
 from sqlmesh_dagster.run.verification import code_checks, verify_job
+from sqlmesh_dagster.settings import DefinitionOptions, ProjectSettings
 from sqlmesh_dagster.translator import SQLMeshTranslator, unknown_properties
 from sqlmesh_dagster.upstream.dagster import AssetJob, PartitionedAsset, mixed_asset_job
 
@@ -35,6 +40,7 @@ _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
 """Lower priority than other ops', so that ingest goes first and one sqlmesh run takes all models."""
 
 _OUTPUT = "table"
+_P = ParamSpec("_P")
 _UPSTREAM = dg.In(dg.Nothing)
 _CHECKED = dg.Out(is_required=False)
 """Shared by all ops: Dagster resolves the type of each one that is made."""
@@ -142,128 +148,101 @@ def sqlmesh_verify_job_factory(
     return verify_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
-def sqlmesh_definitions_factory(
-    *,
-    project_dir: str | Path = "sqlmesh_project",
-    gateway: str | None = None,
-    environment: str = "prod",
-    concurrency_limit: int | None = None,
-    translator: SQLMeshTranslator | None = None,
-    external_asset_mapping: str | None = None,
-    group_name: str = "sqlmesh",
-    op_tags: Mapping[str, str] | None = None,
-    owners: Sequence[str] | None = None,
-    schedule_name: str | None = None,
-    enable_schedule: bool = False,
-    undeployed_changes: str | None = None,
-    execution: str = "shared",
-    wait_timeout: float = 600.0,
-    failing_rows_sample: int = 0,
-    manifest_dir: str | None = None,
-    keep_last_good: bool = False,
-    enable_sync: bool = False,
-    name: str = "sqlmesh",
-) -> dg.Definitions:
+class FactoryOptions(DefinitionOptions):
+    """The parameters of `sqlmesh_definitions_factory`."""
+
+    project_dir: str | Path = Field(  # type: ignore[assignment]
+        default=ProjectSettings.model_fields["project_dir"].default,
+        description=ProjectSettings.model_fields["project_dir"].description,
+    )
+    translator: SQLMeshTranslator | None = Field(
+        default=None, description="How models look in Dagster."
+    )
+
+
+def _taking(
+    options: Callable[_P, FactoryOptions],
+) -> Callable[[Callable[[FactoryOptions], dg.Definitions]], Callable[_P, dg.Definitions]]:
+    """A function of keyword arguments that are the options' fields, and documented as these are."""
+
+    def decorate(build: Callable[[FactoryOptions], dg.Definitions]) -> Callable[_P, dg.Definitions]:
+        @functools.wraps(build)
+        def factory(*args: _P.args, **kwargs: _P.kwargs) -> dg.Definitions:
+            given: dict[str, Any] = inspect.signature(options).bind(*args, **kwargs).arguments
+            return build(FactoryOptions.model_construct(**given))
+
+        factory.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
+        fields = FactoryOptions.model_fields.items()
+        parameters = "".join(f"\n        {name}: {f.description}" for name, f in fields)
+        factory.__doc__ = (build.__doc__ or "").replace("Args:", f"Args:{parameters}", 1)
+        return factory
+
+    return decorate
+
+
+@_taking(FactoryOptions)
+def sqlmesh_definitions_factory(options: FactoryOptions) -> dg.Definitions:
     """A whole SQLMesh project: assets, checks, jobs, the adaptive schedule, the sync sensor, resources.
 
     Args:
-        project_dir: Folder of SQLMesh's config.
-        gateway: SQLMesh gateway; by default the project's own.
-        environment: SQLMesh environment that runs build.
-        concurrency_limit: Models that SQLMesh builds at once; by default the connection's setting.
-        translator: How models look in Dagster.
-        external_asset_mapping: Asset key of external tables, such as `raw/{node.schema}/{node.name}`;
-            with `node.database`, `node.schema`, `node.name`, `node.fqn`. A translator wins over it.
-        group_name: Asset group of models that name none.
-        op_tags: Added to each op's tags.
-        owners: E-mails or `team:<name>`, for models that name no owner.
-        schedule_name: By default `<name>_adaptive_schedule`.
-        enable_schedule: Whether the schedule runs from the start; it can be switched in the UI.
-        undeployed_changes: `apply`, `warn` or `fail`, see `SQLMeshResource`.
-        enable_sync: Whether the sensor that reports what was built outside Dagster runs from the start.
-        execution: `shared` or `per_step`, see `SQLMeshResource`.
-        wait_timeout: Seconds to wait for another run or process that holds the project.
-        failing_rows_sample: Rows that a failed check shows of what its audit found.
-        manifest_dir: Folder of the manifest, see `SQLMeshResource`.
-        keep_last_good: Whether a project that cannot be loaded keeps its last good definitions.
-        name: Keeps several projects of one code location apart: prefix of job and resource keys.
 
     Raises:
         ProjectLoadError: The project cannot be loaded.
         InvalidSettingError: A parameter makes no sense.
         DuplicateAssetKeyError: The translator gives two models one key.
     """
-    if translator is not None and external_asset_mapping is not None:
+    if options.translator is not None and options.external_asset_mapping is not None:
         warnings.warn(
             "Both `translator` and `external_asset_mapping` are given: the translator is used, and"
             " the mapping is ignored.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    resource = SQLMeshResource(
-        # an `EnvVar` is a `str` that must not be read before it is used
-        project_dir=project_dir if isinstance(project_dir, str) else str(project_dir),
-        gateway=gateway,
-        environment=environment,
-        concurrency_limit=concurrency_limit,
-        undeployed_changes=undeployed_changes,
-        execution=execution,
-        wait_timeout=wait_timeout,
-        failing_rows_sample=failing_rows_sample,
-        manifest_dir=manifest_dir,
-        keep_last_good=keep_last_good,
-        translator=translator or SQLMeshTranslator(external_asset_mapping),
-    )
-    return project_definitions(
-        resource,
-        project_manifest(resource),
-        name=name,
-        group_name=group_name,
-        op_tags=op_tags,
-        owners=owners,
-        schedule_name=schedule_name,
-        enable_schedule=enable_schedule,
-        enable_sync=enable_sync,
-    )
+    translator = options.translator or SQLMeshTranslator(options.external_asset_mapping)
+    resource = resource_of(options, translator)
+    return project_definitions(resource, project_manifest(resource), options)
+
+
+def resource_of(options: ProjectSettings, translator: SQLMeshTranslator) -> SQLMeshResource:
+    """The resource with the same settings."""
+    settings = {name: getattr(options, name) for name in ProjectSettings.model_fields}
+    folder = options.project_dir
+    # an `EnvVar` is a `str` that must not be read before it is used
+    settings["project_dir"] = folder if isinstance(folder, str) else str(folder)
+    return SQLMeshResource(**settings, translator=translator)
 
 
 @rare_collection()
 def project_definitions(
     resource: SQLMeshResource,
     manifest: Manifest,
-    *,
-    name: str,
-    group_name: str,
-    op_tags: Mapping[str, str] | None,
-    owners: Sequence[str] | None,
-    schedule_name: str | None,
-    enable_schedule: bool,
-    enable_sync: bool,
+    options: DefinitionOptions,
 ) -> dg.Definitions:
-    """The definitions of a manifest that is at hand; parameters as `sqlmesh_definitions_factory`.
+    """The definitions of a manifest that is at hand.
 
     Raises:
         InvalidSettingError: `name` cannot begin the names of a job and of resources.
         DuplicateAssetKeyError: The translator gives two models one key.
     """
+    name = options.name
     if op_name([name]) != name:
         raise InvalidSettingError(
             f"`name` is `{name}`. Use letters, digits and single underscores between them."
         )
-    project = _translated(resource, manifest, name, group_name, owners)
-    assets = _assets(project, op_tags)
+    project = _translated(resource, manifest, name, options.group_name, options.owners)
+    assets = _assets(project, options.op_tags)
     job = _job(project, assets)
     schedules = []
     sensors = []
     if project.assets:
         status = (
             dg.DefaultScheduleStatus.RUNNING
-            if enable_schedule
+            if options.enable_schedule
             else dg.DefaultScheduleStatus.STOPPED
         )
-        schedule = schedule_name or project.schedule_name
+        schedule = options.schedule_name or project.schedule_name
         schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
-        sensors.append(_sync_sensor(project, resource, None, enable_sync))
+        sensors.append(_sync_sensor(project, resource, None, options.enable_sync))
     definitions = dg.Definitions(
         assets=[*assets, *project.externals],
         jobs=[job, plan_job(project), invalidate_job(project), verify_job(project)],

@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -20,11 +19,8 @@ from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.worker import Worker
 from sqlmesh_dagster.settings import (
-    Execution,
     ProjectSettings,
     RunOptions,
-    UndeployedChanges,
-    environment_name,
 )
 from sqlmesh_dagster.translator import SQLMeshTranslator
 from sqlmesh_dagster.upstream.dagster import is_interrupted
@@ -36,11 +32,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _POLLS_PER_QUERY = 10
-_INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
-"""What `EnvVar.int` returns; Dagster exports no name for it."""
-_UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
-_EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
-_Choice = TypeVar("_Choice", bound=str)
 _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
@@ -82,39 +73,13 @@ class SQLMeshRunOptions(dg.ConfigurableResource[None]):
         )
 
 
-class SQLMeshResource(dg.ConfigurableResource[None]):
+class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
     """A SQLMesh project, gateway and environment; give each project one instance.
 
     Raises:
         InvalidSettingError: When a setting is used that makes no sense, such as an unset variable.
     """
 
-    project_dir: str = "sqlmesh_project"
-    """Folder of SQLMesh's config; a relative one starts at the working directory."""
-    gateway: str | None = None
-    """SQLMesh gateway; by default the project's `default_gateway`."""
-    environment: str = "prod"
-    """SQLMesh environment that runs build."""
-    concurrency_limit: int | None = None
-    """Models that SQLMesh builds at once; by default the connection's `concurrent_tasks`."""
-    undeployed_changes: str | None = None
-    """What a run does about local changes that are not deployed, and about an environment that does
-    not exist yet: `apply`, `warn` or `fail`. By default `fail` for `prod` and `apply` elsewhere."""
-    execution: str = "shared"
-    """`shared`: one sqlmesh run for each Dagster run, whose steps share the instance's storage folder.
-    `per_step`: each step runs its own model only, for steps on several hosts; let the SQLMesh state
-    be on Postgres then, which also keeps runs of different hosts apart."""
-    wait_timeout: float = 600.0
-    """Seconds to wait for another run, plan or process that holds the project or its DuckDB file."""
-    failing_rows_sample: int = 0
-    """Rows that a failed check shows of what its audit found. Dagster stores them and shows them to
-    everybody who may see the check, so that none are by default."""
-    manifest_dir: str | None = None
-    """Folder of the manifest that definitions are read from; by default `.cache/dagster` in
-    `project_dir`. One that was made elsewhere, as in an image's build, is used as it is."""
-    keep_last_good: bool = False
-    """Whether definitions stay as they last were while the project cannot be loaded, instead of
-    failing the code location."""
     translator: dg.ResourceDependency[SQLMeshTranslator] = SQLMeshTranslator()  # type: ignore[assignment]
     """How models look in Dagster."""
 
@@ -124,32 +89,13 @@ class SQLMeshResource(dg.ConfigurableResource[None]):
 
     @property
     def settings(self) -> ProjectSettings:
-        """What this resource was configured with, checked; reads environment variables."""
-        environment = environment_name(_text("environment", self.environment))
-        limit = _number("concurrency_limit", self.concurrency_limit)
-        if limit is not None and limit < 1:
-            raise InvalidSettingError(f"`concurrency_limit` is {limit}. It must be 1 or more.")
-        if self.wait_timeout < 0:
-            raise InvalidSettingError(
-                f"`wait_timeout` is {self.wait_timeout}. It must be 0 or more."
-            )
-        if self.failing_rows_sample < 0:
-            raise InvalidSettingError(
-                f"`failing_rows_sample` is {self.failing_rows_sample}. It must be 0 or more."
-            )
-        policy = "fail" if environment == "prod" else "apply"
-        if self.undeployed_changes is not None:
-            policy = self.undeployed_changes
-        return ProjectSettings(
-            project_dir=str(Path(_text("project_dir", self.project_dir)).expanduser().resolve()),
-            gateway=_text("gateway", self.gateway) if self.gateway else None,
-            environment=environment,
-            concurrency_limit=limit,
-            undeployed_changes=_choice("undeployed_changes", policy, _UNDEPLOYED_CHANGES),
-            execution=_choice("execution", self.execution, _EXECUTIONS),
-            wait_timeout=self.wait_timeout,
-            failing_rows_sample=self.failing_rows_sample,
-        )
+        """What this resource was configured with, checked; reads environment variables.
+
+        Raises:
+            InvalidSettingError: A setting that makes no sense, such as an unset variable.
+        """
+        given = {name: getattr(self, name) for name in ProjectSettings.model_fields}
+        return ProjectSettings.model_construct(**given).checked()
 
     @contextmanager
     def open_context(self, *, load: bool = True) -> Iterator["Context"]:
@@ -261,56 +207,6 @@ def _is_stopping(context: dg.InitResourceContext) -> bool:
         return False
     stored = context.instance.get_run_by_id(run.run_id)
     return stored is not None and stored.status in _STOPPING
-
-
-def _text(name: str, value: Any) -> str:
-    """A setting's text, an environment variable's value read.
-
-    Raises:
-        InvalidSettingError: The variable is not set, or the text is empty.
-    """
-    if isinstance(value, dg.EnvVar):
-        text = value.get_value()
-        if not text:
-            raise InvalidSettingError(
-                f"`{name}` is taken from the environment variable `{value.env_var_name}`, which is"
-                " not set. Set it, e.g. in `.env`."
-            )
-        return text
-    if not value:
-        raise InvalidSettingError(f"`{name}` is empty.")
-    return str(value)
-
-
-def _choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
-    """A setting's text, if it is one of the choices.
-
-    Raises:
-        InvalidSettingError: It is not.
-    """
-    text = _text(name, value)
-    for choice in choices:
-        if text == choice:
-            return choice
-    raise InvalidSettingError(f"`{name}` is `{text}`. Use one of: {', '.join(choices)}.")
-
-
-def _number(name: str, value: int | None) -> int | None:
-    """A setting's number, an environment variable's value read.
-
-    Raises:
-        InvalidSettingError: The variable is not set, or holds no whole number.
-    """
-    if not isinstance(value, _INT_ENV_VAR):
-        return value
-    variable = value.env_var_name
-    text = _text(name, dg.EnvVar(variable))
-    if not text.isdecimal():
-        raise InvalidSettingError(
-            f"`{name}` is taken from the environment variable `{variable}`, which holds `{text}`."
-            " Set it to a whole number."
-        )
-    return int(text)
 
 
 def _utc(text: str) -> datetime:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field
+
+from sqlmesh_dagster.errors import InvalidSettingError
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
-Execution = Literal["shared", "per_step"]
+_UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
+_EXECUTIONS = ("shared", "per_step")
+_INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
+"""What `EnvVar.int` returns; Dagster exports no name for it."""
+_Choice = TypeVar("_Choice", bound=str)
 
 
 def environment_name(text: str) -> str:
@@ -18,30 +28,94 @@ def environment_name(text: str) -> str:
     return re.sub(r"\W", "_", text).lower()
 
 
-@dataclass(frozen=True)
-class ProjectSettings:
-    """A SQLMesh project, gateway and environment.
+class ProjectSettings(BaseModel):
+    """A SQLMesh project, gateway and environment, and how runs work on it.
 
-    Attributes:
-        project_dir: Absolute path of the folder that holds SQLMesh's config.
-        gateway: None for the project's default gateway.
-        concurrency_limit: Models that SQLMesh builds at once; None for the connection's own
-            `concurrent_tasks`.
-        undeployed_changes: What a run does when the files differ from what the environment runs.
-        execution: `shared`, one sqlmesh run for each Dagster run, whose steps share a folder; or
-            `per_step`, each step runs its own model, as steps on several hosts must.
-        failing_rows_sample: Rows that a check shows of what its audit found; 0 shows none.
-        wait_timeout: Seconds to wait for another run, plan or process that holds the project.
+    One line for each setting: the resource, the factory and the component take these, and show their
+    descriptions. As given they may name environment variables; `checked` ones don't.
     """
 
-    project_dir: str
-    gateway: str | None
-    environment: str
-    concurrency_limit: int | None
-    undeployed_changes: UndeployedChanges
-    execution: Execution
-    wait_timeout: float
-    failing_rows_sample: int = 0
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    project_dir: str = Field(
+        default="sqlmesh_project",
+        description="Folder of SQLMesh's config; a relative one starts at the working directory.",
+    )
+    gateway: str | None = Field(
+        default=None, description="SQLMesh gateway; by default the project's `default_gateway`."
+    )
+    environment: str = Field(default="prod", description="SQLMesh environment that runs build.")
+    concurrency_limit: int | None = Field(
+        default=None,
+        description="Models that SQLMesh builds at once; by default the connection's"
+        " `concurrent_tasks`.",
+    )
+    undeployed_changes: str | None = Field(
+        default=None,
+        description="What a run does about local changes that are not deployed, and about an"
+        " environment that does not exist yet: `apply`, `warn` or `fail`. By default `fail` for"
+        " `prod` and `apply` elsewhere.",
+    )
+    execution: str = Field(
+        default="shared",
+        description="`shared`: one sqlmesh run for each Dagster run, whose steps share the instance's"
+        " storage folder. `per_step`: each step runs its own model only, for steps on several hosts;"
+        " let the SQLMesh state be on Postgres then, which also keeps runs of different hosts apart.",
+    )
+    wait_timeout: float = Field(
+        default=600.0,
+        description="Seconds to wait for another run, plan or process that holds the project or its"
+        " DuckDB file.",
+    )
+    failing_rows_sample: int = Field(
+        default=0,
+        description="Rows that a failed check shows of what its audit found. Dagster stores them and"
+        " shows them to everybody who may see the check, so that none are by default.",
+    )
+    manifest_dir: str | None = Field(
+        default=None,
+        description="Folder of the manifest that definitions are read from; by default"
+        " `.cache/dagster` in `project_dir`. One that was made elsewhere, as in an image's build, is"
+        " used as it is.",
+    )
+    keep_last_good: bool = Field(
+        default=False,
+        description="Whether definitions stay as they last were while the project cannot be loaded,"
+        " instead of failing the code location.",
+    )
+
+    def checked(self) -> ProjectSettings:
+        """The same, its environment variables read and its values checked.
+
+        Raises:
+            InvalidSettingError: A setting that makes no sense, such as an unset variable.
+        """
+        folder = Path(_text("project_dir", self.project_dir)).expanduser().resolve()
+        settings = self.model_copy(
+            update={
+                "project_dir": str(folder),
+                "gateway": _text("gateway", self.gateway) if self.gateway else None,
+                "environment": environment_name(_text("environment", self.environment)),
+                "concurrency_limit": _number("concurrency_limit", self.concurrency_limit),
+            }
+        )
+        if settings.concurrency_limit is not None:
+            _at_least(1, concurrency_limit=settings.concurrency_limit)
+        _at_least(0, wait_timeout=self.wait_timeout, failing_rows_sample=self.failing_rows_sample)
+        _choice("execution", settings.execution, _EXECUTIONS)
+        _ = settings.deployment_policy
+        return settings
+
+    @property
+    def deployment_policy(self) -> UndeployedChanges:
+        """What a run does when the files differ from what the environment runs.
+
+        Raises:
+            InvalidSettingError: `undeployed_changes` is none of its choices.
+        """
+        default = "fail" if self.environment == "prod" else "apply"
+        value = default if self.undeployed_changes is None else self.undeployed_changes
+        return _choice("undeployed_changes", value, _UNDEPLOYED_CHANGES)
 
     @property
     def project_path(self) -> Path:
@@ -62,6 +136,38 @@ class ProjectSettings:
         """
         identity = f"{self.project_dir}\0{self.gateway or ''}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+class DefinitionOptions(ProjectSettings):
+    """What the factory and the component take besides: how the definitions of a project are made."""
+
+    external_asset_mapping: str | None = Field(
+        default=None,
+        description="Asset key of external tables, such as `raw/{node.schema}/{node.name}`; with"
+        " `node.database`, `node.schema`, `node.name`, `node.fqn`. A translator wins over it.",
+    )
+    group_name: str = Field(default="sqlmesh", description="Asset group of models that name none.")
+    op_tags: Mapping[str, str] | None = Field(default=None, description="Added to each op's tags.")
+    owners: Sequence[str] | None = Field(
+        default=None, description="E-mails or `team:<name>`, for models that name no owner."
+    )
+    schedule_name: str | None = Field(
+        default=None, description="By default `<name>_adaptive_schedule`."
+    )
+    enable_schedule: bool = Field(
+        default=False,
+        description="Whether the schedule runs from the start; it can be switched in the UI.",
+    )
+    enable_sync: bool = Field(
+        default=False,
+        description="Whether the sensor that reports what was built outside Dagster runs from the"
+        " start.",
+    )
+    name: str = Field(
+        default="sqlmesh",
+        description="Keeps several projects of one code location apart: prefix of job and resource"
+        " keys.",
+    )
 
 
 @dataclass(frozen=True)
@@ -91,3 +197,59 @@ class RunOptions:
     def is_restatement(self) -> bool:
         """Whether what is done may be built again."""
         return self.restate or self.partitions is not None
+
+
+def _text(name: str, value: Any) -> str:
+    """A setting's text, an environment variable's value read.
+
+    Raises:
+        InvalidSettingError: The variable is not set, or the text is empty.
+    """
+    if isinstance(value, dg.EnvVar):
+        text = value.get_value()
+        if not text:
+            raise InvalidSettingError(
+                f"`{name}` is taken from the environment variable `{value.env_var_name}`, which is"
+                " not set. Set it, e.g. in `.env`."
+            )
+        return text
+    if not value:
+        raise InvalidSettingError(f"`{name}` is empty.")
+    return str(value)
+
+
+def _choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
+    """A setting's text, if it is one of the choices.
+
+    Raises:
+        InvalidSettingError: It is not.
+    """
+    text = _text(name, value)
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise InvalidSettingError(f"`{name}` is `{text}`. Use one of: {', '.join(choices)}.")
+
+
+def _number(name: str, value: int | None) -> int | None:
+    """A setting's number, an environment variable's value read.
+
+    Raises:
+        InvalidSettingError: The variable is not set, or holds no whole number.
+    """
+    if not isinstance(value, _INT_ENV_VAR):
+        return value
+    variable = value.env_var_name
+    text = _text(name, dg.EnvVar(variable))
+    if not text.isdecimal():
+        raise InvalidSettingError(
+            f"`{name}` is taken from the environment variable `{variable}`, which holds `{text}`."
+            " Set it to a whole number."
+        )
+    return int(text)
+
+
+def _at_least(least: int, **values: float) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise InvalidSettingError(f"`{name}` is {value}. It must be {least} or more.")

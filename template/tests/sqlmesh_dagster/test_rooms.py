@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,13 @@ from pathlib import Path
 import pytest
 
 import sqlmesh_dagster
+from sqlmesh_dagster import (
+    SQLMeshProjectComponent,
+    SQLMeshResource,
+    sqlmesh_definitions_factory,
+)
 from sqlmesh_dagster.moved import MOVED
+from sqlmesh_dagster.settings import DefinitionOptions, ProjectSettings
 
 PACKAGE = Path(sqlmesh_dagster.__file__).parent
 NAME = PACKAGE.name
@@ -217,3 +224,17 @@ def test_a_name_of_the_old_upstream_module_leads_to_the_new_one() -> None:
         assert upstream.run_plan is dagster.run_plan
     with pytest.raises(AttributeError, match="no attribute `nonsense`"):
         _ = upstream.nonsense
+
+
+def test_a_setting_is_declared_once() -> None:
+    """Promise: a new setting is one line; resource, factory and component take it from there."""
+    resource = set(ProjectSettings.model_fields)
+    every = resource | set(DefinitionOptions.model_fields)
+    assert set(SQLMeshResource.model_fields) == resource | {"translator"}
+    assert set(inspect.signature(sqlmesh_definitions_factory).parameters) == every | {"translator"}
+    assert set(SQLMeshProjectComponent.model_fields) == every | {"translation", "defs_state"}
+    for name, field in {**DefinitionOptions.model_fields}.items():
+        assert field.description, name
+        assert f"{name}: {field.description}" in (sqlmesh_definitions_factory.__doc__ or "")
+    with pytest.raises(TypeError, match="enable_scedule"):
+        sqlmesh_definitions_factory(enable_scedule=True)  # type: ignore[call-arg]

@@ -39,7 +39,7 @@ def prepare_environment(
     what = _difference(settings, manifest, environment)
     if what is None:
         return
-    policy = settings.undeployed_changes
+    policy = settings.deployment_policy
     if policy == "apply":
         with lock.comparing():
             environment = _environment(context, settings)

@@ -91,7 +91,7 @@ def _evaluate(
         return dg.SkipReason(str(error))
     if due.obstacle:
         return dg.SkipReason(f"Could not ask SQLMesh what is due: {due.obstacle}.")
-    if due.is_new and settings.undeployed_changes != "apply":
+    if due.is_new and settings.deployment_policy != "apply":
         return dg.SkipReason(
             f"Environment `{settings.environment}` does not exist yet. {settings.plan_hint}"
         )
