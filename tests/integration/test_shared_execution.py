@@ -10,30 +10,82 @@ import pytest
 from tests.sqlmesh_dagster.projects import Project, Run, run_in_process, run_multiprocess
 
 
+_TOP = """
+import time
+import typing as t
+import pandas as pd
+from sqlmesh import ExecutionContext, model
+
+@model("demo.top", columns={"id": "int"}, kind="FULL", audits=[("not_null", {"columns": ["id"]})])
+def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
+    time.sleep(1)
+    return pd.DataFrame({"id": [1]})
+"""
+"""Slow enough for its step to look, while its run goes on, whether somebody must lead one."""
+
+
 def _diamond(project: Project) -> None:
-    project.model("top", "SELECT 1::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
+    project.write("models/top.py", _TOP)
     project.model("left_side", "SELECT id FROM demo.top")
     project.model("right_side", "SELECT id FROM demo.top")
     project.model("bottom", "SELECT l.id FROM demo.left_side AS l, demo.right_side AS r")
 
 
+_CONFIG = """
+from pathlib import Path
+
+from sqlmesh.core.config import Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig
+from sqlmesh.core.notification_target import GenericNotificationTarget
+
+
+class Begun(GenericNotificationTarget):
+    def notify_run_start(self, *args, **kwargs):
+        with Path({begun!r}).open("a") as file:
+            file.write("begun\\n")
+
+
+config = Config(
+    gateways={{"": GatewayConfig(connection=DuckDBConnectionConfig(database={database!r}))}},
+    model_defaults=ModelDefaultsConfig(dialect="duckdb", start="2025-01-01", cron="@daily"),
+    disable_anonymized_analytics=True,
+    notification_targets=[Begun(notify_on={{"run_start"}})],
+)
+"""
+
+
 def _deployed(project: Project, instance: dg.DagsterInstance) -> None:
-    """Creates the environment without building anything, so that runs are counted alone."""
+    """Creates the environment without building anything, and counts runs from then on.
+
+    SQLMesh notifies of each run that begins, also of one with nothing to do, which leaves no other trace.
+    """
+    (project.root / "config.yaml").unlink()
+    begun, database = str(_begun(project)), str(project.database)
+    project.write("config.py", _CONFIG.format(begun=begun, database=database))
     project.model("bootstrap", "SELECT 1::INT AS id")
     run_in_process(project.definitions(), instance, "bootstrap")
-    project.execute("DELETE FROM main.run_log")
+    _begun(project).write_text("")
+
+
+def _begun(project: Project) -> Path:
+    return project.root / "begun.log"
+
+
+def _sqlmesh_runs(project: Project) -> int:
+    """How many `sqlmesh run`s have begun."""
+    return len(_begun(project).read_text().splitlines())
 
 
 def test_all_selected_models_share_one_sqlmesh_run_in_process(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: as many models, one run."""
+    """Promise: as many models, one run, also while the step that leads it waits for its own model."""
     _diamond(project)
     _deployed(project, instance)
-    run = run_in_process(project.definitions(), instance)
+    names = ("top", "left_side", "right_side", "bottom")
+    run = run_in_process(project.definitions(), instance, *names)
     assert run.success
     assert sorted(run.materialized) == ["bottom", "left_side", "right_side", "top"]
-    assert project.sqlmesh_runs() == 1
+    assert _sqlmesh_runs(project) == 1
 
 
 @pytest.mark.parametrize("max_concurrent", [1, 3])
@@ -48,7 +100,7 @@ def test_all_selected_models_share_one_sqlmesh_run_in_many_processes(
     assert sorted(run.materialized) == ["bottom", "left_side", "right_side", "top"]
     assert run.observed == ["bootstrap"]
     assert run.passed == {"top:not_null_id": True}
-    assert project.sqlmesh_runs() == 1
+    assert _sqlmesh_runs(project) == 1
     assert project.query("SELECT count(*) FROM demo__dev.bottom") == [(1,)]
 
 
@@ -150,7 +202,7 @@ def test_a_slow_ingest_asset_is_finished_before_the_models_that_read_it_are_buil
     assert run.success, run.failed
     assert set(run.materialized) == {"orders", "staged", "mart", "unrelated"}
     assert project.query("SELECT id FROM demo__dev.mart") == [(2,)]
-    assert project.sqlmesh_runs() <= 2
+    assert _sqlmesh_runs(project) <= 2
 
 
 def test_a_failed_ingest_asset_leaves_the_models_that_read_it_alone(
