@@ -346,6 +346,7 @@ def test_a_truncated_manifest_is_made_anew(
     assert (project.root / _STORED).read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_processes_that_make_it_at_once_don_t_spoil_it(project: Project) -> None:
     """Promise: each writes it whole; no reader sees a half."""
     project.model("full", "SELECT 1::INT AS id")

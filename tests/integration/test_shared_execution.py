@@ -9,7 +9,6 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, Run, run_in_process, run_multiprocess
 
-
 _TOP = """
 import time
 import typing as t
@@ -88,6 +87,7 @@ def test_all_selected_models_share_one_sqlmesh_run_in_process(
     assert _sqlmesh_runs(project) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_concurrent", [1, 3])
 def test_all_selected_models_share_one_sqlmesh_run_in_many_processes(
     project: Project, instance: dg.DagsterInstance, tmp_path: Path, max_concurrent: int
@@ -189,7 +189,10 @@ def _ingest_in_processes(project: Project, instance: dg.DagsterInstance, home: P
     return run_multiprocess(project, home, body=_INGEST, max_concurrent=3)
 
 
-@pytest.mark.parametrize("execute", [_ingest_in_process, _ingest_in_processes])
+@pytest.mark.parametrize(
+    "execute",
+    [_ingest_in_process, pytest.param(_ingest_in_processes, marks=pytest.mark.slow)],
+)
 def test_a_slow_ingest_asset_is_finished_before_the_models_that_read_it_are_built(
     project: Project,
     instance: dg.DagsterInstance,
@@ -254,6 +257,7 @@ def test_a_python_asset_between_two_models_is_run_between_them(
     assert project.query("SELECT id FROM demo__dev.last_one") == [(8,)]
 
 
+@pytest.mark.slow
 def test_a_custom_translator_is_honoured_in_every_process(
     project: Project, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

@@ -237,6 +237,7 @@ extra = [later]
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_has_built_and_not_yet_told_is_left_alone(
     project: Project, tmp_path: Path
 ) -> None:

@@ -155,7 +155,7 @@ def held_by_another_process(database: Path) -> Iterator[subprocess.Popen[bytes]]
     command = [sys.executable, "-c", code, str(database)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
-        holder.stdout.readline()
+        assert holder.stdout.readline() == b"held\n", "the file could not be opened"
         yield holder
         if holder.poll() is None:
             holder.communicate(b"\n")

@@ -31,10 +31,11 @@ from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 
-from sqlmesh_dagster import upstream
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.settings import environment_name
+from sqlmesh_dagster.upstream import dagster as in_dagster
+from sqlmesh_dagster.upstream import sqlmesh as in_sqlmesh
 from sqlmesh_dagster.upstream.event_log import PooledSqliteEventLog, PooledSqliteStorage
 from tests.sqlmesh_dagster.projects import Project
 
@@ -92,7 +93,7 @@ _PARAMETERS = {
         "environment start end execution_time ignore_cron selected_snapshots",
     ),
     "sqlmesh.core.snapshot:SnapshotEvaluator.audit": (
-        "upstream.on_audit wraps it",
+        "upstream.sqlmesh.on_audit wraps it",
         "self snapshot",
     ),
     "sqlmesh.core.snapshot:SnapshotEvaluator.get_adapter": (
@@ -119,10 +120,10 @@ _PARAMETERS = {
         "snapshots",
     ),
     "sqlmesh.core.state_sync:StateReader.get_versions": (
-        "upstream.has_state tells a new state by it",
+        "upstream.sqlmesh.has_state tells a new state by it",
         "validate",
     ),
-    "sqlmesh.core.config:Config.get_scheduler": ("upstream.has_state", "gateway_name"),
+    "sqlmesh.core.config:Config.get_scheduler": ("upstream.sqlmesh.has_state", "gateway_name"),
     "sqlmesh.core.config:Config.get_connection": ("context.py limits tasks", "gateway_name"),
     "sqlmesh.core.config:Config.get_state_connection": ("upstream.py finds files", "gateway_name"),
     "sqlmesh.utils.cron:CroniterCache.__init__": ("manifest.py measures crons", "cron time tz"),
@@ -134,7 +135,7 @@ _PARAMETERS = {
         "factories.py defines standalone audits with it",
         "name specs can_subset required_resource_keys op_tags",
     ),
-    "dagster:DagsterInstance.get_run_step_stats": ("upstream.succeeded_steps", "run_id"),
+    "dagster:DagsterInstance.get_run_step_stats": ("upstream.dagster.succeeded_steps", "run_id"),
     "dagster._core.storage.sqlite_storage:DagsterSqliteStorage.__init__": (
         "event_log.py overrides it",
         "base_dir inst_data",
@@ -361,7 +362,7 @@ def test_an_evaluator_returns_what_each_audit_found(project: Project, heard: _He
     context = _planned(project)
     found: list[Any] = []
     evaluator = context.snapshot_evaluator
-    upstream.on_audit(evaluator, lambda snapshot, results: found.append((snapshot, results)))
+    in_sqlmesh.on_audit(evaluator, lambda snapshot, results: found.append((snapshot, results)))
     (snapshot,) = context.snapshots.values()
     stored = context.state_reader.get_snapshots([snapshot.snapshot_id])[snapshot.snapshot_id]
     evaluator.audit(snapshot=stored, snapshots={}, execution_time="2025-01-10")
@@ -430,55 +431,55 @@ def test_an_environment_says_when_it_was_finalized(project: Project, heard: _Hea
 
 
 def test_a_model_knows_its_file(project: Project) -> None:
-    """Promise: `Model._path` is the file that `upstream.model_path` shows."""
+    """Promise: `Model._path` is the file that `upstream.sqlmesh.model_path` shows."""
     project.model("full", "SELECT 1::INT AS id")
     context = Context(paths=str(project.root))
     (model,) = context.models.values()
     context.close()
-    assert upstream.model_path(model) == project.root / "models" / "demo_46_full.sql"
+    assert in_sqlmesh.model_path(model) == project.root / "models" / "demo_46_full.sql"
 
 
 def test_a_context_keeps_its_adapter_where_it_is_looked_for(project: Project) -> None:
-    """Promise: `upstream.opened_adapter` sees an adapter only once it was used, and makes none."""
+    """Promise: `upstream.sqlmesh.opened_adapter` sees an adapter only once it was used, and makes none."""
     context = Context(paths=str(project.root))
-    assert upstream.opened_adapter(context) is None
+    assert in_sqlmesh.opened_adapter(context) is None
     adapter = context.engine_adapter
-    assert upstream.opened_adapter(context) is adapter
+    assert in_sqlmesh.opened_adapter(context) is adapter
     context.close()
 
 
 def test_a_state_is_looked_at_without_being_made(project: Project) -> None:
-    """Promise: `upstream.has_state` creates neither a file nor a table."""
+    """Promise: `upstream.sqlmesh.has_state` creates neither a file nor a table."""
     context = Context(paths=str(project.root), load=False)
-    assert not upstream.has_state(context)
+    assert not in_sqlmesh.has_state(context)
     context.close()
     assert not project.database.exists()
     project.execute("CREATE TABLE main.mine AS SELECT 1 AS id")
     context = Context(paths=str(project.root), load=False)
-    assert not upstream.has_state(context)
+    assert not in_sqlmesh.has_state(context)
     context.close()
     assert project.query("SELECT table_name FROM duckdb_tables()") == [("mine",)]
 
 
 def test_a_deployed_state_is_found(project: Project, heard: _Heard) -> None:
-    """Promise: `upstream.has_state` sees what a plan wrote."""
+    """Promise: `upstream.sqlmesh.has_state` sees what a plan wrote."""
     project.model("full", "SELECT 1::INT AS id")
     _planned(project).close()
     context = Context(paths=str(project.root), load=False)
-    assert upstream.has_state(context)
+    assert in_sqlmesh.has_state(context)
     assert context.state_reader.get_environment("prod") is not None
     context.close()
 
 
 def test_the_files_of_a_duckdb_connection_are_known(tmp_path: Path) -> None:
-    """Promise: `upstream.duckdb_files` finds the database and attached catalogs, and only files."""
+    """Promise: `upstream.sqlmesh.duckdb_files` finds the database and attached catalogs, and only files."""
     one, two = tmp_path / "one.duckdb", tmp_path / "two.duckdb"
-    assert upstream.duckdb_files(DuckDBConnectionConfig(database=str(one))) == [one]
+    assert in_sqlmesh.duckdb_files(DuckDBConnectionConfig(database=str(one))) == [one]
     second = DuckDBAttachOptions(type="duckdb", path=str(two))
     attached = DuckDBConnectionConfig(catalogs={"a": str(one), "b": second})
-    assert upstream.duckdb_files(attached) == [one, two]
-    assert upstream.duckdb_files(DuckDBConnectionConfig()) == []
-    assert upstream.duckdb_files(DuckDBConnectionConfig(database=":memory:")) == []
+    assert in_sqlmesh.duckdb_files(attached) == [one, two]
+    assert in_sqlmesh.duckdb_files(DuckDBConnectionConfig()) == []
+    assert in_sqlmesh.duckdb_files(DuckDBConnectionConfig(database=":memory:")) == []
 
 
 @pytest.mark.parametrize(
@@ -503,7 +504,7 @@ def test_a_state_beside_the_data_is_known(
         "config.yaml", f"gateways: {{g: {{{connections}}}}}\nmodel_defaults: {{dialect: duckdb}}"
     )
     context = Context(paths=str(project.root))
-    assert upstream.has_state_beside_data(context) is is_beside
+    assert in_sqlmesh.has_state_beside_data(context) is is_beside
 
 
 def test_loading_in_one_process_is_a_constant() -> None:
@@ -511,7 +512,7 @@ def test_loading_in_one_process_is_a_constant() -> None:
     from sqlmesh.core import constants
 
     before = constants.MAX_FORK_WORKERS
-    with upstream.single_process_loading():
+    with in_sqlmesh.single_process_loading():
         assert constants.MAX_FORK_WORKERS == 1
     assert before == constants.MAX_FORK_WORKERS
     for module in ("sqlmesh.core.loader", "sqlmesh.core.model.cache"):
@@ -520,9 +521,9 @@ def test_loading_in_one_process_is_a_constant() -> None:
 
 
 def test_a_running_duckdb_query_can_be_interrupted() -> None:
-    """Promise: `upstream.interrupt` ends a query of another thread with DuckDB's own exception."""
+    """Promise: `upstream.sqlmesh.interrupt` ends a query of another thread with DuckDB's own exception."""
     cursor = duckdb.connect().cursor()
-    stopper = threading.Timer(0.5, upstream.interrupt, [cursor])
+    stopper = threading.Timer(0.5, in_sqlmesh.interrupt, [cursor])
     stopper.start()
     with pytest.raises(duckdb.InterruptException):
         cursor.execute("SELECT count(*) FROM range(100000000) AS a, range(100000) AS b")
@@ -539,7 +540,7 @@ def test_an_output_without_materialization_lets_downstream_run(
 
     @dg.multi_asset(specs=[dg.AssetSpec("up")])
     def up(context: dg.OpExecutionContext) -> Iterator[Any]:
-        yield upstream.output_without_materialization(
+        yield in_dagster.output_without_materialization(
             context.output_for_asset_key(dg.AssetKey("up"))
         )
 
@@ -556,12 +557,12 @@ def test_an_output_without_materialization_lets_downstream_run(
 
 
 def test_a_step_sees_the_plan_of_its_whole_run(instance: dg.DagsterInstance) -> None:
-    """Promise: `upstream.run_plan` knows every selected asset, its step and what it waits for."""
-    seen: list[upstream.RunPlan] = []
+    """Promise: `upstream.dagster.run_plan` knows every selected asset, its step and what it waits for."""
+    seen: list[in_dagster.RunPlan] = []
 
     @dg.multi_asset(specs=[dg.AssetSpec("a")])
     def first(context: dg.OpExecutionContext) -> Iterator[Any]:
-        seen.append(upstream.run_plan(context))
+        seen.append(in_dagster.run_plan(context))
         yield dg.MaterializeResult(asset_key="a")
 
     @dg.asset(deps=["a"])
@@ -582,7 +583,7 @@ def test_a_step_sees_the_plan_of_its_whole_run(instance: dg.DagsterInstance) -> 
 def test_the_steps_that_have_succeeded_are_known_while_the_run_goes_on(
     instance: dg.DagsterInstance,
 ) -> None:
-    """Promise: `upstream.succeeded_steps` holds finished steps, and no failed or running one."""
+    """Promise: `upstream.dagster.succeeded_steps` holds finished steps, and no failed or running one."""
     seen: list[frozenset[str]] = []
 
     @dg.asset
@@ -595,7 +596,7 @@ def test_the_steps_that_have_succeeded_are_known_while_the_run_goes_on(
 
     @dg.asset(deps=["done"])
     def last(context: dg.AssetExecutionContext) -> None:
-        seen.append(upstream.succeeded_steps(context.instance, context.run_id))
+        seen.append(in_dagster.succeeded_steps(context.instance, context.run_id))
 
     dg.materialize([done, broken, last], instance=instance, raise_on_error=False)
     assert seen == [frozenset({"done"})]
@@ -662,13 +663,13 @@ def test_the_words_that_dagster_reserves_are_known() -> None:
 
 
 def test_nothing_is_interrupted_unless_asked() -> None:
-    """Promise: `upstream.is_interrupted` reads Dagster's flag, and it is down by default."""
-    assert not upstream.is_interrupted()
+    """Promise: `upstream.dagster.is_interrupted` reads Dagster's flag, and it is down by default."""
+    assert not in_dagster.is_interrupted()
 
 
 def test_an_asset_job_is_what_define_asset_job_returns() -> None:
-    """Promise: `upstream.AssetJob` is the type of Dagster's asset jobs."""
-    assert isinstance(dg.define_asset_job("any"), upstream.AssetJob)
+    """Promise: `upstream.dagster.AssetJob` is the type of Dagster's asset jobs."""
+    assert isinstance(dg.define_asset_job("any"), in_dagster.AssetJob)
 
 
 @pytest.mark.parametrize("name", ["dev", "Dev", "my-Env", "PR 12", "x.y", "PROD", "ü", "a/b", "__"])
@@ -707,7 +708,7 @@ def _by_hour_and_day(kind: type[dg.AssetsDefinition]) -> dg.Definitions:
 def test_partitioned_assets_need_an_exception_to_be_built_by_a_run_without_a_partition(
     instance: dg.DagsterInstance,
 ) -> None:
-    """Promise: `upstream.PartitionedAsset` is built where Dagster's own fails, and keeps its partitions.
+    """Promise: `upstream.dagster.PartitionedAsset` is built where Dagster's own fails, and keeps its partitions.
 
     When the first part fails, Dagster can do without it.
     """
@@ -717,25 +718,25 @@ def test_partitioned_assets_need_an_exception_to_be_built_by_a_run_without_a_par
         return job.execute_in_process(instance=instance, raise_on_error=False).success
 
     assert not run(dg.AssetsDefinition)
-    assert run(upstream.PartitionedAsset)
-    graph = _by_hour_and_day(upstream.PartitionedAsset).resolve_asset_graph()
+    assert run(in_dagster.PartitionedAsset)
+    graph = _by_hour_and_day(in_dagster.PartitionedAsset).resolve_asset_graph()
     assert isinstance(
         graph.get(dg.AssetKey("days")).partitions_def, dg.TimeWindowPartitionsDefinition
     )
 
 
 def test_a_job_of_different_partitions_needs_an_exception() -> None:
-    """Promise: `upstream.mixed_asset_job` resolves where `define_asset_job` does not.
+    """Promise: `upstream.dagster.mixed_asset_job` resolves where `define_asset_job` does not.
 
     When the first part fails, Dagster can do without it.
     """
     everything = dg.AssetSelection.all()
-    assets = _by_hour_and_day(upstream.PartitionedAsset)
+    assets = _by_hour_and_day(in_dagster.PartitionedAsset)
 
-    def resolved(job: upstream.AssetJob) -> dg.JobDefinition:
+    def resolved(job: in_dagster.AssetJob) -> dg.JobDefinition:
         return dg.Definitions.merge(assets, dg.Definitions(jobs=[job])).resolve_job_def("mixed")
 
     with pytest.raises(dg.DagsterInvalidDefinitionError):
         resolved(dg.define_asset_job("mixed", selection=everything))
-    mixed = resolved(upstream.mixed_asset_job("mixed", everything, "all of it"))
+    mixed = resolved(in_dagster.mixed_asset_job("mixed", everything, "all of it"))
     assert {node.name for node in mixed.nodes} == {"hours", "days"}
