@@ -323,7 +323,7 @@ def _outcome(
 def _added(before: AuditOutcome | None, result: AuditOutcome) -> AuditOutcome:
     if before is None:
         return result
-    shown = result if result.failing_rows else before
+    shown = before if before.failing_rows and not result.failing_rows else result
     return replace(
         result,
         failing_rows=before.failing_rows + result.failing_rows,

@@ -1,0 +1,310 @@
+"""The ledger: what was heard of each model becomes one outcome, told once and as soon as it is known."""
+
+from __future__ import annotations
+
+from sqlmesh_dagster.facts.ledger import CANCELLED, Batch, DeployedModel, Ledger
+from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, RowSample
+
+NOW = "2025-01-10T00:30:00+00:00"
+A, B, C = "a", "b", "c"
+DEPLOYED = {name: DeployedModel(f"snapshot of {name}", "1", "tomorrow") for name in (A, B, C)}
+BOOM = ErrorOutcome("Error", "boom")
+
+
+class _Told(list[ModelOutcome]):
+    """Outcomes in the order in which they were told."""
+
+    @property
+    def statuses(self) -> list[tuple[str, str]]:
+        return [(outcome.fqn, outcome.status) for outcome in self]
+
+
+def _ledger(*selected: str, is_audit: bool = False) -> tuple[Ledger, _Told]:
+    """A ledger of a run that has begun."""
+    told = _Told()
+    ledger = Ledger(selected, told.append, is_audit=is_audit)
+    ledger.begin(DEPLOYED, NOW, "hint", "plan 1")
+    return ledger, told
+
+
+def _batch(start: int = 1, **numbers: int) -> Batch:
+    return Batch((start, start + 1), 10, DeployedModel("built", "2"), 99, **numbers)
+
+
+def _audit(rows: int, query: str = "q", sample: RowSample | None = None) -> AuditOutcome:
+    return AuditOutcome("not_null", "not_null", "not_null", True, rows, query, sample=sample)
+
+
+def test_a_model_is_executed_when_its_last_planned_batch_is_built() -> None:
+    """Promise: not before, and at once then."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2), (2, 3)]})
+    ledger.built(A, _batch(1))
+    assert told == []
+    ledger.built(A, _batch(2))
+    assert told.statuses == [(A, "executed")]
+    ledger.built(A, _batch(3))
+    ledger.end()
+    assert len(told) == 1
+
+
+def test_an_outcome_says_what_was_built_of_which_table_and_when() -> None:
+    """Promise: batches add up, and a table keeps the time at which it is due next."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2), (2, 3)]})
+    ledger.counted(A, 7)
+    ledger.built(A, _batch(1, rows=2, bytes=20))
+    ledger.built(A, _batch(2, rows=3, bytes=30))
+    assert told == [
+        ModelOutcome(
+            A,
+            "executed",
+            intervals=((1, 2), (2, 3)),
+            batches=2,
+            duration_ms=20,
+            rows_processed=5,
+            bytes_processed=50,
+            row_count=7,
+            plan="plan 1",
+            snapshot="built",
+            version="2",
+            built_at=99,
+            execution_time=NOW,
+            next_due="tomorrow",
+        )
+    ]
+
+
+def test_a_count_that_no_engine_gave_stays_unknown() -> None:
+    """Promise: unknown is not zero."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2), (2, 3)]})
+    ledger.built(A, _batch(1))
+    ledger.built(A, _batch(2, rows=0))
+    assert (told[0].rows_processed, told[0].bytes_processed, told[0].row_count) == (0, None, None)
+
+
+def test_a_model_for_which_no_batch_was_planned_is_up_to_date_at_once() -> None:
+    """Promise: nobody waits for the end of the run to hear that nothing is due."""
+    ledger, told = _ledger(A, B)
+    ledger.planned({B: [(1, 2)]})
+    assert told.statuses == [(A, "up_to_date")]
+    assert (told[0].reason, told[0].snapshot, told[0].built_at) == (
+        "nothing is due",
+        "snapshot of a",
+        None,
+    )
+
+
+def test_what_is_not_selected_is_not_told() -> None:
+    """Promise: neither as idle, nor as skipped or failed."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2)]})
+    ledger.failed(B, "failed", BOOM)
+    ledger.batch_ended(B)
+    ledger.skipped([C])
+    assert told == []
+
+
+def test_a_selected_model_that_the_environment_lacks_is_not_deployed() -> None:
+    """Promise: it is told first, with the way to deploy it; the others are returned."""
+    told = _Told()
+    ledger = Ledger([A, "new"], told.append)
+    assert ledger.begin({A: DEPLOYED[A]}, NOW, "hint") == [A]
+    assert told == [ModelOutcome("new", "not_deployed", execution_time=NOW, reason="hint")]
+
+
+def test_models_that_are_restated_with_a_selected_one_are_taken_too() -> None:
+    """Promise: each is told, and the selected one names them."""
+    told = _Told()
+    ledger = Ledger([A], told.append)
+    assert ledger.begin(DEPLOYED, NOW, "hint", below={A: (B,)}) == [A, B]
+    ledger.planned({A: [(1, 2)], B: [(1, 2)]})
+    ledger.built(B, _batch())
+    ledger.built(A, _batch())
+    assert told.statuses == [(B, "executed"), (A, "executed")]
+    assert [outcome.below for outcome in told] == [(), (B,)]
+
+
+def test_a_failed_batch_is_told_when_it_ends_with_its_error() -> None:
+    """Promise: SQLMesh says first that something failed, and then that the batch has ended."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2)]})
+    ledger.failed(A, "failed", BOOM)
+    assert told == []
+    ledger.batch_ended(A)
+    assert told.statuses == [(A, "failed")]
+    assert told[0].error == BOOM and told[0].reason is None
+
+
+def test_a_batch_that_ended_without_a_failure_says_nothing() -> None:
+    """Promise: what becomes of the model is heard later."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2)]})
+    ledger.batch_ended(A)
+    assert told == []
+
+
+def test_what_was_built_before_a_failure_is_in_its_outcome() -> None:
+    """Promise: the first of two batches is done, whatever becomes of the second."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2), (2, 3)]})
+    ledger.built(A, _batch(1))
+    ledger.failed(A, "audit_failed", BOOM)
+    ledger.batch_ended(A)
+    assert told.statuses == [(A, "audit_failed")]
+    assert told[0].intervals == ((1, 2),)
+
+
+def test_models_below_a_failed_one_name_it() -> None:
+    """Promise: a skipped model says why; one that failed itself is no skipped one."""
+    ledger, told = _ledger(A, B, C)
+    ledger.planned({name: [(1, 2)] for name in (A, B, C)})
+    ledger.failed(A, "failed", BOOM)
+    ledger.failed(C, "failed", BOOM)
+    ledger.skipped([C, B])
+    assert told.statuses == [(B, "upstream_failed")]
+    assert told[0].reason == "SQLMesh skipped it, because upstream failed: a, c"
+
+
+def test_a_model_that_a_signal_holds_back_is_not_ready() -> None:
+    """Promise: it names the signal, and what reads it names the model."""
+    ledger, told = _ledger(A, B)
+    ledger.held_back(A, "weekend")
+    ledger.planned({A: [], B: []})
+    assert [(o.fqn, o.status, o.reason) for o in told] == [
+        (A, "not_ready", "signal `weekend` is not ready"),
+        (B, "not_ready", "upstream waits for a signal: a"),
+    ]
+
+
+def test_a_model_that_waits_for_nobody_knows_what_says_so() -> None:
+    """Promise: a batch-less model without a signal anywhere is still told."""
+    ledger, told = _ledger(B)
+    ledger.planned({B: []})
+    assert told[0].reason == "upstream waits for a signal: unknown"
+
+
+def test_the_end_tells_what_was_planned_and_never_heard_of_as_skipped() -> None:
+    """Promise: a step waits for each outcome, so that each is told."""
+    ledger, told = _ledger(A, B)
+    ledger.planned({A: [(1, 2)]})
+    ledger.end()
+    assert told.statuses == [(B, "up_to_date"), (A, "upstream_failed")]
+    assert told[1].reason is None
+
+
+def test_the_end_tells_models_of_a_run_that_planned_nothing_as_idle() -> None:
+    """Promise: SQLMesh plans nothing where nothing is due anywhere."""
+    ledger, told = _ledger(A)
+    ledger.end()
+    assert told.statuses == [(A, "up_to_date")]
+
+
+def test_the_end_of_a_cancelled_run_says_so_of_what_is_untold() -> None:
+    """Promise: and of nothing else; a failure stays one."""
+    ledger, told = _ledger(A, B, C)
+    ledger.planned({name: [(1, 2)] for name in (A, B, C)})
+    ledger.built(A, _batch())
+    ledger.failed(B, "failed", BOOM)
+    ledger.end(CANCELLED)
+    assert told.statuses == [(A, "executed"), (B, "failed"), (C, "cancelled")]
+    assert told[2].reason == "the Dagster run was cancelled"
+
+
+def test_a_batch_that_was_cancelled_is_no_failure() -> None:
+    """Promise: it has the words of a cancelled run, and no error."""
+    ledger, told = _ledger(A)
+    ledger.failed(A, "cancelled", None)
+    ledger.batch_ended(A)
+    assert (told[0].status, told[0].reason, told[0].error) == (*CANCELLED, None)
+
+
+def test_an_error_of_the_whole_run_is_told_for_every_untold_model() -> None:
+    """Promise: what has a failure of its own keeps it, and what is told stays told."""
+    ledger, told = _ledger(A, B, C)
+    ledger.planned({name: [(1, 2)] for name in (A, B, C)})
+    own = ErrorOutcome("Own", "its own")
+    ledger.built(A, _batch())
+    ledger.failed(B, "audit_failed", own)
+    ledger.fail(BOOM)
+    assert told.statuses == [(A, "executed"), (B, "audit_failed"), (C, "failed")]
+    assert [outcome.error for outcome in told] == [None, own, BOOM]
+    assert [ledger.is_told(name) for name in (A, B, C, "other")] == [True, True, True, False]
+
+
+def test_what_a_plan_builds_is_told_with_the_run_that_follows() -> None:
+    """Promise: a model that the plan built is executed, though nothing is due any more."""
+    ledger, told = _ledger(A, B)
+    with ledger.planning():
+        assert ledger.is_planning
+        ledger.planned({A: [(1, 2)], B: [(1, 2)]})
+        ledger.built(A, _batch())
+        ledger.built(B, _batch())
+    assert told == [] and not ledger.is_planning
+    ledger.planned({B: [(2, 3)]})
+    assert told.statuses == [(A, "executed")]
+    ledger.built(B, _batch(2))
+    assert told.statuses == [(A, "executed"), (B, "executed")]
+    assert told[1].intervals == ((1, 2), (2, 3))
+
+
+def test_a_plan_that_fails_is_no_longer_planning() -> None:
+    """Promise: its error goes on, and what comes next counts."""
+    ledger, _ = _ledger(A)
+    try:
+        with ledger.planning():
+            raise ValueError
+    except ValueError:
+        assert not ledger.is_planning
+
+
+def test_what_a_plan_builds_beside_the_selection_is_told_at_the_end() -> None:
+    """Promise: with where it comes from; what it did not build is not."""
+    ledger, told = _ledger(A)
+    with ledger.planning():
+        ledger.built(B, _batch())
+    ledger.held_back(C, "signal")
+    ledger.planned({})
+    assert told.statuses == [(A, "up_to_date")]
+    ledger.end()
+    assert told.statuses == [(A, "up_to_date"), (B, "executed")]
+    assert told[1].reason == "built by the plan that deployed it"
+
+
+def test_an_audit_is_told_when_its_batches_are_through() -> None:
+    """Promise: what is not due is left to the end: an audit does not care what is due."""
+    ledger, told = _ledger(A, B, is_audit=True)
+    ledger.planned({A: [(1, 2)]})
+    assert told == []
+    ledger.built(A, _batch())
+    assert told.statuses == [(A, "audited")]
+
+
+def test_the_audits_of_batches_add_up() -> None:
+    """Promise: rows are summed; query and rows shown are those of the last batch that found any."""
+    ledger, told = _ledger(A)
+    ledger.planned({A: [(1, 2)]})
+    first, last = RowSample(("n",), (("1",),)), RowSample(("n",), (("2",),))
+    for found in (_audit(0, "q1"), _audit(2, "q2", first), _audit(3, "q3", last), _audit(0, "q4")):
+        ledger.audited(A, [found])
+    ledger.built(A, _batch())
+    assert told[0].audits == (_audit(5, "q3", last),)
+
+
+def test_an_audit_that_never_finds_anything_shows_its_last_query() -> None:
+    """Promise: there is always a query to run by hand, and it is of the newest time."""
+    ledger, told = _ledger(A)
+    for query in ("q1", "q2"):
+        ledger.audited(A, [_audit(0, query)])
+    ledger.end()
+    assert told[0].audits == (_audit(0, "q2"),)
+
+
+def test_two_audits_of_a_model_are_two_results() -> None:
+    """Promise: results are kept by check."""
+    ledger, told = _ledger(A)
+    other = AuditOutcome("unique", "unique", "unique", False, 1)
+    ledger.audited(A, [_audit(0), other])
+    ledger.end()
+    assert told[0].audits == (_audit(0), other)
