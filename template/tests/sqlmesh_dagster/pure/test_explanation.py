@@ -1,0 +1,135 @@
+"""What goes wrong outside any model: one message with the next step, and no other error is dressed up."""
+
+from __future__ import annotations
+
+import duckdb
+import pytest
+from sqlmesh.utils.errors import SQLMeshError
+
+from sqlmesh_dagster import errors
+from sqlmesh_dagster.engine.explanation import explained, unavailable_database
+from sqlmesh_dagster.settings import ProjectSettings
+
+SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (
+            duckdb.IOException("Could not set lock on file"),
+            errors.DatabaseLockedError,
+            "stayed so for 7 s. Close that process, or raise `wait_timeout`. Could not set lock",
+        ),
+        (
+            duckdb.IOException("Cannot open: Permission denied"),
+            errors.DatabaseUnavailableError,
+            "Let the user that runs Dagster write to the file and to its folder. Then run again",
+        ),
+        (
+            duckdb.IOException("Cannot open: No such file or directory"),
+            errors.DatabaseUnavailableError,
+            "Create its folder",
+        ),
+        (
+            duckdb.IOException("write: No space left on device"),
+            errors.DatabaseUnavailableError,
+            "Make room on its disk",
+        ),
+        (
+            duckdb.IOException("it is not a valid DuckDB database file"),
+            errors.DatabaseUnavailableError,
+            "Restore it from a backup",
+        ),
+        (
+            duckdb.IOException("something else"),
+            errors.DatabaseUnavailableError,
+            "Mend what it says. Then run again: what was not finished is not recorded as done."
+            " something else",
+        ),
+        (
+            SQLMeshError("Exceeded the maximum wait time for environment to be ready"),
+            errors.EnvironmentNotFinalizedError,
+            "Environment `dev` is being changed by a plan, or a plan of it died. Run `sqlmesh -p /p"
+            " plan dev` to deploy.",
+        ),
+        (
+            SQLMeshError("SQLMesh (local) is using version '2', please run a migrate"),
+            errors.StateVersionError,
+            "written by an older SQLMesh. Run `sqlmesh -p /p migrate`, and run again",
+        ),
+        (
+            SQLMeshError("SQLMesh (local) is using version '1', the state is ahead"),
+            errors.StateVersionError,
+            "written by a newer SQLMesh. Upgrade SQLMesh, and run again",
+        ),
+        (
+            duckdb.FatalException("database has been invalidated because of a previous error"),
+            errors.DatabaseUnavailableError,
+            "has been invalidated",
+        ),
+    ],
+)
+def test_an_error_of_the_whole_run_says_what_to_do(
+    error: Exception, kind: type[Exception], words: str
+) -> None:
+    """Promise: its kind is the integration's, its text ends with the engine's own."""
+    told = explained(error, SETTINGS)
+    assert type(told) is kind
+    assert words in str(told)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Permission denied"),
+        SQLMeshError("another"),
+        duckdb.BinderException("no lock"),
+        ValueError("SQLMesh (local)"),
+        ValueError("maximum wait time for environment"),
+    ],
+)
+def test_any_other_error_is_itself(error: Exception) -> None:
+    """Promise: what needs no explanation keeps its own kind and words."""
+    assert explained(error, SETTINGS) is error
+
+
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ("Failed to commit: Cannot open file", True),
+        ("Failed to commit: Could not write file", True),
+        ("Failed to commit: constraint", False),
+        ("Cannot open file 'a.csv': Permission denied", False),
+        ("database has been invalidated", True),
+    ],
+)
+def test_only_what_duckdb_cannot_write_is_the_databases_fault(text: str, is_told: bool) -> None:
+    """Promise: an error of a file that a model reads is the model's own."""
+    assert (unavailable_database(duckdb.Error(text)) is not None) is is_told
+    assert unavailable_database(ValueError(text)) is None
+
+
+def test_the_fault_is_found_below_other_errors() -> None:
+    """Promise: SQLMesh wraps it, on purpose or while it handles another."""
+    inner = duckdb.Error("Failed to commit: Could not write")
+    for wrapped in (_raised_from(inner), _raised_while(inner)):
+        assert unavailable_database(wrapped) is not None
+        assert isinstance(explained(wrapped, SETTINGS), errors.DatabaseUnavailableError)
+
+
+def _raised_from(inner: Exception) -> Exception:
+    try:
+        raise ValueError("outer") from inner
+    except ValueError as error:
+        return error
+
+
+def _raised_while(inner: Exception) -> Exception:
+    try:
+        try:
+            raise inner
+        except duckdb.Error:
+            raise ValueError("outer")  # noqa: B904
+    except ValueError as error:
+        return error

@@ -1,0 +1,310 @@
+"""Locks, patience, cancelling and the worker thread, without SQLMesh."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sqlmesh_dagster.errors import EnvironmentBusyError
+from sqlmesh_dagster.guard import locks
+from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
+from sqlmesh_dagster.guard.locks import Patience, ProjectLock, wait_for
+from sqlmesh_dagster.guard.worker import Worker
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time that passes only while somebody sleeps; its one item is now."""
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    own_time = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(locks, "time", own_time)
+    return now
+
+
+def test_a_lock_is_taken_once_until_it_is_given_back() -> None:
+    """Promise: neither another object nor the very one that took it gets in meanwhile.
+
+    The very one is a step that looks again while the run that it leads goes on: letting it in
+    started a second sqlmesh run.
+    """
+    lock, other = ProjectLock("one"), ProjectLock("one")
+    lease = lock.take("me")
+    assert lease is not None
+    assert lock.take("me") is None and other.take("you") is None
+    lease.release()
+    with other.take("you") or pytest.fail("it is free"):
+        assert lock.take("me") is None
+    again = lock.take("me")
+    assert again is not None
+    again.release()
+
+
+def test_locks_of_other_projects_are_others() -> None:
+    """Promise: the name decides."""
+    with ProjectLock("one").take("me") or pytest.fail("it is free"):
+        other = ProjectLock("two").take("me")
+        assert other is not None
+        other.release()
+
+
+def test_a_lock_names_its_last_holder() -> None:
+    """Promise: nobody is nobody; a record that is half written is nobody, too."""
+    lock = ProjectLock("one")
+    assert lock.holder() == ""
+    with lock.take("Dagster run 1") or pytest.fail("it is free"):
+        assert ProjectLock("one").holder() == "Dagster run 1"
+        assert ProjectLock("one").take("Dagster run 2") is None
+        assert lock.holder() == "Dagster run 1"
+    (record,) = Path(tempfile.gettempdir()).glob("sqlmesh_dagster-*/one.json")
+    for broken in ("{", "{}"):
+        record.write_text(broken)
+        assert lock.holder() == ""
+
+
+def test_the_folder_of_the_locks_is_its_users_own() -> None:
+    """Promise: nobody else on the host can hold a lock up."""
+    ProjectLock("one")
+    (folder,) = Path(tempfile.gettempdir()).glob("sqlmesh_dagster-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_lock_is_free_again_when_its_process_dies() -> None:
+    """Promise: the operating system gives it back; its record stays, and misleads nobody."""
+    code = (
+        "from sqlmesh_dagster.guard.locks import ProjectLock\n"
+        "lease = ProjectLock('one').take('dead'); print('taken', flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"TMPDIR": tempfile.gettempdir(), "PYTHONPATH": ":".join(sys.path)},
+    )
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"taken\n"
+        lock = ProjectLock("one")
+        assert lock.take("me") is None and lock.holder() == "dead"
+        holder.kill()
+    lease = lock.take("me")
+    assert lease is not None and lock.holder() == "me"
+    lease.release()
+
+
+def test_who_holds_a_lock_gives_it_back_whatever_happens() -> None:
+    """Promise: also after an error."""
+    lock = ProjectLock("one")
+    with pytest.raises(ValueError), lock.held("me", 0):
+        assert ProjectLock("one").take("you") is None
+        raise ValueError
+    with ProjectLock("one").held("you", 0):
+        pass
+
+
+def test_who_waits_gets_the_lock_when_it_is_given_back(clock: list[float]) -> None:
+    """Promise: it says once whom it waits for."""
+    answers = iter([None, None, nullcontext("taken")])
+    said: list[str] = []
+    patience = Patience("me", 10, said.append)
+    with wait_for(lambda: next(answers), patience, lambda: "Dagster run 1") as taken:
+        assert taken == "taken"
+    assert said == [
+        "Waiting for Dagster run 1, which works on the same SQLMesh project, for 10 s at most."
+    ]
+    assert clock[0] == 100.5
+
+
+def test_patience_ends_after_its_limit_and_names_whom_it_waited_for(clock: list[float]) -> None:
+    """Promise: not before; the error says what to do."""
+    with pytest.raises(
+        EnvironmentBusyError, match=r"^Waited 3 s for another process, .*wait_timeout"
+    ):
+        wait_for(lambda: None, Patience("me", 3, lambda text: None), lambda: "")
+    assert clock[0] == 103.25
+    patience = Patience("me", 3, lambda text: None)
+    clock[0] += 3
+    patience.check("other")  # the limit itself is in time
+
+
+def test_other_steps_of_the_same_run_are_waited_for_without_limit(clock: list[float]) -> None:
+    """Promise: and the limit for anybody else begins anew after them."""
+    said: list[str] = []
+    patience = Patience("me", 3, said.append)
+    clock[0] += 100
+    patience.check("me")
+    clock[0] += 3
+    patience.check("other")
+    clock[0] += 1
+    with pytest.raises(EnvironmentBusyError):
+        patience.check("other")
+    assert len(said) == 1
+
+
+def test_each_new_holder_is_named(clock: list[float]) -> None:
+    """Promise: once each, in the order in which they come."""
+    said: list[str] = []
+    patience = Patience("me", 3, said.append)
+    for other in ("a", "a", "", "b"):
+        patience.check(other)
+    assert [text.split(",")[0] for text in said] == [
+        "Waiting for a",
+        "Waiting for another process",
+        "Waiting for b",
+    ]
+
+
+def test_who_is_cancelled_stops_waiting(clock: list[float]) -> None:
+    """Promise: at the next look, and not if it is free by then."""
+    token = CancelToken()
+    token.cancel()
+    patience = Patience("me", 3, lambda text: None)
+    with pytest.raises(RunCancelled):
+        wait_for(lambda: None, patience, lambda: "", token)
+    assert wait_for(lambda: "taken", patience, lambda: "", token) == "taken"
+    assert clock[0] == 100
+
+
+def test_a_held_lock_is_waited_for_and_told(clock: list[float]) -> None:
+    """Promise: `held` waits as long as it is told to, and says so where it is told to."""
+    said: list[str] = []
+    with ProjectLock("one").held("Dagster run 1", 0):
+        waiting = ProjectLock("one").held("me", 2, say=said.append)
+        with pytest.raises(EnvironmentBusyError, match="Waited 2 s for Dagster run 1"), waiting:
+            pass
+        token = CancelToken()
+        token.cancel()
+        with pytest.raises(RunCancelled), ProjectLock("one").held("me", 2, token):
+            pass
+    assert len(said) == 1
+    (record,) = Path(tempfile.gettempdir()).glob("sqlmesh_dagster-*/one.json")
+    assert json.loads(record.read_text())["holder"] == "Dagster run 1"
+
+
+# ------------------------------------------------------------ cancelling
+
+
+class _Cursor:
+    """A connection whose query ends when it is interrupted."""
+
+    def __init__(self) -> None:
+        self.interrupted = threading.Event()
+
+    def interrupt(self) -> None:
+        self.interrupted.set()
+
+
+def test_nothing_is_cancelled_until_it_is_said() -> None:
+    """Promise: a check goes through, and what runs is left alone."""
+    token = CancelToken()
+    cursor = _Cursor()
+    with token.watching(cursor):
+        token.check()
+    assert not token.is_cancelled and not cursor.interrupted.is_set()
+
+
+def test_cancelling_interrupts_every_query_that_is_watched() -> None:
+    """Promise: those that run, and none that has ended."""
+    token, running, also, ended = CancelToken(), _Cursor(), _Cursor(), _Cursor()
+    with token.watching(ended):
+        pass
+    with pytest.raises(RunCancelled), token.watching(running), token.watching(also):
+        token.cancel()
+        token.check()
+    assert running.interrupted.is_set() and also.interrupted.is_set()
+    assert not ended.interrupted.is_set()
+
+
+def test_no_query_begins_once_it_is_cancelled() -> None:
+    """Promise: it is not even sent."""
+    token = CancelToken()
+    token.cancel()
+    began = False
+    with pytest.raises(RunCancelled), token.watching(_Cursor()):
+        began = True
+    assert not began
+
+
+def test_an_interrupted_query_is_a_cancelled_one_and_an_error_stays_an_error() -> None:
+    """Promise: the engine's own exception is the cause."""
+    token = CancelToken()
+    error = ValueError("INTERRUPT")
+    with pytest.raises(ValueError) as plain, token.watching(_Cursor()):
+        raise error
+    assert plain.value is error
+    with pytest.raises(RunCancelled) as cancelled, token.watching(_Cursor()):
+        token.cancel()
+        raise error
+    assert cancelled.value.__cause__ is error
+
+
+def test_cancelling_again_reaches_a_query_that_began_meanwhile() -> None:
+    """Promise: it can be repeated until the work has ended."""
+    token, cursor = CancelToken(), _Cursor()
+    with pytest.raises(RunCancelled), token.watching(cursor):
+        for _ in range(2):
+            cursor.interrupted.clear()
+            token.cancel()
+            assert cursor.interrupted.is_set()
+        raise ValueError
+
+
+# ------------------------------------------------------------ the worker
+
+
+def _until(go_on: threading.Event) -> Callable[[CancelToken], None]:
+    def work(token: CancelToken) -> None:
+        assert go_on.wait(10)
+
+    return work
+
+
+def test_a_worker_works_in_another_thread_until_it_is_done() -> None:
+    """Promise: whoever waits for it gets control back after so many seconds."""
+    go_on = threading.Event()
+    worker = Worker(_until(go_on))
+    began = time.monotonic()
+    assert not worker.is_done(0.05)
+    assert time.monotonic() - began >= 0.04
+    go_on.set()
+    assert worker.is_done(10)
+    worker.join()
+
+
+def test_a_worker_raises_what_its_work_raised() -> None:
+    """Promise: where it is joined, and not before."""
+
+    def fail(token: CancelToken) -> None:
+        raise ValueError("boom")
+
+    worker = Worker(fail)
+    assert worker.is_done(10)
+    with pytest.raises(ValueError, match="boom"):
+        worker.join()
+
+
+def test_a_worker_can_be_told_to_stop() -> None:
+    """Promise: its work has the token that its owner cancels."""
+    seen = threading.Event()
+
+    def work(token: CancelToken) -> None:
+        while not token.is_cancelled:
+            time.sleep(0.01)
+        seen.set()
+
+    worker = Worker(work)
+    worker.token.cancel()
+    worker.join()
+    assert seen.is_set()
