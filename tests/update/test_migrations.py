@@ -116,22 +116,19 @@ def test_a_conflict_in_a_renamed_file_is_a_plain_one(template: Template, project
     assert (project.contents(), project.status()) == (before, status)
 
 
-def test_without_the_migration_the_edit_is_saved_beside(
+def test_without_the_migration_the_edit_is_carried_all_the_same(
     template: Template, project: Project, tmp_path: Path
 ) -> None:
-    """A rename that no migration carries over is told."""
+    """An entry in renames.json is enough, and asks for no trust."""
     bare = Template(shutil.copytree(template.root, tmp_path / "bare"))
     bare.release("91.2.0", lambda root: migrate(root))
     use(project, template, bare)
     report = project.report("--to", "v91.2.0")
-    assert report["saved"] == [
-        {
-            "path": OLD,
-            "reason": "the template dropped or renamed the file",
-            "saved_as": f"{OLD}.mine",
-        }
-    ]
-    assert (project.root / f"{OLD}.mine").read_text() == EDITED
+    reason = f"the template moved the file to `{NEW}`"
+    assert report["carried"] == [{"path": OLD, "reason": reason}]
+    assert (report["exit_code"], report["saved"]) == (0, [])
+    assert (project.root / NEW).read_text() == EDITED.replace("line_5 = 5", "line_5 = 55")
+    assert not (project.root / OLD).exists()
 
 
 def use(project: Project, template: Template, other: Template) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from template_update.errors import Refused
 
 NAME = ".copier-answers.yml"
-_ENTRY = re.compile(r"^([A-Za-z_]\w*): ?(.*(?:\n[ \t]+\S.*)*)$", re.MULTILINE)
+_ENTRY = re.compile(r"""^["']?([A-Za-z_]\w*)["']? *: ?(.*(?:\n[ \t]+\S.*)*)$""", re.MULTILINE)
+_QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')\s*(?:#.*)?""", re.DOTALL)
+_COMMENT = re.compile(r"(?:^|[ \t]+)#.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,28 @@ def read(root: Path) -> Answers:
     path = root / NAME
     if not path.is_file():
         raise Refused(f"`{path}` does not exist: this is not the root of a generated project.")
-    return parse(path.read_text(encoding="utf-8"))
+    return parse_file(path.read_bytes())
+
+
+def parse_file(content: bytes) -> Answers:
+    """The answers in the bytes of the file.
+
+    Raises:
+        Refused: They are no UTF-8, or lack what an update needs.
+    """
+    try:
+        return parse(content.decode())
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise Refused(
+            f"Line {line} of `{NAME}` is not UTF-8, so that Copier cannot read it either. Save the"
+            " file as UTF-8, commit, and try again."
+        ) from error
 
 
 def _scalar(value: str) -> str:
+    quoted = _QUOTED.fullmatch(value)
+    value = quoted[1] if quoted else _COMMENT.sub("", value)
     if value.startswith('"'):
         # YAML breaks long text with a backslash, and JSON knows neither \x nor \U
         joined = re.sub(r"\\\n\s*(?:\\(?= ))?", "", value)

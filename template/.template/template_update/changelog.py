@@ -1,6 +1,10 @@
 """The changelog between two versions."""
 
 import re
+from pathlib import Path
+
+from template_update import upstream
+from template_update.answers import Answers
 
 NAME = "CHANGELOG.md"
 _HEADING = re.compile(r"^## \[(?P<version>[^\]]+)\].*$", re.MULTILINE)
@@ -22,3 +26,14 @@ def between(text: str, old: str, new: str) -> str:
         if body:
             kept.append(f"## {title}\n\n{body}")
     return "\n\n".join(kept)
+
+
+def news(root: Path, before: Answers, version: str) -> str:
+    """What a version brings to a project, or where to read it."""
+    repository = upstream.find(before.source, root)
+    if repository is None:
+        return f"What is new: see {NAME} of {before.source}"
+    for ref in (version, f"v{version}"):
+        if text := repository.text(ref, NAME):
+            return between(text, before.version, version)
+    return ""

@@ -12,13 +12,15 @@ import json
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from template_update import drift, undo, update
 from template_update.copier import Copier
 from template_update.errors import Refused
-from template_update.git import Project
+from template_update.git import Project, forget_the_callers_repository
 
 _REFUSED = 2
 
@@ -26,20 +28,34 @@ _REFUSED = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command on the project in the working directory; returns its exit code."""
     options = _parser().parse_args(arguments)
-    root = Path.cwd()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show ends nothing
+            stream.reconfigure(errors="backslashreplace")
+    forget_the_callers_repository()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # CI cancels; undo as for Ctrl-C
     try:
-        if options.command == "drift":
-            return _drift(root, options)
-        if options.undo:
-            return _undo(root, options)
-        if options.preview:
-            return _preview(root, options)
-        return _update(root, options)
+        return _run(Path.cwd(), options)
     except Refused as error:
         return _refuse(str(error), options)
     except KeyboardInterrupt:
         return _refuse("Stopped. Nothing has changed.", options)
+    except OSError as error:
+        return _refuse(f"{error}. What the update had written is taken back.", options)
+    except Exception as error:
+        # The exit code must not say "done"; whatever this is, `update` has taken itself back.
+        traceback.print_exc()
+        said = f"{type(error).__name__}: {error}"
+        return _refuse(f"This should not happen; please report it. {said}", options)
+
+
+def _run(root: Path, options: argparse.Namespace) -> int:
+    if options.command == "drift":
+        return _drift(root, options)
+    if options.undo:
+        return _undo(root, options)
+    if options.preview:
+        return _preview(root, options)
+    return _update(root, options)
 
 
 def _refuse(reason: str, options: argparse.Namespace) -> int:
@@ -56,12 +72,14 @@ def _update(root: Path, options: argparse.Namespace) -> int:
         code = int(report.before != report.after)
     else:
         report = (
-            update.review_plain(root, copier)
+            update.review(root, copier)
             if options.review
             else update.update(root, copier, options.to)
         )
         code = report.exit_code
     print(report.as_json() if options.json else report.as_text())
+    if not (options.json or options.check or options.preview) and (steps := report.next_steps()):
+        print(steps)
     return code
 
 

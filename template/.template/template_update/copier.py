@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from template_update import answers
 from template_update.errors import Refused
 
 _FLOOR = "copier>=9.18,<10"
+_OLDEST = (9, 18)
 _UNSAFE = 4  # Copier's exit code for "needs --trust"
 
 
@@ -36,6 +38,19 @@ def find() -> list[str]:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """The template as a version makes it of a project's answers."""
+
+    root: Path
+    target: Path
+    version: str
+    """A tag or a commit."""
+    is_new: bool = False
+    """With the answers that are to change."""
+    answers_file: str = answers.NAME
+
+
+@dataclass(frozen=True)
 class Copier:
     """Copier on one project: no questions, answers as stored, new questions by their defaults."""
 
@@ -54,25 +69,20 @@ class Copier:
         found = json.loads(said)
         return str(found["latest_version"]) if found["update_available"] else None
 
-    def render(self, root: Path, target: Path, version: str | None, *, is_new: bool) -> None:
-        """Copy the template to a folder, with the project's answers.
-
-        Args:
-            version: A tag or a commit; the newest release by default.
-            is_new: With the answers that are to change.
+    def render(self, *copies: Copy) -> None:
+        """Copy the template to folders, all at once.
 
         Raises:
             Refused: Copier fails.
         """
-        self._run(
-            root,
-            "copy",
-            *(f"--vcs-ref={version}" for _ in "1" if version),
-            *(self._data() if is_new else ()),
-            *("--defaults", "--skip-tasks", "--data-file", answers.NAME),
-            answers.read(root).source,
-            str(target),
-        )
+        started = [self._start(copy.root, "copy", *self._copy(copy)) for copy in copies]
+        try:
+            for copy, process in zip(copies, started, strict=True):
+                self._finish(copy.root, "copy", process)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
 
     def update(self, root: Path, version: str) -> None:
         """Update the project to a tag or a commit.
@@ -84,18 +94,70 @@ class Copier:
         options = ["--skip-answered", "--defaults", "--answers-file", answers.NAME]
         self._run(root, "update", *options, *trust, *self._data(), f"--vcs-ref={version}")
 
+    def _copy(self, copy: Copy) -> list[str]:
+        return [
+            *("--quiet", "--defaults", "--skip-tasks", "--data-file", copy.answers_file),
+            *(self._data() if copy.is_new else ()),
+            f"--vcs-ref={copy.version}",
+            answers.read(copy.root).source,
+            str(copy.target),
+        ]
+
     def _data(self) -> list[str]:
         return [f"--data={pair}" for pair in self.data]
 
     def _run(self, root: Path, subcommand: str, *arguments: str) -> str:
-        command = [*self.command, subcommand, *arguments]
-        result = subprocess.run(
-            command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        return self._finish(root, subcommand, self._start(root, subcommand, *arguments))
+
+    def _start(self, root: Path, subcommand: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.command, subcommand, *arguments],
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env=_environment(),
         )
-        if result.returncode:
-            source = answers.read(root).source
-            raise Refused(_explain(subcommand, result.returncode, result.stderr.strip(), source))
-        return result.stdout
+
+    def _finish(self, root: Path, subcommand: str, process: subprocess.Popen[str]) -> str:
+        try:
+            output, said = process.communicate()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.returncode:
+            raise Refused(
+                _too_old(self.command)
+                or _explain(subcommand, process.returncode, said.strip(), answers.read(root).source)
+            )
+        return output
+
+
+def _environment() -> dict[str, str]:
+    """UTF-8 whatever the locale; file names as they are, which Copier reads from git."""
+    number = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    return {
+        **os.environ,
+        "PYTHONUTF8": "1",
+        "GIT_CONFIG_COUNT": str(number + 1),
+        f"GIT_CONFIG_KEY_{number}": "core.quotePath",
+        f"GIT_CONFIG_VALUE_{number}": "false",
+    }
+
+
+def _too_old(command: list[str]) -> str | None:
+    """What to do about an old Copier that comes first on the PATH."""
+    result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"(\d+)\.(\d+)[.\d]*", result.stdout)
+    if found is None or (int(found[1]), int(found[2])) >= _OLDEST:
+        return None
+    return (
+        f"`{' '.join(command)}` is Copier {found[0]}, and the template needs `{_FLOOR}`. Install that"
+        f" where it is found first, such as by `pipx install --force '{_FLOOR}'`, and try again."
+    )
 
 
 def _explain(subcommand: str, code: int, said: str, source: str) -> str:

@@ -4,14 +4,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from template_update.review import Finding, Kind
+from template_update.merge import Finding, Kind
 
 _TITLES = {
     Kind.CONFLICT: "Conflicts: settle what is between the markers",
     Kind.SAVED: "Your edits that are not in the tree any more, saved beside",
+    Kind.CARRIED: "Your edits that moved along with a file of the template's",
     Kind.RESTORED: "Your edits that were undone, and are back",
     Kind.MISSED: "Changes of the template's that did not arrive",
 }
+_DONE = (Kind.CARRIED, Kind.RESTORED)
+"""What the owner need not do anything about."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """1 if there is something for the owner to do, else 0."""
-        return int(any(finding.kind is not Kind.RESTORED for finding in self.findings))
+        return int(any(finding.kind not in _DONE for finding in self.findings))
 
     def as_json(self) -> str:
         """Every field, with findings by kind."""
@@ -74,6 +77,28 @@ class Report:
         if self.changelog:
             parts.append(self.changelog)
         return "\n\n".join(parts)
+
+    def next_steps(self) -> str:
+        """What to do after an update, in Markdown; nothing to do is an empty text."""
+        if not self.changed:
+            return ""
+        is_due = {kind for kind in Kind if any(finding.kind is kind for finding in self.findings)}
+        steps = ["See what changed: `git status --no-renames` and `git diff`."]
+        if Kind.CONFLICT in is_due:
+            steps.append(
+                "Settle the conflicts, `git grep -nE '^(<<<<<<<|>>>>>>>) (before|after) updating'`"
+                " finds them, and `git add` each file."
+            )
+        if Kind.SAVED in is_due:
+            steps.append("Bring what you want to keep from the saved files, and delete those.")
+        steps += [
+            "Install and check: `uv sync && uv run poe check && uv run poe test`, or without uv"
+            " `.venv/bin/python -m pip install --editable . --group dev && .venv/bin/poe check &&"
+            " .venv/bin/poe test`.",
+            "Commit, or go back with `poe update --undo`.",
+        ]
+        lines = [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
+        return "\n## Next\n\n" + "\n".join(lines)
 
     def _line(self, finding: Finding) -> str:
         saved = self.saved_as.get(finding.path) if finding.kind is Kind.SAVED else None

@@ -1,5 +1,6 @@
 """Files by their paths, wherever they come from."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -51,8 +52,18 @@ def read_tree(root: Path) -> dict[str, File]:
 
 
 def write(path: Path, file: File) -> None:
-    """Put a file at a path, in the place of what is there."""
+    """Put a file at a path, in the place of what is there; it is never half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        _create(new, file)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _create(path: Path, file: File) -> None:
     path.unlink(missing_ok=True)
     if file.is_link:
         path.symlink_to(os.fsdecode(file.content))
@@ -62,11 +73,27 @@ def write(path: Path, file: File) -> None:
         path.chmod(path.stat().st_mode | 0o111)
 
 
+def move(source: Path, target: Path) -> None:
+    """Move a file, to another file system, too; what is at `target` is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV or (file := read(source)) is None:
+            raise
+        write(target, file)
+        source.unlink()
+
+
 def remove(root: Path, name: str) -> None:
     """Delete a file, and the folders that it leaves empty."""
-    path = root / name
-    path.unlink(missing_ok=True)
-    for folder in path.parents:
+    (root / name).unlink(missing_ok=True)
+    remove_empty_folders(root, name)
+
+
+def remove_empty_folders(root: Path, name: str) -> None:
+    """Delete the folders of a file that is gone, as far as they are empty."""
+    for folder in (root / name).parents:
         if folder == root or not folder.is_dir() or any(folder.iterdir()):
             return
         folder.rmdir()

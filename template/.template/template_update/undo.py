@@ -1,26 +1,13 @@
 """Back to before an update, as long as it is not committed."""
 
-import hashlib
-import json
-import shutil
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
+from template_update import answers, ownership
 from template_update.errors import Refused
 from template_update.git import Project
-from template_update.trees import File, read, read_all, remove, write
-
-_JOURNAL = "journal.json"
-
-
-class _Notes(TypedDict):
-    head: str
-    ignored: list[str]
-    """Files outside of git, which are stored beside the journal."""
-    changed: dict[str, str] | None
-    """A digest of each file that the update changed; None while it runs."""
+from template_update.journal import UNKNOWN, Journal, Notes, digest
+from template_update.trees import File, Tree, move, read, remove, write
 
 
 @dataclass(frozen=True)
@@ -31,102 +18,98 @@ class Undone:
     kept: Path | None
 
 
-def begin(project: Project, ignored: Mapping[str, File]) -> None:
-    """Note down where an update starts: a clean tree, and `ignored` files that are not in git.
+@dataclass(frozen=True)
+class _Path:
+    """A path that an update wrote, or was about to."""
 
-    An update that is killed is undone like any other.
-    """
-    folder = project.state_dir()
-    shutil.rmtree(folder / "ignored", ignore_errors=True)
-    for path, file in ignored.items():
-        write(folder / "ignored" / path, file)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(project, {"head": project.head(), "ignored": sorted(ignored), "changed": None})
+    path: str
+    now: File | None
+    before: File | None
+    old: Path | None
+    """Where the file is that was replaced, if the update came that far."""
+    written: str
 
+    @property
+    def is_the_updates(self) -> bool:
+        """Whether there is what the update wrote."""
+        return self.written in (digest(self.now), UNKNOWN) and self.now != self.before
 
-def finish(project: Project) -> None:
-    """Note down what the update changed, so that later work on other files is left alone."""
-    notes = _notes(project)
-    paths = sorted(project.changed() | set(notes["ignored"]))
-    changed = {path: _digest(read(project.root / path)) for path in paths}
-    _write(project, {**notes, "changed": changed})
+    @property
+    def is_later_work(self) -> bool:
+        """Whether there is something else than before, and than what the update wrote."""
+        return self.now not in (None, self.before) and digest(self.now) != self.written
 
 
 def undo(project: Project) -> Undone:
-    """Put back each file that the last update changed, and no other.
+    """Put back each file that the last update wrote, and no other.
 
     Raises:
         Refused: There is no update to undo, or it is committed.
     """
-    notes = _notes(project)
-    if project.head() != notes["head"]:
-        raise Refused(
-            "There are commits since the update, or another branch is checked out. If the update is"
-            " committed, `git revert` takes it back."
-        )
-    stored = project.state_dir() / "ignored"
-    ignored = read_all(stored, notes["ignored"])
-    changed = notes["changed"] or dict.fromkeys(project.changed(), None)
-    kept = _keep_later_work(project, changed)
-    restore(project, changed, ignored)
-    (project.state_dir() / _JOURNAL).unlink()
-    return Undone(sorted(changed), kept)
+    journal = Journal.of(project)
+    with journal.locked():
+        notes = journal.read()
+        if notes is None:
+            raise Refused("There is no update to undo here.")
+        if project.head() != notes.head:
+            raise Refused(
+                "There are commits since the update, or another branch is checked out. If the update"
+                " is committed, `git revert` takes it back."
+            )
+        if not any(path.is_the_updates for path in _paths(project, journal, notes)):
+            raise Refused(
+                "Nothing of the last update is here any more, so there is nothing to undo."
+            )
+        project.reset_index(_known(project, notes).written)
+        undone = put_back(project, journal, notes)
+        journal.close()
+    return undone
 
 
-def restore(project: Project, paths: Iterable[str], ignored: Mapping[str, File]) -> None:
-    """Make files as they are in HEAD, or as they were outside git; delete those that are new."""
-    paths = set(paths)
-    tracked = sorted(paths & set(project.listing()))
-    if tracked:
-        project.git(
-            *("restore", "--source=HEAD", "--staged", "--worktree"),
-            *("--pathspec-from-file=-", "--pathspec-file-nul"),
-            given=_pathspec(tracked),
-        )
-    created = sorted(paths - set(tracked) - set(ignored))
-    if created:
-        listed = "\0".join(created).encode(errors="surrogateescape")
-        project.git("update-index", "--force-remove", "-z", "--stdin", given=listed)
-    for path in created:
-        remove(project.root, path)
-    for path, file in ignored.items():
-        write(project.root / path, file)
+def put_back(project: Project, journal: Journal, notes: Notes) -> Undone:
+    """Every file that the update wrote is as before; later work on it is kept in git's folder."""
+    todo = [path for path in _paths(project, journal, notes) if _is_due(path, notes)]
+    kept = journal.keep(
+        {path.path: project.root / path.path for path in todo if path.is_later_work}
+    )
+    for path in todo:
+        if path.old and not notes.is_finished:
+            move(path.old, project.root / path.path)  # also on a disk that is full
+        elif path.before:
+            write(project.root / path.path, path.before)
+        else:
+            remove(project.root, path.path)
+    return Undone(sorted(path.path for path in todo), kept)
 
 
-def _pathspec(paths: Iterable[str]) -> bytes:
-    """Literal: a path may hold what git takes for a pattern."""
-    spec = "\0".join(f":(literal){path}" for path in paths)
-    return spec.encode(errors="surrogateescape")
+def _is_due(path: _Path, notes: Notes) -> bool:
+    """Of an update that was stopped, what it had not come to is left alone."""
+    if path.now == path.before:
+        return False
+    return notes.is_finished or path.is_the_updates or path.old is not None
 
 
-def _notes(project: Project) -> _Notes:
-    journal = project.state_dir() / _JOURNAL
-    if not journal.is_file():
-        raise Refused("There is no update to undo here.")
-    notes: _Notes = json.loads(journal.read_text(encoding="utf-8"))
-    return notes
+def _paths(project: Project, journal: Journal, notes: Notes) -> list[_Path]:
+    written = _known(project, notes).written
+    committed = project.as_checked_out(project.files(written))
+    return [
+        _path(project.root, journal, committed, path, digest_)
+        for path, digest_ in sorted(written.items())
+    ]
 
 
-def _write(project: Project, notes: _Notes) -> None:
-    journal = project.state_dir() / _JOURNAL
-    journal.write_text(json.dumps(notes, indent=2), encoding="utf-8")
+def _path(root: Path, journal: Journal, committed: Tree, path: str, written: str) -> _Path:
+    old = journal.old(path)
+    now, before = read(root / path), read(old) if old else committed.get(path)
+    return _Path(path, now, before, old, written)
 
 
-def _keep_later_work(project: Project, changed: Mapping[str, str | None]) -> Path | None:
-    """Copy what was changed once more after the update to a folder of git's own."""
-    later = {
-        path: file
-        for path, digest in changed.items()
-        if digest is not None and (file := read(project.root / path)) and _digest(file) != digest
-    }
-    if not later:
-        return None
-    taken = project.state_dir() / "undone"
-    folder = next(place for n in range(1, 10**6) if not (place := taken / str(n)).exists())
-    for path, file in later.items():
-        write(folder / path, file)
-    return folder
-
-
-def _digest(file: File | None) -> str:
-    return "" if file is None else hashlib.sha256(repr(file).encode()).hexdigest()
+def _known(project: Project, notes: Notes) -> Notes:
+    """With the paths of an update by 0.2.0 that was stopped, which did not note them down."""
+    if notes.written or notes.is_finished:
+        return notes
+    root = project.root
+    text = (root / ownership.NAME).read_text(encoding="utf-8")
+    owners = ownership.parse(text, answers.read(root).answers.get("package_name", ""))
+    paths = (path for path in project.changed() if not owners.is_owned_by("yours", path))
+    return Notes(notes.head, dict.fromkeys(paths, UNKNOWN), is_finished=True)

@@ -1,33 +1,30 @@
-"""One update: a clean tree, Copier, then what Copier does not tell."""
+"""One update: a clean tree, what the template makes of the answers, a merge, a report."""
 
-import json
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from template_update import answers, changelog, ownership, undo, upstream
+from template_update import answers, changelog, folders, plain, renders, upstream, versions
+from template_update.apply import Changes, apply
 from template_update.copier import Copier
 from template_update.errors import Refused
 from template_update.git import Project, merge
+from template_update.journal import Journal
+from template_update.look import (
+    look,
+    places_beside,
+    refuse_dirt,
+    refuse_what_is_in_the_way,
+    to_disk,
+)
+from template_update.merge import Finding, Kind, merge_trees
+from template_update.renders import Renders
 from template_update.report import Report
-from template_update.review import Kind, Update, review
-from template_update.trees import File, Tree, read, read_all, read_tree, write
+from template_update.trees import File
 
-RENAMES = ".template/renames.json"
-_CANDIDATES = 2000
-"""Files of the owner's at most, among which one of the template's that was renamed is looked for."""
-
-
-@dataclass(frozen=True)
-class _Renders:
-    """What the template alone makes of the answers, before and after; nothing that is the owner's."""
-
-    base: Tree
-    theirs: Tree
-    new: answers.Answers
-    renames: Mapping[str, str]
+_MIGRATIONS = re.compile(r"^_migrations\s*:|^!include", re.MULTILINE)
 
 
 def newest(root: Path, copier: Copier) -> Report:
@@ -37,10 +34,11 @@ def newest(root: Path, copier: Copier) -> Report:
         Refused: Copier cannot tell.
     """
     before = answers.read(root)
-    version = copier.newest(root)
+    version = versions.newest(root, before, copier)
     if version is None:
         return Report(before.version, before.version)
-    return Report(before.version, version, changelog=_changelog(root, before, version))
+    versions.fetch(root, before, version, copier)
+    return Report(before.version, version, changelog=changelog.news(root, before, version))
 
 
 def update(root: Path, copier: Copier, version: str | None = None) -> Report:
@@ -51,58 +49,30 @@ def update(root: Path, copier: Copier, version: str | None = None) -> Report:
     """
     before = answers.read(root)
     project = Project.at(root)
-    if dirt := project.dirt():
-        raise Refused(
-            "There are changes that are not committed, which could not be told from the update's:\n"
-            + "\n".join(dirt[:20])
-            + "\nCommit them, or `git stash --include-untracked`, and try again."
-        )
-    if version is None and not copier.data and copier.newest(root) is None:
-        return Report(before.version, before.version)
-    with _rendered(root, copier, before.version, version) as renders:
-        _refuse_folders(root, renders.theirs)
-        ignored = _ignored(project, {*renders.base, *renders.theirs})
-        undo.begin(project, ignored)
-        try:
-            copier.update(root, renders.new.version)
-            report = _review(project, before, renders, ignored)
-        except BaseException:
-            undo.undo(project)
-            raise
-    undo.finish(project)
-    return report
+    journal = Journal.of(project)
+    with journal.locked():
+        refuse_dirt(project, journal)
+        target = _target(root, before, copier, version)
+        if target is None:
+            return Report(before.version, before.version)
+        with renders.of_update(root, copier, before, target) as found:
+            refuse_what_is_in_the_way(root, found.theirs)
+            folders.refuse_to_leave_behind(root, before, found.new)
+            if copier.is_trusted or _has_migrations(root, before, found):
+                return plain.update(project, journal, copier, before, found)
+            return _merge(project, journal, before, found)
 
 
-def review_plain(root: Path, copier: Copier) -> Report:
+def review(root: Path, copier: Copier) -> Report:
     """Review an update that plain `copier update` made and that is not committed.
 
     Raises:
         Refused: There is none.
     """
     project = Project.at(root)
-    try:
-        committed = project.files([answers.NAME])[answers.NAME]
-    except KeyError as error:
-        raise Refused(
-            f"`{answers.NAME}` is in no commit, so there is no update to review."
-        ) from error
-    before, after = answers.parse(committed.content.decode()), answers.read(root)
-    if before == after:
-        raise Refused(
-            f"`{answers.NAME}` is as it was committed, so there is no update to review. Run one with"
-            " `update`."
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        (old := Path(folder, "old")).mkdir()
-        write(old / answers.NAME, committed)
-        renders = _renders(
-            _render(old, copier, Path(folder, "base"), before.version),
-            _render(root, copier, Path(folder, "theirs"), after.version),
-        )
-        undo.begin(project, {})
-        report = _review(project, before, renders, {})
-    undo.finish(project)
-    return report
+    journal = Journal.of(project)
+    with journal.locked():
+        return plain.review(project, journal, copier)
 
 
 @contextmanager
@@ -128,113 +98,36 @@ def preview(root: Path) -> Iterator[Path]:
             project.git("worktree", "remove", "--force", str(tree))
 
 
-@contextmanager
-def _rendered(root: Path, copier: Copier, before: str, version: str | None) -> Iterator[_Renders]:
-    with tempfile.TemporaryDirectory() as folder:
-        old = _render(root, copier, Path(folder, "base"), before)
-        new = _render(root, copier, Path(folder, "theirs"), version, is_new=True)
-        yield _renders(old, new)
+def _target(root: Path, before: answers.Answers, copier: Copier, version: str | None) -> str | None:
+    """The version to update to; None where there is nothing to do."""
+    if version is not None:
+        return versions.resolve(root, before, version)
+    found = versions.newest(root, before, copier)
+    return before.version if found is None and copier.data else found
 
 
-def _render(
-    root: Path, copier: Copier, target: Path, version: str | None, *, is_new: bool = False
-) -> Path:
-    copier.render(root, target, version, is_new=is_new)
-    return target
-
-
-def _renders(old: Path, new: Path) -> _Renders:
-    """By the new version's line between the owner's files and the template's."""
-    text = (new / ownership.NAME).read_text(encoding="utf-8")
-    after = answers.read(new)
-    owners = ownership.parse(text, after.answers.get("package_name", ""))
-
-    def templates(folder: Path) -> dict[str, File]:
-        tree = read_tree(folder)
-        del tree[answers.NAME]  # holds nothing that is edited: Copier writes it anew
-        return {path: file for path, file in tree.items() if not owners.is_owned_by("yours", path)}
-
-    renames = new / RENAMES
-    known = json.loads(renames.read_text(encoding="utf-8")) if renames.is_file() else {}
-    return _Renders(templates(old), templates(new), after, known)
-
-
-def _ignored(project: Project, paths: Iterable[str]) -> dict[str, File]:
-    """The template's files that are here but not in git, which could not be brought back."""
-    return read_all(project.root, set(paths) - set(project.listing()))
-
-
-def _review(
-    project: Project, before: answers.Answers, renders: _Renders, ignored: Mapping[str, File]
-) -> Report:
-    root = project.root
-    changed = project.changed() - {answers.NAME}
-    managed = {*renders.base, *renders.theirs}
-    others = {path for path in changed if path not in managed}
-    moved = _moved_here(project, renders)
-    mine = project.files(managed | others | moved) | dict(ignored)
-    now = read_all(root, managed | others | moved)
-    outcome = Update(
-        renders.base,
-        renders.theirs,
-        mine,
-        now,
-        frozenset(project.unmerged()),
-        renders.renames,
-    )
-    findings = review(outcome, merge)
-    saved_as = {}
-    for finding in findings:
-        if finding.keep is None:
-            continue
-        place = finding.path if finding.kind is Kind.RESTORED else _beside(root, finding.path)
-        write(root / place, finding.keep)
-        saved_as[finding.path] = place
-    after = answers.read(root)
-    return Report(
-        before.version,
-        after.version,
-        tuple(findings),
-        saved_as,
-        {k: v for k, v in after.answers.items() if k not in before.answers},
-        _changelog(root, before, after.version),
-        tuple(sorted(project.changed())),
-    )
-
-
-def _moved_here(project: Project, renders: _Renders) -> set[str]:
-    """The owner's files that may be one of the template's under another name."""
-    committed = set(project.listing())
-    gone = [
-        path
-        for path, file in renders.base.items()
-        if path not in committed and renders.theirs.get(path) not in (None, file)
-    ]
-    endings = {Path(path).suffix for path in gone}
-    added = sorted(committed - {*renders.base, *renders.theirs})
-    return set([path for path in added if Path(path).suffix in endings][:_CANDIDATES])
-
-
-def _refuse_folders(root: Path, tree: Tree) -> None:
-    """Copier fails where the template has a file and the project a folder; say so in words."""
-    if folders := [path for path in sorted(tree) if (root / path).is_dir()]:
-        raise Refused(
-            f"`{folders[0]}` is a folder here and a file in the template. Rename the folder, commit,"
-            " and try again."
-        )
-
-
-def _beside(root: Path, path: str) -> str:
-    """A name for the owner's version of a file, free and next to it."""
-    names = (f"{path}.mine{number or ''}" for number in range(10**6))
-    return next(name for name in names if read(root / name) is None)
-
-
-def _changelog(root: Path, before: answers.Answers, version: str) -> str:
+def _has_migrations(root: Path, before: answers.Answers, found: Renders) -> bool:
+    """Whether Copier must run the update, which alone knows if one is due, and asks for trust."""
     repository = upstream.find(before.source, root)
-    if repository is None:
-        return f"What is new: see {changelog.NAME} of {before.source}"
-    for ref in (version, f"v{version}"):
-        if text := repository.text(ref, changelog.NAME):
-            return changelog.between(text, before.version, version)
-    return ""
+    names = ("copier.yml", "copier.yaml")
+    texts = [repository.text(found.new.version, name) for name in names] if repository else []
+    questions = next((text for text in texts if text is not None), None)
+    return questions is None or bool(_MIGRATIONS.search(questions))
+
+
+def _merge(project: Project, journal: Journal, before: answers.Answers, found: Renders) -> Report:
+    start, trees = look(project, found)
+    results = merge_trees(trees, merge)
+    findings = [finding for result in results.values() for finding in result.findings]
+    saved_as = places_beside(project.root, findings)
+    changed = {p: r.file for p, r in results.items() if r.file != trees.mine.get(p)}
+    files: dict[str, File | None] = dict.fromkeys(changed)
+    files |= to_disk(project, {p: f for p, f in changed.items() if f}, trees.mine, start.seen)
+    files |= {place: start.seen[path] for path, place in saved_as.items()}
+    if found.answers_file != start.seen.get(answers.NAME):
+        files[answers.NAME] = found.answers_file
+    conflicts = {path: result.stages for path, result in results.items() if result.stages}
+    if files:
+        kept = apply(project, journal, start, Changes(files, conflicts))
+        findings += [] if kept is None else [Finding(Kind.SAVED, str(kept), "changed meanwhile")]
+    return plain.report(project, before, findings, saved_as)

@@ -26,6 +26,14 @@ class Upstream:
         releases = [tag for tag in tags if _RELEASE.fullmatch(tag)]
         return max(releases, key=_version, default=None)
 
+    def has(self, ref: str) -> bool:
+        """Whether it has a commit or a tag."""
+        try:
+            git(self.repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        except Refused:
+            return False
+        return True
+
     def text(self, ref: str, path: str) -> str | None:
         """A file of a commit, or None where there is none."""
         try:

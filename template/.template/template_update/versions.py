@@ -1,0 +1,72 @@
+"""The template's versions: tags such as `v1.2.0`, wherever the template is."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from template_update import answers, upstream
+from template_update.copier import Copier
+from template_update.errors import Refused
+
+_RELEASE = re.compile(r"v?(\d+(?:\.\d+)*)")
+_NUMBERS = re.compile(r"v?(\d+(?:\.\d+)+)")
+
+
+def newest(root: Path, here: answers.Answers, copier: Copier) -> str | None:
+    """The tag of the newest release, or None where the project is up to date.
+
+    Raises:
+        Refused: The template cannot be asked.
+    """
+    releases = [tag for tag in _tags(root, here.source) if _RELEASE.fullmatch(tag)]
+    if not releases or not _RELEASE.fullmatch(here.version):
+        return copier.newest(root)  # which knows what to say, and orders other versions, too
+    found = max(releases, key=_numbers)
+    return found if _numbers(found) > _numbers(here.version) else None
+
+
+def fetch(root: Path, here: answers.Answers, version: str, copier: Copier) -> None:
+    """Bring what is known of the template on this machine up to a version."""
+    repository = upstream.find(here.source, root)
+    if repository is None or not repository.has(version):
+        copier.newest(root)
+
+
+def resolve(root: Path, here: answers.Answers, version: str) -> str:
+    """The tag or commit that a version is, with or without its `v`.
+
+    Raises:
+        Refused: The template has no such version, or it is older than the project's.
+    """
+    tags = _tags(root, here.source)
+    names = (version, f"v{version}", version.removeprefix("v"))
+    found = next((name for name in names if name in tags), None)
+    if found is None and tags and _NUMBERS.match(version):
+        known = ", ".join(sorted(tags, key=_numbers)[-5:])
+        raise Refused(f"The template has no version `{version}`. Its newest are: {known}.")
+    if _NUMBERS.match(version) and _numbers(version) < _numbers(here.version):
+        raise Refused(
+            f"`{version}` is older than `{here.version}`, which the project has, and there is no"
+            " update backwards. To go back, revert the commit of the update."
+        )
+    return found or version
+
+
+def _tags(root: Path, source: str) -> list[str]:
+    """The tags of the template's repository; none if git cannot tell."""
+    place = root / Path(source).expanduser()
+    address = str(place) if place.is_dir() else source
+    result = subprocess.run(
+        ["git", "ls-remote", "--tags", "--refs", "--", address],
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [line.rpartition("refs/tags/")[2] for line in result.stdout.splitlines()]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = _NUMBERS.match(version) or _RELEASE.fullmatch(version)
+    return tuple(int(number) for number in found[1].split(".")) if found else ()
