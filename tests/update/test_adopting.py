@@ -78,7 +78,7 @@ def template(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Template
     template = clone(source, tmp_path_factory.mktemp("adopting") / "template")
 
     def fix(root: Path) -> None:
-        for name in ("src/sqlmesh_dagster/errors.py", "src/sqlmesh_dagster/due.py"):
+        for name in ("src/sqlmesh_dagster/errors.py", "src/sqlmesh_dagster/component.py"):
             path = root / "template" / name
             path.write_text(path.read_text() + "# fixed\n")
         pyproject = root / "template/pyproject.toml.jinja"
@@ -210,7 +210,7 @@ def updated_cleanly(project: Project, template: Template) -> None:
     finally:
         git(template.root, "tag", "--delete", "v90.0.0")
     assert (report["exit_code"], report["before"]) == (0, f"v{NEXT}")
-    assert (project.root / "src/sqlmesh_dagster/due.py").read_text().endswith("# fixed\n")
+    assert (project.root / "src/sqlmesh_dagster/component.py").read_text().endswith("# fixed\n")
     assert "anyio>=4.1" in (project.root / "pyproject.toml").read_text()
 
 

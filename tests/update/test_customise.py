@@ -12,9 +12,10 @@ from textwrap import dedent
 
 import pytest
 
+from template_update import moves
 from tests.conftest import ROOT
 from tests.tree import parse_toml
-from tests.update.projects import COMMAND, Project, copy
+from tests.update.projects import COMMAND, Project, copy, is_carrying
 from tests.update.releases import NEXT, RELEASES, Template, clone, git
 
 VENDORED = "src/sqlmesh_dagster"
@@ -88,10 +89,17 @@ def vendored(old: Project, new: Project) -> Iterator[tuple[str, list[str], list[
     for path in sorted((old.root / VENDORED).rglob("*.py")):
         name = path.relative_to(old.root).as_posix()
         lines, theirs = (
-            root.joinpath(name).read_text().splitlines() for root in (old.root, new.root)
+            path.read_text().splitlines() for path in (path, new.root / moved_to(name, new))
         )
         found.append((name, lines, theirs))
     yield from sorted(found, key=lambda module: module[1] == module[2])
+
+
+def moved_to(name: str, new: Project) -> str:
+    """Where a file of the template's is in a later version."""
+    known = new.root / moves.NAME
+    places = moves.parse(known.read_text()).get(name) if known.is_file() else None
+    return places[0] if places else name
 
 
 def apart(old: list[str], new: list[str]) -> int | None:
@@ -113,9 +121,12 @@ def on_changed_line(old: list[str], new: list[str]) -> int | None:
 
 def update(project: Project, new: str) -> dict[str, object]:
     """By the command, or as its first version does where there is none yet."""
-    if (project.root / ".template").is_dir():
+    if is_carrying(project):
         return project.report("--to", f"v{new}")
-    project.update_as_a_bot(f"v{new}")
+    if (project.root / ".template").is_dir():
+        project.report("--to", f"v{new}")
+    else:
+        project.update_as_a_bot(f"v{new}")
     return project.report("--review", program=ROOT / COMMAND)
 
 
@@ -142,7 +153,8 @@ def test_a_customised_project_updates_without_a_conflict(
 
     assert (report["exit_code"], report["restored"]) == (0, [])
     assert not project.unmerged() and len(edited) == 3
-    for name, _, _ in edited:
+    for old_name, _, _ in edited:
+        name = moved_to(old_name, fresh)
         ours = (project.root / name).read_text()
         assert ours.replace(f"{OURS}\n", "") == (fresh.root / name).read_text(), name
         assert ours.count(OURS) == 1
@@ -199,8 +211,11 @@ def test_an_edit_of_a_changed_line_is_a_plain_conflict(
 
     report = update(project, new)
 
-    assert report["exit_code"] == 1 and project.unmerged() == {name}
-    assert report["conflict"] == [{"path": name, "reason": "both changed the same lines"}]
+    moved = moved_to(name, fresh)
+    why = "both changed the same lines" + (f"; it was `{name}`" if moved != name else "")
+    assert report["exit_code"] == 1 and project.unmerged() == {moved}
+    assert report["conflict"] == [{"path": moved, "reason": why}]
+    name = moved
     assert report["saved"] == report["missed"] == report["restored"] == []
     text = (project.root / name).read_text()
     assert "<<<<<<< before updating\n" in text and OURS in text

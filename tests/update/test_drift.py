@@ -21,12 +21,12 @@ VENDORED = "src/sqlmesh_dagster"
 
 def fix(template: Path) -> None:
     """Change one file that is edited in the project, and one that is not."""
-    for name in ("errors.py", "due.py"):
+    for name in ("errors.py", "component.py"):
         path = template / "template" / VENDORED / name
         path.write_text(path.read_text() + "# theirs\n")
     manifest = template / "template/.template/manifest.json"
     known = json.loads(manifest.read_text())
-    known["template"] |= {f"{VENDORED}/errors.py": "other", f"{VENDORED}/due.py": "other"}
+    known["template"] |= {f"{VENDORED}/errors.py": "other", f"{VENDORED}/component.py": "other"}
     manifest.write_text(json.dumps(known))
 
 
@@ -73,18 +73,18 @@ def test_it_tells_what_is_edited_here_changed_there_and_both(source: Path, tmp_p
     project = copy(template, tmp_path / "project", f"v{NEXT}", {})
     template.release("90.0.0", fix)
     project.append(f"{VENDORED}/errors.py", "# mine")
-    project.append(f"{VENDORED}/summary.py", "# mine")
-    (project.root / VENDORED / "upstream.py").unlink()
+    project.append(f"{VENDORED}/factories.py", "# mine")
+    (project.root / VENDORED / "event_log.py").unlink()
     project.append("README.md", "Mine is mine.")
 
     found = drift(project)
 
     assert found["both"] == [f"{VENDORED}/errors.py"]
-    assert found["edited"] == [f"{VENDORED}/summary.py", f"{VENDORED}/upstream.py"]
-    assert found["changed"] == [f"{VENDORED}/due.py"]
+    assert found["edited"] == [f"{VENDORED}/event_log.py", f"{VENDORED}/factories.py"]
+    assert found["changed"] == [f"{VENDORED}/component.py"]
     assert found["newest"] == "v90.0.0"
     text = project.command("drift").stdout
-    assert all(f"  {VENDORED}/{name}.py\n" in text for name in ("errors", "summary", "due"))
+    assert all(f"  {VENDORED}/{name}.py\n" in text for name in ("errors", "factories", "component"))
 
 
 def test_a_template_elsewhere_is_compared_as_it_was_fetched_last(
@@ -110,7 +110,7 @@ def test_a_template_elsewhere_is_compared_as_it_was_fetched_last(
     assert drift(project)["changed"] == [], "not fetched yet"
     project.command("update", "--check")
     fetched = drift(project)
-    assert fetched["changed"] == [f"{VENDORED}/due.py", f"{VENDORED}/errors.py"]
+    assert fetched["changed"] == [f"{VENDORED}/component.py", f"{VENDORED}/errors.py"]
     assert "as Copier fetched it last" in fetched["as_of"]
     shutil.rmtree(tmp_path / "cache")
     unknown = drift(project)

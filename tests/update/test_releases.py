@@ -1,6 +1,7 @@
 """Every version updates to every later one without a flag, and to what a fresh copy holds."""
 
 import itertools
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from template_update import changelog, ownership
+from template_update import changelog, moves, ownership
 from tests.answers import COPIER_YML
 from tests.conftest import ROOT
 from tests.update.projects import Project, copy
 from tests.update.releases import NEXT, RELEASES, Template, clone, git
 
 VERSIONS = [*RELEASES, NEXT]
-DELETED = "src/sqlmesh_dagster/due.py"
+DELETED = "src/sqlmesh_dagster/definition/names.py"
 OWNERS = ownership.parse((ROOT / "template" / ownership.NAME).read_text(), "my_platform")
 
 
@@ -137,19 +138,26 @@ def choices(spec: dict[str, Any]) -> list[str]:
     return list(found.values() if isinstance(found, dict) else found)
 
 
-@pytest.mark.parametrize(("old", "new"), [*itertools.pairwise(VERSIONS)])
-def test_the_templates_files_only_grow_within_a_major_version(
-    template: Template, old: str, new: str
-) -> None:
-    """Whoever edited a file that is dropped or renamed would lose the edit in a plain update."""
+@pytest.mark.parametrize("version", RELEASES)
+def test_each_file_that_is_gone_is_in_the_list_of_moves(template: Template, version: str) -> None:
+    """So an edit in it goes along, or is saved; each new path is a file of what is on disk."""
+    now, then = shipped(template, f"v{NEXT}"), shipped(template, f"v{version}")
+    moved = moves.parse((ROOT / "template" / moves.NAME).read_text())
+    assert then - now <= set(moved)
+    assert {new for places in moved.values() for new in places} <= now
 
-    def shipped(version: str) -> set[str]:
-        names = git(template.root, "ls-tree", "-r", "--name-only", f"v{version}", "template/")
-        paths = (name.removeprefix("template/") for name in names.splitlines())
-        return {path for path in paths if OWNERS.is_owned_by("template", path)}
 
-    if old.split(".")[0] == new.split(".")[0]:
-        assert shipped(old) <= shipped(new)
+def test_the_list_of_moves_is_one_that_older_commands_can_read() -> None:
+    """The command of 0.2.0 ends with a traceback at a value that is no string."""
+    known = json.loads((ROOT / "template" / moves.NAME).read_text())
+    assert {type(value) for value in known.values()} <= {str}
+
+
+def shipped(template: Template, tag: str) -> set[str]:
+    """The files of a version that the template owns or shares, as a project may have them."""
+    names = git(template.root, "ls-tree", "-r", "--name-only", tag, "template/")
+    paths = (name.removeprefix("template/").removesuffix(".jinja") for name in names.splitlines())
+    return {path for path in paths if not OWNERS.is_owned_by("yours", path)}
 
 
 def test_every_release_is_in_the_changelog_and_in_the_history() -> None:
