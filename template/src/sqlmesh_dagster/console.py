@@ -92,13 +92,14 @@ class CaptureConsole(NoopConsole):
         hint: str,
         plan: str | None = None,
         below: Mapping[str, tuple[str, ...]] | None = None,
+        above: Mapping[str, tuple[str, ...]] | None = None,
     ) -> list[str]:
         """Takes the environment's snapshots, by name; parameters and result as `Ledger.begin`."""
         deployed = {
             name: DeployedModel(s.identifier, s.version, _next_due(s, execution_time))
             for name, s in snapshots.items()
         }
-        return self.ledger.begin(deployed, execution_time.isoformat(), hint, plan, below)
+        return self.ledger.begin(deployed, execution_time.isoformat(), hint, plan, below, above)
 
     def finish(self, rest: tuple[Status, str] | None = None) -> None:
         """Tells what is still untold; see `Ledger.end`."""

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmesh_dagster.errors import InvalidSettingError
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
+MissingUpstream = Literal["build", "wait"]
 _UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
+_MISSING_UPSTREAM: tuple[MissingUpstream, ...] = get_args(MissingUpstream)
 _EXECUTIONS = ("shared", "per_step")
 _INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
 """What `EnvVar.int` returns; Dagster exports no name for it."""
@@ -62,6 +64,12 @@ class ProjectSettings(BaseModel):
         " storage folder. `per_step`: each step runs its own model only, for steps on several hosts;"
         " let the SQLMesh state be on Postgres then, which also keeps runs of different hosts apart.",
     )
+    missing_upstream: str = Field(
+        default="build",
+        description="What a run does where a model upstream of a selected one has not been built for"
+        " the same time: `build` it first, as `sqlmesh run --select-model` does, or `wait`, and leave"
+        " the selected model for that time. A model is never built on a gap.",
+    )
     wait_timeout: float = Field(
         default=600.0,
         description="Seconds to wait for another run, plan or process that holds the project or its"
@@ -103,7 +111,7 @@ class ProjectSettings(BaseModel):
             _at_least(1, concurrency_limit=settings.concurrency_limit)
         _at_least(0, wait_timeout=self.wait_timeout, failing_rows_sample=self.failing_rows_sample)
         _choice("execution", settings.execution, _EXECUTIONS)
-        _ = settings.deployment_policy
+        _ = settings.deployment_policy, settings.upstream_policy
         return settings
 
     @property
@@ -116,6 +124,15 @@ class ProjectSettings(BaseModel):
         default = "fail" if self.environment == "prod" else "apply"
         value = default if self.undeployed_changes is None else self.undeployed_changes
         return _choice("undeployed_changes", value, _UNDEPLOYED_CHANGES)
+
+    @property
+    def upstream_policy(self) -> MissingUpstream:
+        """What a run does about time that a model upstream of a selected one lacks.
+
+        Raises:
+            InvalidSettingError: `missing_upstream` is none of its choices.
+        """
+        return _choice("missing_upstream", self.missing_upstream, _MISSING_UPSTREAM)
 
     @property
     def project_path(self) -> Path:

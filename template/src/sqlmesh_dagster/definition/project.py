@@ -148,6 +148,18 @@ class DagsterProject:
         """The asset of each model."""
         return {asset.model.fqn: asset for asset in self.assets}
 
+    def checks_of(self, fqn: str) -> Checks:
+        """The audits of a model or of an external table."""
+        asset = self.assets_by_fqn.get(fqn)
+        if asset is not None:
+            return asset.checks
+        return next((c.checks for c in self.table_checks if c.snapshot == fqn), ())
+
+    def plain_name(self, fqn: str) -> str:
+        """A model's name as written in its file; of anything else, its FQN without quotes."""
+        asset = self.assets_by_fqn.get(fqn)
+        return asset.model.name if asset else fqn.replace('"', "")
+
     @property
     def fqns_by_key(self) -> Mapping[dg.AssetKey, str]:
         """The model of each asset key."""

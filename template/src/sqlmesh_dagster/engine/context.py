@@ -21,15 +21,17 @@ from sqlmesh.core.console import Console, NoopConsole, set_console
 from sqlmesh.core.engine_adapter.base import EngineAdapter
 from sqlmesh.core.environment import EnvironmentNamingInfo
 from sqlmesh.core.macros import RuntimeStage
-from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
+from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
 from sqlmesh.utils import CompletionStatus
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once
 from sqlmesh_dagster.engine.explanation import explained
+from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest
 from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
@@ -64,12 +66,14 @@ class CaptureScheduler(Scheduler):
         *args: Any,
         cancel: CancelToken,
         selected: Collection[str] | None,
+        upstream: Upstream | None,
         restatement: Restatement | None,
         writes_state: bool,
         sample_size: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._upstream = upstream
         self._restatement = restatement
         self._cancel = cancel
         self._selected = selected
@@ -97,6 +101,33 @@ class CaptureScheduler(Scheduler):
         if environment == c.PROD:
             forget_elsewhere(self.state_sync, self.snapshots, self._restatement)
         return status
+
+    def merged_missing_intervals(
+        self,
+        *args: Any,
+        deployability_index: DeployabilityIndex | None = None,
+        selected_snapshots: set[str] | None = None,
+        **kwargs: Any,
+    ) -> SnapshotToIntervals:
+        """As the original, without intervals that a model upstream lacks and that is not built now."""
+        deployability = deployability_index or DeployabilityIndex.all_deployable()
+        missing = super().merged_missing_intervals(
+            *args, deployability_index=deployability, **kwargs
+        )
+        if selected_snapshots is None:
+            return missing
+        taken = {s: spans for s, spans in missing.items() if s.name in selected_snapshots}
+        if self._upstream is None:
+            return taken
+        waiting = buildable(missing, self._upstream, selected_snapshots, deployability)
+        for name, may in waiting.items():
+            if isinstance(self.console, CaptureConsole):
+                self.console.ledger.waits(name, may.waits_for)
+        spans = {
+            s: merged(waiting[s.name].intervals) if s.name in waiting else i
+            for s, i in taken.items()
+        }
+        return {s: i for s, i in spans.items() if i}
 
     def evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
@@ -161,7 +192,9 @@ class CaptureContext(Context):
 
     cancel_token = CancelToken()
     selected: Collection[str] | None = None
-    """Names of the snapshots that a run takes, and nothing upstream of them; None for all."""
+    """Names of the snapshots that a run takes; None for all."""
+    upstream: Upstream | None = None
+    """What lies above those that a run was asked for."""
     restatement: Restatement | None = None
     """What a run builds again."""
     sample_size = 0
@@ -181,6 +214,7 @@ class CaptureContext(Context):
             notification_target_manager=self.notification_target_manager,
             cancel=self.cancel_token,
             selected=self.selected,
+            upstream=self.upstream,
             restatement=self.restatement,
             writes_state=has_state_beside_data(self),
             sample_size=self.sample_size,

@@ -15,6 +15,7 @@ from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_environment
+from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
@@ -34,11 +35,19 @@ class SQLMeshRun:
     options: RunOptions
     manifest: Manifest
 
-    def run_models(self, fqns: Collection[str], tell: Callable[[ModelOutcome], None]) -> None:
-        """One `sqlmesh run` of exactly these models; tells the outcome of each.
+    def run_models(
+        self,
+        fqns: Collection[str],
+        tell: Callable[[ModelOutcome], None],
+        held: Collection[str] = (),
+    ) -> None:
+        """One `sqlmesh run` of these models, and of what they lack upstream; tells the outcome of each.
 
         Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns
         normally whatever happens to the models; an error of the whole run is told for every model.
+
+        Args:
+            held: Models that must not be built now, though one of these may read them.
         """
         session, options = self.session, self.options
         settings, cancel = session.settings, session.cancel
@@ -49,15 +58,18 @@ class SQLMeshRun:
                 snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
                 restated = self._restatement(snapshots, fqns, execution_time)
+                upstream = self._upstream(snapshots, fqns, restated, held)
                 deployed = console.begin(
                     snapshots,
                     execution_time,
                     settings.plan_hint,
                     plan,
                     restated.below if restated else None,
+                    upstream.above,
                 )
                 if deployed:
-                    context.selected = deployed
+                    context.selected = {*deployed, *upstream.along}
+                    context.upstream = upstream
                     context.restatement = restated
                     # this thread's own queries are those of `before_all` and `after_all`
                     with cancel.watching(context.engine_adapter.cursor):
@@ -125,6 +137,17 @@ class SQLMeshRun:
             self.session.log,
             is_production=self.session.settings.environment == "prod",
         )
+
+    def _upstream(
+        self,
+        snapshots: Mapping[str, Snapshot],
+        fqns: Collection[str],
+        restated: Restatement | None,
+        held: Collection[str],
+    ) -> Upstream:
+        below = restated.unselected if restated else set()
+        taken = {name for name in (*fqns, *below) if name in snapshots}
+        return find_upstream(snapshots, taken, held, self.session.settings.missing_upstream)
 
     @contextmanager
     def _prepared(self, console: CaptureConsole, fqns: Collection[str]) -> Iterator[CaptureContext]:

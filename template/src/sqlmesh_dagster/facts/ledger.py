@@ -8,6 +8,7 @@ The rules that turn what SQLMesh says into an outcome stand here alone:
 | a batch failed                                   | failed, audit failed, cancelled |
 | no batch was planned                             | up to date                    |
 | batches are due, and a signal holds all of them  | not ready                     |
+| intervals are due, and a model upstream lacks them | not ready                   |
 | planned, and nothing heard until the end         | upstream failed               |
 | selected, and not in the environment             | not deployed                  |
 """
@@ -25,6 +26,8 @@ from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutc
 
 CANCELLED: tuple[Status, str] = ("cancelled", "the Dagster run was cancelled")
 """Status and reason of a model that a cancelled run did not build."""
+BUILT_BY_PLAN = "built by the plan that deployed it"
+"""Reason of a model that nobody selected."""
 FailureKind = Literal["failed", "audit_failed", "cancelled"]
 
 
@@ -69,6 +72,7 @@ class _Entry:
     built: list[Batch] = field(default_factory=list)
     row_count: int | None = None
     signal: str | None = None
+    waits_for: Sequence[str] = ()
     audits: dict[str, AuditOutcome] = field(default_factory=dict)
     failure: FailureKind | None = None
     error: ErrorOutcome | None = None
@@ -87,6 +91,7 @@ class _Run:
     execution_time: str | None = None
     plan: str | None = None
     below: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    above: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Ledger:
@@ -123,6 +128,7 @@ class Ledger:
         hint: str,
         plan: str | None = None,
         below: Mapping[str, tuple[str, ...]] | None = None,
+        above: Mapping[str, tuple[str, ...]] | None = None,
     ) -> list[str]:
         """Notes what the environment has, and tells the selected models that it does not have.
 
@@ -130,12 +136,13 @@ class Ledger:
             hint: How to deploy a model that is missing.
             plan: Id of the plan that last changed the environment.
             below: Models that are restated with a selected one; they are taken, too.
+            above: Models upstream of a selected one, which are built with it where they are missing.
 
         Returns:
             The taken names that the environment has, sorted.
         """
         with self._lock:
-            self._run = _Run(execution_time, plan, below or {})
+            self._run = _Run(execution_time, plan, below or {}, above or {})
             self._selected.update(name for names in self._run.below.values() for name in names)
             for name in sorted(self._selected - deployed.keys()):
                 self._tell_once(name, "not_deployed", hint)
@@ -163,7 +170,7 @@ class Ledger:
                     self._tell_idle(name)
             for name, entry in sorted(self._entries.items()):
                 if name not in self._selected and entry.built:
-                    self._tell_once(name, "executed", "built by the plan that deployed it")
+                    self._tell_once(name, "executed", BUILT_BY_PLAN)
 
     def fail(self, error: ErrorOutcome) -> None:
         """Tells every untold model that the run as a whole failed."""
@@ -200,6 +207,14 @@ class Ledger:
         with self._lock:
             if self._is_planning:
                 return
+            for name, intervals in batches.items():
+                entry = self._entry(name)
+                entry.planned = (
+                    [*(b.interval for b in entry.built), *intervals] if intervals else ()
+                )
+            self._selected.update(
+                n for names in self._run.above.values() for n in names if batches.get(n)
+            )
             for name in sorted(self._selected):
                 entry = self._entry(name)
                 if name not in batches:
@@ -207,8 +222,11 @@ class Ledger:
                         self._tell_idle(name)
                 elif not batches[name]:
                     self._tell_once(name, "not_ready", self._waits_for(entry))
-                else:
-                    entry.planned = [*(b.interval for b in entry.built), *batches[name]]
+
+    def waits(self, name: str, others: Sequence[str]) -> None:
+        """Some of what is due of the model waits for models upstream that the run does not build."""
+        with self._lock:
+            self._entry(name).waits_for = others
 
     def built(self, name: str, batch: Batch) -> None:
         """One batch of a model has been built or audited."""
@@ -217,7 +235,7 @@ class Ledger:
             entry.identify(batch.model)
             entry.built.append(batch)
             if not self._is_planning and len(entry.built) >= len(entry.planned):
-                self._tell_once(name, "audited" if self._is_audit else "executed", None)
+                self._tell_once(name, "audited" if self._is_audit else "executed", _partial(entry))
 
     def failed(self, name: str, kind: FailureKind, error: ErrorOutcome | None) -> None:
         """The model failed; it is told when SQLMesh ends its batch, or the run."""
@@ -274,8 +292,11 @@ class Ledger:
 
     def _tell_idle(self, name: str) -> None:
         """Nothing is due; a plan may just have built it."""
-        if self._entry(name).built:
+        entry = self._entry(name)
+        if entry.built:
             self._tell_once(name, "executed", None)
+        elif entry.waits_for:
+            self._tell_once(name, "not_ready", f"it waits for {_quoted(entry.waits_for)}")
         else:
             self._tell_once(name, "up_to_date", "nothing is due")
 
@@ -291,11 +312,17 @@ class Ledger:
         if entry.is_told:
             return
         entry.is_told = True
-        self._tell(_outcome(name, entry, self._run, status, reason))
+        above = tuple(n for n in self._run.above.get(name, ()) if self._entry(n).planned)
+        self._tell(_outcome(name, entry, self._run, status, reason, above))
 
 
 def _outcome(
-    name: str, entry: _Entry, run: _Run, status: Status, reason: str | None
+    name: str,
+    entry: _Entry,
+    run: _Run,
+    status: Status,
+    reason: str | None,
+    above: tuple[str, ...],
 ) -> ModelOutcome:
     model = entry.model or DeployedModel(snapshot=None)
     return ModelOutcome(
@@ -317,7 +344,17 @@ def _outcome(
         audits=tuple(entry.audits.values()),
         error=entry.error,
         below=run.below.get(name, ()),
+        above=above,
     )
+
+
+def _partial(entry: _Entry) -> str | None:
+    """What is missing of a model that was built."""
+    return f"the rest of it waits for {_quoted(entry.waits_for)}" if entry.waits_for else None
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{plain}`" for plain in (name.replace('"', "") for name in names))
 
 
 def _added(before: AuditOutcome | None, result: AuditOutcome) -> AuditOutcome:

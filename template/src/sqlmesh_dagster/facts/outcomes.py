@@ -76,8 +76,10 @@ class ModelOutcome:
         version: What SQLMesh calls the version of the table, which several snapshots may share.
         built_at: When the last batch had been recorded as done, in epoch milliseconds.
         next_due: When the model is due next, ISO 8601 in UTC; None if never again.
-        reason: Why nothing was executed, in words.
+        reason: Why nothing was executed, or not all that is due, in words.
         below: Models that nobody selected and that are restated with this one; each is told, too.
+        above: Models upstream that nobody selected and that are built with this one, because it would
+            have been built on a gap otherwise; each is told, too.
     """
 
     fqn: str
@@ -98,6 +100,12 @@ class ModelOutcome:
     audits: tuple[AuditOutcome, ...] = ()
     error: ErrorOutcome | None = None
     below: tuple[str, ...] = ()
+    above: tuple[str, ...] = ()
+
+    @property
+    def besides(self) -> tuple[str, ...]:
+        """Models that nobody selected, and whose outcome belongs to this one's."""
+        return (*self.above, *self.below)
 
     @property
     def is_success(self) -> bool:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 
+from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import Lease, Patience
 from sqlmesh_dagster.run.results import RunResults
-from sqlmesh_dagster.run.selection import select_models
+from sqlmesh_dagster.run.selection import Selection, select_models, with_unselected
 from sqlmesh_dagster.run.step import Step
 from sqlmesh_dagster.run.work import pass_on_messages, run_work
-from sqlmesh_dagster.upstream.dagster import run_plan, succeeded_steps
+from sqlmesh_dagster.upstream.dagster import RunPlan, run_plan, succeeded_steps
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 _SLOWEST_POLL_SECONDS = 1.0
 Outcomes = tuple[ModelOutcome, list[ModelOutcome]]
-"""What became of a step's own model, and of what is restated with it."""
+"""What became of a step's own model, and of what is built with it though nobody selected it."""
 
 
 def shared_outcome(step: Step, fqn: str) -> Outcomes:
@@ -60,82 +62,102 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
         known[outcome.fqn] = outcome
         step.report_besides(outcome, [fqn])
 
+    held = _selection(step, step.results)[0].held
+
     def work(cancel: CancelToken) -> None:
-        step.sqlmesh_run(cancel).run_models([fqn], tell)
+        step.sqlmesh_run(cancel).run_models([fqn], tell, held)
 
     run_work(step.context, step.resource, work)
-    models = step.project.keys_by_fqn
-    return known[fqn], [known[name] for name in known[fqn].below if name in models]
+    return known[fqn], [known[name] for name in known[fqn].besides]
 
 
 class _Look:
     """Whether a model's outcome is known; after a retry of its step, only what came since."""
 
     def __init__(self, step: Step, results: RunResults, fqn: str) -> None:
-        self._models = step.project.keys_by_fqn
         self._results = results
         self._fqn = fqn
         is_retry = bool(step.context.retry_number)
-        self._before = {n: len(results.of(n)) for n in self._models} if is_retry else {}
+        self._before = {n: len(results.of(n)) for n in results.latest()} if is_retry else {}
 
     def found(self) -> Outcomes | None:
-        outcome = self._outcome(self._fqn)
-        if outcome is None:
+        own = self._outcomes(self._fqn)
+        if not own:
             return None
-        names = [name for name in outcome.below if name in self._models]
-        below = [other for name in names if (other := self._outcome(name)) is not None]
-        return (outcome, below) if len(below) == len(names) else None
+        others = [told[-1] for name in own[0].besides if (told := self._outcomes(name))]
+        return (own[0], others) if len(others) == len(own[0].besides) else None
 
-    def _outcome(self, name: str) -> ModelOutcome | None:
-        outcomes = self._results.of(name)[self._before.get(name, 0) :]
-        return outcomes[0] if outcomes else None
+    def _outcomes(self, name: str) -> list[ModelOutcome]:
+        return self._results.of(name)[self._before.get(name, 0) :]
 
 
 def _lead(step: Step, results: RunResults, lease: Lease) -> None:
     """Starts one sqlmesh run for every selected model that may be built now; its thread gets the lease."""
     try:
-        selected = _select(step, results)
+        selection = _select(step, results)
         step.store.forget_old_runs(step.context.instance)
     except BaseException:
         lease.release()
         raise
     known: set[str] = set()
+    awaited = set(selection.taken)
 
     def tell(outcome: ModelOutcome) -> None:
         known.add(outcome.fqn)
+        awaited.update(outcome.besides)
         results.append(outcome)
-        step.report_besides(outcome, selected)
+        step.report_besides(outcome, selection.taken)
 
     def work(cancel: CancelToken) -> None:
         with lease:
             try:
-                step.sqlmesh_run(cancel, has_project_lock=True).run_models(selected, tell)
+                step.sqlmesh_run(cancel, has_project_lock=True).run_models(
+                    selection.taken, tell, selection.held
+                )
             except Exception as error:  # a step waits for each outcome, whatever happens
                 _log.exception("The sqlmesh run ended unexpectedly.")
                 failure = ErrorOutcome(type(error).__name__, str(error))
-                for fqn in set(selected) - known:
+                for fqn in awaited - known:
                     results.append(ModelOutcome(fqn, "failed", error=failure))
 
     step.resource.start_work(work)
 
 
-def _select(step: Step, results: RunResults) -> tuple[str, ...]:
-    plan = run_plan(step.context)
-    fqns = step.project.fqns_by_key
-    latest = results.latest()
-    models = {s: fqns[key] for key, s in plan.assets.items() if key in fqns}
-    selected = select_models(
-        models=models,
-        upstream=plan.upstream,
-        succeeded=succeeded_steps(step.context.instance, step.context.run_id),
-        own_step=plan.own_step,
-        attempted=latest.keys(),
-        failed={fqn for fqn, outcome in latest.items() if not outcome.is_success},
-    )
+def _select(step: Step, results: RunResults) -> Selection:
+    selection, of_how_many = _selection(step, results)
     if step.project.manifest.problem:
         step.context.log.warning(
             "The project's files cannot be loaded; this run uses the last good definitions."
             f" {step.project.manifest.problem}"
         )
-    step.context.log.info(f"Starting one sqlmesh run for {len(selected)} of {len(models)} models.")
-    return selected
+    step.context.log.info(
+        f"Starting one sqlmesh run for {len(selection.taken)} of {of_how_many} models."
+    )
+    return selection
+
+
+def _selection(step: Step, results: RunResults) -> tuple[Selection, int]:
+    """What a sqlmesh run may do now, and how many models the Dagster run has."""
+    plan = run_plan(step.context)
+    fqns = step.project.fqns_by_key
+    latest = results.latest()
+    models = {s: fqns[key] for key, s in plan.assets.items() if key in fqns}
+    selection = select_models(
+        models=models,
+        upstream=_with_unselected(step.project, plan),
+        succeeded=succeeded_steps(step.context.instance, step.context.run_id),
+        own_step=plan.own_step,
+        attempted=latest.keys(),
+        failed={fqn for fqn, outcome in latest.items() if not outcome.is_success},
+        unselected={fqn: fqn for key, fqn in fqns.items() if key not in plan.assets},
+    )
+    return selection, len(models)
+
+
+def _with_unselected(project: DagsterProject, plan: RunPlan) -> Mapping[str, Collection[str]]:
+    """The run's steps, with the project's other models between them."""
+    fqns = project.fqns_by_key
+    if fqns.keys() <= plan.assets.keys():
+        return plan.upstream
+    reads = {a.spec.key: [dep.asset_key for dep in a.spec.deps] for a in project.assets}
+    return with_unselected(plan.upstream, plan.assets, fqns, reads)

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import dagster as dg
 
 from sqlmesh_dagster.definition.records import ModelRecord
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What one sqlmesh run may do.
+
+    Attributes:
+        taken: FQNs of the selected models that it builds, sorted.
+        held: FQNs of models, selected or not, that it must not build, though a taken one may read them.
+    """
+
+    taken: tuple[str, ...]
+    held: frozenset[str] = frozenset()
 
 
 def select_models(
@@ -15,7 +31,8 @@ def select_models(
     own_step: str,
     attempted: Collection[str],
     failed: Collection[str],
-) -> tuple[str, ...]:
+    unselected: Mapping[str, str] | None = None,
+) -> Selection:
     """Every selected model that may be built now.
 
     A model may be built when all steps *outside SQLMesh* that it depends on in this Dagster run,
@@ -30,11 +47,10 @@ def select_models(
         attempted: FQNs that a sqlmesh run of this Dagster run has taken before.
         failed: Those of them that did not succeed; what depends on them is not taken, because
             Dagster skips it.
-
-    Returns:
-        FQNs, sorted; the asking step's own model is always among them.
+        unselected: The project's other models, as if they were steps; `upstream` has them, too.
     """
-    ready = {step: False for step, fqn in models.items() if fqn in failed} | {own_step: True}
+    known = {**models, **(unselected or {})}
+    ready = {step: False for step, fqn in known.items() if fqn in failed} | {own_step: True}
 
     def is_ready(step: str) -> bool:
         pending = [step]
@@ -44,21 +60,49 @@ def select_models(
                 pending.pop()
                 continue
             parents = upstream.get(current, ())
-            unknown = [p for p in parents if p in models and p not in ready]
+            unknown = [p for p in parents if p in known and p not in ready]
             if unknown:
                 pending.extend(unknown)
                 continue
-            ready[current] = all(ready[p] if p in models else p in succeeded for p in parents)
+            ready[current] = all(ready[p] if p in known else p in succeeded for p in parents)
             pending.pop()
         return ready[step]
 
-    return tuple(
-        sorted(
-            fqn
-            for step, fqn in models.items()
-            if step == own_step or (fqn not in attempted and is_ready(step))
-        )
+    return Selection(
+        taken=tuple(
+            sorted(
+                fqn
+                for step, fqn in models.items()
+                if step == own_step or (fqn not in attempted and is_ready(step))
+            )
+        ),
+        held=frozenset(fqn for step, fqn in known.items() if not is_ready(step)),
     )
+
+
+def with_unselected(
+    upstream: Mapping[str, Collection[str]],
+    steps: Mapping[dg.AssetKey, str],
+    models: Mapping[dg.AssetKey, str],
+    reads: Mapping[dg.AssetKey, Collection[dg.AssetKey]],
+) -> dict[str, frozenset[str]]:
+    """The steps of a Dagster run with what lies between them: the models that it leaves out.
+
+    Args:
+        upstream: Each step of the run, with its direct upstream steps in it.
+        steps: The step of each asset of the run.
+        models: The FQN of each model of the project, in the run or not.
+        reads: What each of them reads.
+
+    Returns:
+        As `upstream`, with an entry for each model that has no step, by its FQN.
+    """
+    names = {**models, **steps}
+    graph = {step: frozenset(above) for step, above in upstream.items()}
+    for model, read in reads.items():
+        above = frozenset(names[key] for key in read if key in names and key != model)
+        graph[names[model]] = graph.get(names[model], frozenset()) | above
+    return graph
 
 
 def restated_below(models: Iterable[ModelRecord], fqns: Collection[str]) -> tuple[ModelRecord, ...]:

@@ -10,6 +10,7 @@ import dagster as dg
 
 from sqlmesh_dagster.definition.partitions import Interval, window_of
 from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.facts.ledger import BUILT_BY_PLAN
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
@@ -70,16 +71,17 @@ class Step:
     def report_besides(self, outcome: ModelOutcome, selected: Collection[str]) -> None:
         """Records a model that was built although no step of this Dagster run stands for it.
 
-        A plan that deploys local changes builds such models, and a restatement that goes downstream.
+        A plan that deploys local changes builds such models, a restatement that goes downstream, and a
+        run that finds intervals missing upstream.
 
         Args:
             selected: FQNs of the models that steps of this run report.
         """
-        asset = self.project.assets_by_fqn.get(outcome.fqn)
-        if asset is None or outcome.fqn in selected or not outcome.intervals:
-            return
-        checks = asset.checks if outcome.reason is None else ()
-        record(self.context.instance, asset, outcome, checks)
+        if outcome.fqn not in selected:
+            checks = () if outcome.reason == BUILT_BY_PLAN else self.project.checks_of(outcome.fqn)
+            record(
+                self.context.instance, self.project.assets_by_fqn.get(outcome.fqn), outcome, checks
+            )
 
 
 def _partitions(context: dg.OpExecutionContext, project: DagsterProject) -> Interval | None:

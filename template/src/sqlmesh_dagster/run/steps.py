@@ -8,7 +8,7 @@ import dagster as dg
 
 from sqlmesh_dagster import events
 from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
-from sqlmesh_dagster.errors import RestatementRefusedError
+from sqlmesh_dagster.errors import ModelSkippedError, RestatementRefusedError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.run.leading import own_outcome, shared_outcome
@@ -43,7 +43,8 @@ def materialize_model(
         return
     _refuse_unclear_restatement(step)
     is_shared = step.resource.settings.execution == "shared"
-    outcome, below = (shared_outcome if is_shared else own_outcome)(step, asset.model.fqn)
+    outcome, besides = (shared_outcome if is_shared else own_outcome)(step, asset.model.fqn)
+    _refuse_failed_upstream(step, asset, outcome, besides)
     if asset.partitions and outcome.intervals:  # also when a later batch failed
         yield from events.partition_materializations(asset, outcome)
         if outcome.status == "executed":
@@ -56,9 +57,31 @@ def materialize_model(
     yield from events.check_results(selected, outcome)
     if not outcome.is_success:
         events.raise_for(asset.model.name, outcome)
-    for other in below:
+    for other in besides:
         if not other.is_success:
-            events.raise_for(step.project.assets_by_fqn[other.fqn].model.name, other)
+            events.raise_for(step.project.plain_name(other.fqn), other)
+
+
+def _refuse_failed_upstream(
+    step: Step, asset: ModelAsset, outcome: ModelOutcome, besides: Sequence[ModelOutcome]
+) -> None:
+    """Fails the step of a model for which another had to be built first, if that failed.
+
+    Raises:
+        ModelSkippedError: With the error of the other.
+    """
+    for other in besides:
+        if other.fqn not in outcome.above or other.is_success:
+            continue
+        name = step.project.plain_name(other.fqn)
+        try:
+            events.raise_for(name, other)
+        except dg.Failure as error:
+            raise ModelSkippedError(
+                f"Model `{asset.model.name}` was not built, because `{name}` upstream had to be"
+                f" built first. {error.description}",
+                metadata=error.metadata,
+            ) from error
 
 
 def check_table(

@@ -48,10 +48,15 @@ def session_of(
 
 
 def record(
-    instance: dg.DagsterInstance, asset: ModelAsset, outcome: ModelOutcome, checks: Checks
+    instance: dg.DagsterInstance, asset: ModelAsset | None, outcome: ModelOutcome, checks: Checks
 ) -> None:
-    """Records a model that was built although no step of a Dagster run stands for it."""
-    for materialization in events.runless_materializations(asset, outcome):
-        instance.report_runless_asset_event(materialization)
+    """Records a model that was built although no step of a Dagster run stands for it.
+
+    Args:
+        asset: None for what is only audited, as an external table.
+    """
+    if asset and outcome.intervals and (outcome.is_success or asset.partitions):
+        for materialization in events.runless_materializations(asset, outcome):
+            instance.report_runless_asset_event(materialization)
     for evaluation in events.check_evaluations(checks, outcome):
         instance.report_runless_asset_event(evaluation)
