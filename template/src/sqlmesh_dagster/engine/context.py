@@ -105,20 +105,17 @@ class CaptureScheduler(Scheduler):
     def merged_missing_intervals(
         self,
         *args: Any,
-        deployability_index: DeployabilityIndex | None = None,
         selected_snapshots: set[str] | None = None,
         **kwargs: Any,
     ) -> SnapshotToIntervals:
         """As the original, without intervals that a model upstream lacks and that is not built now."""
-        deployability = deployability_index or DeployabilityIndex.all_deployable()
-        missing = super().merged_missing_intervals(
-            *args, deployability_index=deployability, **kwargs
-        )
+        missing = super().merged_missing_intervals(*args, **kwargs)
         if selected_snapshots is None:
             return missing
         taken = {s: spans for s, spans in missing.items() if s.name in selected_snapshots}
         if self._upstream is None:
             return taken
+        deployability = kwargs.get("deployability_index") or DeployabilityIndex.all_deployable()
         waiting = buildable(missing, self._upstream, selected_snapshots, deployability)
         for name, may in waiting.items():
             if isinstance(self.console, CaptureConsole):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sqlmesh.core.scheduler import SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
@@ -141,5 +142,5 @@ def _split(snapshot: Snapshot, spans: Intervals) -> Intervals:
         interval
         for span in spans
         for moments in [expand_range(*span, unit)]
-        for interval in zip(moments, moments[1:])
+        for interval in pairwise(moments)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from sqlmesh.core.audit import StandaloneAudit
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
 from sqlmesh.utils.date import TimeLike, to_datetime
 
 from sqlmesh_dagster.console import CaptureConsole, as_error
@@ -53,7 +53,7 @@ class SQLMeshRun:
         settings, cancel = session.settings, session.cancel
         console = CaptureConsole(fqns, tell, session.log, cancel)
         try:
-            with self._prepared(console, fqns) as context:
+            with self._prepared(console, fqns, held) as context:
                 _limit_environment_wait(context, settings)
                 snapshots, plan = deployed_snapshots(context, settings)
                 execution_time = options.execution_time or datetime.now(timezone.utc)
@@ -138,6 +138,23 @@ class SQLMeshRun:
             is_production=self.session.settings.environment == "prod",
         )
 
+    def _with_missing(
+        self, context: CaptureContext, fqns: Collection[str], held: Collection[str]
+    ) -> set[str]:
+        """These models, and those that a run of them builds first: as few as can be are locked."""
+        settings, options = self.session.settings, self.options
+        snapshots, _ = deployed_snapshots(context, settings)
+        upstream = self._upstream(snapshots, fqns, None, held)
+        is_production = settings.environment == "prod"
+        above = [snapshots[name] for name in upstream.order]
+        missing = missing_intervals(
+            above,
+            execution_time=options.execution_time,
+            deployability_index=None if is_production else DeployabilityIndex.create(above),
+            ignore_cron=options.ignore_cron or options.is_restatement,
+        )
+        return {*fqns, *(upstream.along & {snapshot.name for snapshot in missing})}
+
     def _upstream(
         self,
         snapshots: Mapping[str, Snapshot],
@@ -150,14 +167,26 @@ class SQLMeshRun:
         return find_upstream(snapshots, taken, held, self.session.settings.missing_upstream)
 
     @contextmanager
-    def _prepared(self, console: CaptureConsole, fqns: Collection[str]) -> Iterator[CaptureContext]:
-        """A context whose environment runs what it should, and on which nobody else works."""
+    def _prepared(
+        self, console: CaptureConsole, fqns: Collection[str], held: Collection[str] | None = None
+    ) -> Iterator[CaptureContext]:
+        """A context whose environment runs what it should, and on which nobody else works.
+
+        Args:
+            held: As in `run_models`; None where nothing is built.
+        """
         session, settings = self.session, self.session.settings
         with session.opened(console) as context, session.state_locked(context) as lock:
             prepare_environment(
                 context, settings, self.options, self.manifest, console, session.log, lock
             )
-            with lock.alone() if settings.execution == "shared" else lock.on_models(fqns):
+            with (
+                lock.alone()
+                if settings.execution == "shared"
+                else lock.on_models(
+                    fqns if held is None else self._with_missing(context, fqns, held)
+                )
+            ):
                 yield context
 
 

@@ -70,9 +70,9 @@ def _refuse_failed_upstream(
     Raises:
         ModelSkippedError: With the error of the other.
     """
-    for other in besides:
-        if other.fqn not in outcome.above or other.is_success:
-            continue
+    failed = [o for o in besides if o.fqn in outcome.above and not o.is_success]
+    failed.sort(key=lambda other: other.status == "upstream_failed")  # the cause first
+    for other in failed:
         name = step.project.plain_name(other.fqn)
         try:
             events.raise_for(name, other)

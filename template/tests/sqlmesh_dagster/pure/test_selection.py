@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sqlmesh_dagster.run.selection import select_models
+import dagster as dg
+
+from sqlmesh_dagster.run.selection import select_models, with_unselected
 
 DIAMOND = {"top": [], "left": ["top"], "right": ["top"], "bottom": ["left", "right"]}
 
@@ -27,7 +29,7 @@ def _select(
         attempted={f'"{step}"' for step in attempted},
         failed={f'"{step}"' for step in failed},
     )
-    return [fqn.strip('"') for fqn in selected]
+    return [fqn.strip('"') for fqn in selected.taken]
 
 
 def test_models_alone_are_taken_all_at_once() -> None:
@@ -121,3 +123,54 @@ def test_a_chain_of_two_thousand_models_is_one_selection() -> None:
     assert len(_select(reversed_chain, "m0000")) == 2000
     held = {**reversed_chain, "m0000": ["ingest"], "ingest": [], "free": []}
     assert _select(held, "free", others=["ingest"]) == ["free"]
+
+
+def _held(
+    run: Mapping[str, Collection[str]],
+    reads: Mapping[str, Collection[str]],
+    own: str,
+    *,
+    others: Collection[str] = (),
+    succeeded: Collection[str] = (),
+    failed: Collection[str] = (),
+) -> list[str]:
+    """Models that must not be built now, when the run leaves out some models of `reads`."""
+    keys = {name: dg.AssetKey(name) for name in {*run, *reads}}
+    fqns = {keys[name]: f'"{name}"' for name in reads}
+    graph = with_unselected(
+        run,
+        {keys[name]: name for name in run},
+        fqns,
+        {keys[name]: [keys[other] for other in read] for name, read in reads.items()},
+    )
+    selected = select_models(
+        models={step: f'"{step}"' for step in run if step not in others},
+        upstream=graph,
+        succeeded=succeeded,
+        own_step=own,
+        attempted=(),
+        failed={f'"{step}"' for step in failed},
+        unselected={f'"{name}"': f'"{name}"' for name in reads if name not in run},
+    )
+    return sorted(fqn.strip('"') for fqn in selected.held)
+
+
+def test_a_model_that_nobody_selected_is_not_built_early_either() -> None:
+    """Promise: what reads an asset that is still running waits for it, selected or not."""
+    reads = {"middle": ["ingest"], "own": ["middle"], "free": []}
+    run: dict[str, list[str]] = {"ingest": [], "own": []}
+    assert _held(run, reads, "own", others=["ingest"]) == ["middle"]
+    assert _held(run, reads, "own", others=["ingest"], succeeded=["ingest"]) == []
+
+
+def test_a_selected_model_waits_through_one_that_nobody_selected() -> None:
+    """Promise: a run without the model between two others keeps their order."""
+    reads = {"top": ["ingest"], "middle": ["top"], "bottom": ["middle"], "own": []}
+    run = {"ingest": [], "top": ["ingest"], "bottom": [], "own": []}
+    assert _held(run, reads, "own", others=["ingest"]) == ["bottom", "middle", "top"]
+
+
+def test_what_failed_in_this_run_is_not_tried_again_for_a_model_below() -> None:
+    """Promise: a failure is one failure."""
+    reads = {"top": [], "middle": ["top"], "own": ["middle"]}
+    assert _held({"own": []}, reads, "own", failed=["top"]) == ["middle", "top"]
