@@ -164,7 +164,7 @@ class SQLMeshRun:
     ) -> Upstream:
         below = restated.unselected if restated else set()
         taken = {name for name in (*fqns, *below) if name in snapshots}
-        return find_upstream(snapshots, taken, held, self.session.settings.missing_upstream)
+        return find_upstream(snapshots, taken, held, self.session.settings.upstream_policy)
 
     @contextmanager
     def _prepared(
