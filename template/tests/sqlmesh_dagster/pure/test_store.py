@@ -1,0 +1,75 @@
+"""The manifest on disk: what was written whole is read, and nothing else is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sqlmesh_dagster.manifest.inputs import Inputs
+from sqlmesh_dagster.manifest.store import ManifestStore, StoredManifest
+from tests.sqlmesh_dagster.pure.records import audit, external, manifest, model
+
+STORED = StoredManifest(
+    Inputs(("A",), ("../x.py",)),
+    "digest",
+    manifest(model("m", audits=(audit("a"),), extra={"n": [1]}), externals=(external("t"),)),
+)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    """Promise: all of it, from a folder that need not be there; others than its writer may read it."""
+    store = ManifestStore.in_folder(tmp_path / "a" / "b", None)
+    assert store.read() is None
+    store.write(STORED)
+    assert store.read() == STORED
+    assert [path.name for path in store.path.parent.iterdir()] == ["manifest.json"]
+    assert store.path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_later_one_replaces_it(tmp_path: Path) -> None:
+    """Promise: the last wins."""
+    store = ManifestStore.in_folder(tmp_path, None)
+    store.write(STORED)
+    store.write(replace(STORED, digest="other"))
+    assert store.read() == replace(STORED, digest="other")
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"inputs": 1}'])
+def test_what_is_no_manifest_is_none(tmp_path: Path, content: str) -> None:
+    """Promise: it is made anew, and no error."""
+    store = ManifestStore.in_folder(tmp_path, None)
+    store.path.write_text(content)
+    assert store.read() is None
+
+
+def test_a_manifest_of_another_format_is_none(tmp_path: Path) -> None:
+    """Promise: a version that writes otherwise says so."""
+    store = ManifestStore.in_folder(tmp_path, None)
+    store.write(replace(STORED, format=STORED.format + 1))
+    assert store.read() is None
+
+
+def test_gateways_of_one_project_share_a_folder_and_no_file(tmp_path: Path) -> None:
+    """Promise: whatever a gateway is called."""
+    paths = {ManifestStore.in_folder(tmp_path, gateway).path for gateway in (None, "a", "a/b", "b")}
+    assert len(paths) == 4 and {path.parent for path in paths} == {tmp_path.resolve()}
+    assert tmp_path / "manifest-a.json" in paths
+
+
+def test_a_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: as a person writes it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ManifestStore.in_folder(Path("~/x"), None).path == tmp_path / "x/manifest.json"
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """Promise: the old manifest, and no litter."""
+    store = ManifestStore.in_folder(tmp_path, None)
+    store.path.mkdir()  # nothing can replace a folder
+    (store.path / "x").touch()
+    with pytest.raises(OSError):
+        store.write(STORED)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert store.read() is None

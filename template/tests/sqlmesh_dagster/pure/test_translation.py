@@ -1,0 +1,477 @@
+"""Records → assets and checks: the translator's own policies, and what a project makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from sqlmesh_dagster.definition.project import DagsterProject, translate
+from sqlmesh_dagster.definition.records import (
+    AuditRecord,
+    ColumnRecord,
+    Manifest,
+    ModelRecord,
+    StandaloneAuditRecord,
+)
+from sqlmesh_dagster.errors import DuplicateAssetKeyError, InvalidSettingError
+from sqlmesh_dagster.translator import (
+    SQLMeshTranslator,
+    TranslatorSettings,
+    split_fqn,
+    unknown_properties,
+)
+from tests.sqlmesh_dagster.pure.records import audit, external, fqn, manifest, model
+
+PLAIN = SQLMeshTranslator()
+HOUR = 3600.0
+
+
+def translated(
+    found: Manifest, translator: SQLMeshTranslator = PLAIN, **given: Any
+) -> DagsterProject:
+    """A project of the name `x`."""
+    return translate(found, translator, **{"name": "x", "group_name": "g", "owners": (), **given})
+
+
+def only(*models: ModelRecord, **given: Any) -> dg.AssetSpec:
+    """The spec of the last model."""
+    return translated(manifest(*models), **given).assets[-1].spec
+
+
+def switched_on(**settings: Any) -> SQLMeshTranslator:
+    """A translator with these settings."""
+    return SQLMeshTranslator(settings=TranslatorSettings(**settings))
+
+
+# ------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ('"db"."s"."t"', ["db", "s", "t"]),
+        ("s.t", ["s", "t"]),
+        ('"a.b"."c""d"', ["a.b", 'c"d']),
+        ("t", ["t"]),
+    ],
+)
+def test_a_table_name_is_split_at_dots_outside_quotes(name: str, parts: list[str]) -> None:
+    """Promise: doubled quotes are one."""
+    assert split_fqn(name) == parts
+
+
+def test_a_model_without_catalog_has_a_shorter_key() -> None:
+    """Promise: empty parts are left out."""
+    assert only(model("m", catalog="")).key == dg.AssetKey(["demo", "m"])
+    assert PLAIN.get_external_asset_key('"a-b"."t"').path[1] == "t"
+
+
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [
+        ("raw/{node.schema}/{node.name}", ["raw", "s", "t.1"]),
+        ("{{ node.database }}/{node.name}", ["d", "t.1"]),
+        ("{node.fqn}", ["d.s.t.1"]),
+        ("/a//{node.name}/", ["a", "t.1"]),
+        ("src_{node.name}", ["src_t.1"]),
+    ],
+)
+def test_a_mapping_gives_the_key_of_an_external_table(template: str, key: list[str]) -> None:
+    """Promise: fields in one or two braces; empty segments are left out."""
+    translator = SQLMeshTranslator(external_asset_mapping=template)
+    assert translator.get_external_asset_key('"d"."s"."t.1"') == dg.AssetKey(key)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{node.table}", "unknown field `node.table`"),
+        ("{node.name}}/{", "brace without its partner"),
+        (" / ", "`external_asset_mapping` is empty"),
+        ("", "`external_asset_mapping` is empty"),
+    ],
+)
+def test_a_mapping_that_makes_no_sense_is_refused(template: str, words: str) -> None:
+    """Promise: with what is wrong and how to write it."""
+    with pytest.raises(InvalidSettingError, match=words):
+        SQLMeshTranslator(external_asset_mapping=template)
+
+
+def test_a_mapping_that_names_nothing_is_refused_where_it_is_used() -> None:
+    """Promise: a table without a database has no `node.database`."""
+    translator = SQLMeshTranslator(external_asset_mapping="{node.database}")
+    assert translator.get_external_asset_key('"d"."s"."t"') == dg.AssetKey("d")
+    with pytest.raises(InvalidSettingError, match=r"gives the table `t` no name. Add"):
+        translator.get_external_asset_key("t")
+
+
+# ------------------------------------------------------------ the model's own words
+
+
+def test_tags_of_dagsters_set_its_properties_and_are_no_tags() -> None:
+    """Promise: group, owner and description; the first of several groups."""
+    tags = (
+        "dagster:group_name: a b",
+        "dagster:group_name:c",
+        "dagster:owner:team:x",
+        "dagster:owner:y",
+        "dagster:description:What it is",
+        "plain",
+    )
+    spec = only(model("m", tags=tags, owner="z", description="Other"))
+    assert (spec.group_name, spec.description) == ("a_b", "What it is")
+    assert list(spec.owners) == ["team:x", "team:y"]
+    assert dict(spec.tags) == {"dagster/storage_kind": "duckdb", "plain": "true"} | {
+        tag: value for tag, value in spec.tags.items() if tag.startswith("dagster/kind/")
+    }
+
+
+def test_a_tag_that_sets_nothing_is_told_apart_from_one_that_does() -> None:
+    """Promise: every right one is right, also `dagster:group_name:…`; a misspelt one is found."""
+    right = ["dagster:group_name:a", "dagster:owner:b", "dagster:description:c", "other", "dagster"]
+    wrong = ["dagster:group:a", "dagster:group_name", "dagster:"]
+    assert unknown_properties(right) == []
+    assert unknown_properties([*right, *wrong]) == wrong
+
+
+def test_what_a_model_does_not_say_comes_from_the_factory() -> None:
+    """Promise: group and owners; what it says wins."""
+    silent = only(model("m"), group_name="a b", owners=["team:x"])
+    assert (silent.group_name, list(silent.owners)) == ("a_b", ["team:x"])
+    said = only(
+        model("m", owner="a@b.example", tags=("dagster:group_name:own",)), owners=["team:x"]
+    )
+    assert (said.group_name, list(said.owners)) == ("own", ["a@b.example"])
+    assert PLAIN.get_owners(model("m", owner="team:")) == ["team:team:"]
+
+
+def test_a_grain_is_told_unless_the_description_does() -> None:
+    """Promise: and there is no description of a grain alone."""
+    assert only(model("m", description="Text", grains=("a", "b"))).description == (
+        "Text\n\nGrain: a, b."
+    )
+    assert only(model("m", description="Grain: x", grains=("a",))).description == "Grain: x"
+    assert only(model("m", grains=("a",))).description is None
+    assert only(model("m", description="Text")).description == "Text"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({}, {"sqlmesh", "duckdb", "table"}),
+        ({"kind": "VIEW"}, {"sqlmesh", "duckdb", "view"}),
+        ({"kind": "VIEW", "is_materialized_view": True}, {"sqlmesh", "duckdb", "table"}),
+        ({"source_type": "python"}, {"sqlmesh", "duckdb", "python"}),
+        ({"source_type": "seed", "dialect": ""}, {"sqlmesh", "csv"}),
+    ],
+)
+def test_kinds_say_what_a_model_is(changes: dict[str, Any], kinds: set[str]) -> None:
+    """Promise: SQLMesh, the engine, and a table, a view, Python or a file."""
+    assert only(model("m", **changes)).kinds == kinds
+
+
+def test_facts_are_shown_where_there_are_some() -> None:
+    """Promise: table name and columns for Dagster, the rest under `sqlmesh/`."""
+    bare = dict(only(model("m", cron="")).metadata)
+    assert {key: getattr(value, "value", value) for key, value in bare.items()} == {
+        "dagster/table_name": "db.demo.m",
+        "sqlmesh/kind": "FULL",
+        "sqlmesh/interval_unit": "day",
+        "sqlmesh/dialect": "duckdb",
+    }
+    full = only(
+        model(
+            "m",
+            columns=(ColumnRecord("id", "INT", "Its number"),),
+            grains=("a", "b"),
+            references=("c", "d"),
+            partitioned_by=("e", "f"),
+            gateway="gate",
+            time_column="day",
+            start="2025-01-01",
+            is_forward_only=True,
+            path="models/m.sql",
+        ),
+        translator=switched_on(code_references=False),
+    ).metadata
+    shown = {key: value for key, value in full.items() if key.startswith("sqlmesh/")}
+    assert {key: getattr(value, "value", value) for key, value in shown.items()} == {
+        "sqlmesh/kind": "FULL",
+        "sqlmesh/cron": "@daily",
+        "sqlmesh/interval_unit": "day",
+        "sqlmesh/dialect": "duckdb",
+        "sqlmesh/gateway": "gate",
+        "sqlmesh/grain": "a, b",
+        "sqlmesh/references": "c, d",
+        "sqlmesh/partitioned_by": "e, f",
+        "sqlmesh/time_column": "day",
+        "sqlmesh/start": "2025-01-01",
+        "sqlmesh/forward_only": True,
+        "sqlmesh/path": "models/m.sql",
+    }
+    schema = full["dagster/column_schema"]
+    assert isinstance(schema, dg.TableSchema)
+    (column,) = schema.columns
+    assert (column.name, column.type, column.description) == ("id", "INT", "Its number")
+
+
+# ------------------------------------------------------------ settings
+
+
+def test_policies_are_off_unless_they_are_asked_for() -> None:
+    """Promise: the defaults add nothing to a plain asset."""
+    spec = only(model("m", kind="INCREMENTAL_BY_TIME_RANGE", first_interval="2025-01-01T00:00:00"))
+    assert (spec.freshness_policy, spec.automation_condition, spec.partitions_def) == (None,) * 3
+    assert not spec.is_virtual
+
+
+def test_freshness_follows_the_longest_pause_of_the_cron() -> None:
+    """Promise: a warning after one and a half of it, a failure after two; a seed is never stale."""
+    translator = switched_on(freshness_policies=True)
+    policy = only(model("m", cron_gap=2 * HOUR), translator=translator).freshness_policy
+    assert policy == dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(hours=4), warn_window=timedelta(hours=3)
+    )
+    assert only(model("m", kind="SEED"), translator=translator).freshness_policy is None
+
+
+def test_automation_follows_the_cron_in_its_time_zone() -> None:
+    """Promise: UTC where there is none; a seed has none."""
+    translator = switched_on(automation_conditions=True)
+    condition = only(model("m", cron="0 5 * * *"), translator=translator).automation_condition
+    assert condition is not None and condition.get_label() == "cron of the model: 0 5 * * *"
+    text = repr(condition)
+    assert "0 5 * * *" in text and "UTC" in text
+    elsewhere = only(model("m", cron_tz="Asia/Tokyo"), translator=translator)
+    assert "Asia/Tokyo" in repr(elsewhere.automation_condition)
+    assert only(model("m", kind="SEED"), translator=translator).automation_condition is None
+
+
+def test_only_views_can_be_seen_through() -> None:
+    """Promise: a table holds data of its own."""
+    translator = switched_on(virtual_views=True)
+    assert only(model("m", kind="VIEW"), translator=translator).is_virtual
+    assert not only(model("m"), translator=translator).is_virtual
+
+
+def test_code_is_linked_for_an_editor_and_on_a_git_host() -> None:
+    """Promise: file and line; a model without a file, or a translator that says no, has none."""
+    key = "dagster/code_references"
+
+    def links(translator: SQLMeshTranslator, path: str | None = "models/a b.sql") -> Any:
+        references = only(model("m", path=path, line=3), translator=translator).metadata.get(key)
+        return getattr(references, "code_references", None)
+
+    (local,) = links(PLAIN)
+    assert (local.file_path, local.line_number) == ("/project/models/a b.sql", 3)
+    assert local.label == "demo.m"
+    local, remote = links(switched_on(code_url="https://host/tree/"))
+    assert remote.url == "https://host/tree/models/a%20b.sql#L3" and remote.label == "demo.m"
+    assert links(switched_on(code_references=False)) is None
+    assert links(PLAIN, path=None) is None
+
+
+# ------------------------------------------------------------ the project
+
+
+def test_a_model_depends_on_what_it_reads() -> None:
+    """Promise: models and external tables; itself is no dependency, and a translator's own come first."""
+
+    class Own(SQLMeshTranslator):
+        def get_asset_spec(self, model: ModelRecord) -> dg.AssetSpec:
+            return super().get_asset_spec(model).replace_attributes(deps=["own"])
+
+    raw = external("t")
+    found = manifest(model("a"), model("b", fqn("a"), raw.fqn, fqn("b")), externals=(raw,))
+    keys = [["db", "demo", "a"], ["db", "raw", "t"]]
+    spec = translated(found).assets[1].spec
+    assert [dep.asset_key.path for dep in spec.deps] == keys
+    own = translated(found, Own()).assets[1].spec
+    assert [dep.asset_key.path for dep in own.deps] == [["own"], *keys]
+
+
+def test_two_models_of_one_key_are_refused() -> None:
+    """Promise: both are named, with the method that tells them apart."""
+
+    class Same(SQLMeshTranslator):
+        def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
+            return dg.AssetKey("same")
+
+    words = (
+        "models `demo.a` and `demo.b` get the same asset key `same`. Let the translator's `get_a"
+    )
+    with pytest.raises(DuplicateAssetKeyError, match=words):
+        translated(manifest(model("a"), model("b")), Same())
+
+
+def test_an_external_table_is_shown_once_and_never_beside_a_model() -> None:
+    """Promise: of two tables under one key the first is kept; a key that a model has is the model's."""
+
+    class Mapped(SQLMeshTranslator):
+        settings = TranslatorSettings(external_assets=True)
+
+        def get_external_asset_key(self, external_fqn: str) -> dg.AssetKey:
+            if external_fqn == fqn("as_model", "raw"):
+                return dg.AssetKey(["db", "demo", "m"])
+            return dg.AssetKey(["shared"])
+
+    tables = tuple(external(name, description=name) for name in ("as_model", "first", "second"))
+    shown = translated(manifest(model("m"), externals=tables), Mapped()).externals
+    assert [(spec.key.path, spec.description) for spec in shown] == [(["shared"], "first")]
+    assert translated(manifest(model("m"), externals=tables)).externals == ()
+
+
+def test_column_lineage_leads_to_known_columns() -> None:
+    """Promise: a column whose source is no asset is left out, and a model without any has none."""
+    key = "dagster/column_lineage"
+    columns = (
+        ColumnRecord("x", "INT", sources=((fqn("a"), "y"), ("unknown", "z"))),
+        ColumnRecord("n", "INT", sources=(("unknown", "z"),)),
+    )
+    models = (model("a"), model("b", fqn("a"), columns=columns))
+    lineage = only(*models).metadata[key]
+    assert isinstance(lineage, dg.TableColumnLineage)
+    ((column, (dep,)),) = lineage.deps_by_column.items()
+    assert (column, dep.column_name) == ("x", "y")
+    assert dep.asset_key == dg.AssetKey(["db", "demo", "a"])
+    assert key not in only(*models, translator=switched_on(column_lineage=False)).metadata
+    assert key not in only(model("b", columns=columns[1:])).metadata
+
+
+def names(*records: AuditRecord, **settings: Any) -> list[str]:
+    """Names of the checks of a model with these audits."""
+    found = manifest(model("m", audits=records))
+    translator = switched_on(**settings)
+    return [spec.name for _, spec in translated(found, translator).assets[0].checks]
+
+
+def test_each_audit_that_is_on_is_a_check() -> None:
+    """Promise: one that is skipped is none; all can be switched off."""
+    audits = (audit("a"), audit("off", skip=True), audit("b"))
+    assert names(*audits) == ["a", "b"]
+    assert names(*audits, asset_checks=False) == []
+
+
+def test_a_check_says_what_its_audit_does() -> None:
+    """Promise: its own description, or call and effect; the call and the SQL beside it."""
+    own = PLAIN.get_check_spec(audit("a", description="Words"), dg.AssetKey("k"))
+    assert own.description == "Words" and not own.blocking
+    assert dict(own.metadata) == {"sqlmesh/audit": "a", "sqlmesh/blocking": True}
+    record = audit("a", arguments=(("x", "1"), ("y", "2")), blocking=False, query="SELECT 1")
+    spec = PLAIN.get_check_spec(record, dg.AssetKey("k"))
+    assert spec.description == (
+        "SQLMesh audit `a(x := 1, y := 2)`, non-blocking: it warns when it finds rows."
+    )
+    assert spec.metadata["sqlmesh/arguments"] == {"x": "1", "y": "2"}
+    assert spec.metadata["sqlmesh/query"] == dg.MetadataValue.md("```sql\nSELECT 1\n```")
+    blocking = PLAIN.get_check_spec(audit("b"), dg.AssetKey("k")).description
+    assert blocking == "SQLMesh audit `b()`, blocking: SQLMesh fails the model when it finds rows."
+
+
+def standalone(name: str, *reads: str) -> StandaloneAuditRecord:
+    """A standalone audit that reads these tables."""
+    return StandaloneAuditRecord(audit(name), reads)
+
+
+def test_a_standalone_audit_is_shown_on_the_last_table_and_waits_for_the_others() -> None:
+    """Promise: external tables come first, as nothing is built before them."""
+    raw = external("t")
+    found = manifest(
+        model("a"),
+        model("b"),
+        externals=(raw,),
+        standalone_audits=(standalone("s", fqn("b"), raw.fqn, fqn("a")), standalone("none", "x")),
+    )
+    (check,) = translated(found).table_checks
+    ((_, spec),) = check.checks
+    assert (check.snapshot, spec.key.asset_key.path) == ("s", ["db", "demo", "b"])
+    assert [dep.asset_key.path for dep in spec.additional_deps] == [
+        ["db", "raw", "t"],
+        ["db", "demo", "a"],
+    ]
+    assert check.op_name == "db__demo__b__s"
+
+
+def test_checks_of_one_name_on_one_asset_are_told_apart() -> None:
+    """Promise: the later one gets a digest; a translator that drops it is refused."""
+    found = manifest(
+        model("m", audits=(audit("a"),)), standalone_audits=(standalone("a", fqn("m")),)
+    )
+    project = translated(found)
+    ((_, spec),) = project.table_checks[0].checks
+    assert project.assets[0].checks[0][1].name == "a"
+    assert spec.name.startswith("a_") and len(spec.name) == len("a_123456")
+
+    class Dropped(SQLMeshTranslator):
+        def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
+            return dg.AssetCheckSpec(audit.name, asset=asset_key)
+
+    with pytest.raises(
+        DuplicateAssetKeyError, match="same check `a` on `db/demo/m`; one is `a` of"
+    ):
+        translated(found, Dropped())
+
+
+def test_an_external_table_is_checked_by_its_audits_alone() -> None:
+    """Promise: one without an audit has no op."""
+    tables = (external("t", audits=(audit("a"),)), external("u"))
+    (check,) = translated(manifest(externals=tables)).table_checks
+    assert (check.snapshot, check.op_name) == (tables[0].fqn, "db__raw__t__a")
+
+
+def test_checks_of_the_code_are_there_when_they_are_asked_for() -> None:
+    """Promise: unit tests where a model has some, the linter for each; a taken name is refused."""
+    found = manifest(model("a", unit_tests=("t1", "t2")), model("b"))
+    assert translated(found).code_checks == ()
+    both = switched_on(unit_test_checks=True, lint_checks=True)
+    checks = translated(found, both).code_checks
+    assert [(c.kind, c.model.view_name, c.spec.name) for c in checks] == [
+        ("unit_tests", "a", "unit_tests"),
+        ("lint", "a", "lint"),
+        ("lint", "b", "lint"),
+    ]
+    assert checks[0].spec.description == "SQLMesh unit tests: t1, t2."
+    taken = manifest(model("a", audits=(audit("lint"),)))
+    with pytest.raises(DuplicateAssetKeyError, match=r"check `lint` of `demo\.a` has the"):
+        translated(taken, both)
+
+
+def test_partitioned_assets_have_a_policy_and_read_what_is_older() -> None:
+    """Promise: one run for a range; upstream partitions need not exist; others have neither."""
+    daily = {"kind": "INCREMENTAL_BY_TIME_RANGE", "first_interval": "2025-01-01T00:00:00+00:00"}
+    found = manifest(model("a", **daily), model("b", fqn("a"), **daily), model("c", fqn("b")))
+    a, b, c = translated(found, switched_on(partitions=True)).assets
+    assert a.partitions is not None and c.partitions is None
+    assert (a.backfill_policy, c.backfill_policy) == (dg.BackfillPolicy.single_run(), None)
+    (of_b,), (of_c,) = b.spec.deps, c.spec.deps
+    assert isinstance(of_b.partition_mapping, dg.TimeWindowPartitionMapping)
+    assert of_b.partition_mapping.allow_nonexistent_upstream_partitions
+    assert of_c.partition_mapping is None
+
+
+def test_definitions_that_are_older_than_the_files_say_so() -> None:
+    """Promise: on each asset, with what is broken."""
+    found = replace(manifest(model("m")), problem="line 3")
+    text = translated(found).assets[0].spec.metadata["sqlmesh/problem"]
+    assert text == dg.MetadataValue.md(
+        "These definitions are the last good ones.\n\n```\nline 3\n```"
+    )
+    assert "sqlmesh/problem" not in only(model("m")).metadata
+
+
+def test_what_belongs_to_a_project_begins_with_its_name() -> None:
+    """Promise: two projects of one code location share nothing."""
+    project = translated(manifest(model("m")))
+    assert (project.results_key, project.options_key) == ("x_results", "x_run_options")
+    assert (project.job_name, project.schedule_name) == ("x_job", "x_adaptive_schedule")
+    assert (project.sync_sensor_name, project.plan_job_name) == ("x_sync_sensor", "x_plan_job")
+    assert project.invalidate_job_name == "x_invalidate_job"
+    assert project.verify_job_name == "x_verify_job"
+    key = dg.AssetKey(["db", "demo", "m"])
+    assert project.keys_by_fqn == {fqn("m"): key} and project.fqns_by_key == {key: fqn("m")}
+    assert project.assets_by_fqn == {fqn("m"): project.assets[0]}
+    assert project.assets[0].op_name == "db__demo__m"
