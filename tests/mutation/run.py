@@ -1,0 +1,67 @@
+"""Changes the pure modules in a thousand small ways, and says which changes no test notices.
+
+By hand, with mutmut beside the tools of the tests: `python -m pip install "mutmut>=3.8,<4"`, then
+`python -m tests.mutation.run <an empty folder> [a word of a module's path]`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+TEMPLATE = ROOT / "template"
+PURE = (
+    "definition/markdown.py",
+    "definition/names.py",
+    "definition/partitions.py",
+    "definition/project.py",
+    "engine/explanation.py",
+    "events.py",
+    "facts/findings.py",
+    "facts/ledger.py",
+    "facts/outcomes.py",
+    "facts/plan_summary.py",
+    "guard/cancel.py",
+    "guard/locks.py",
+    "guard/worker.py",
+    "manifest/store.py",
+    "run/results.py",
+    "run/selection.py",
+    "settings.py",
+    "translator.py",
+)
+"""Modules below `sqlmesh_dagster` that have tests of their own in `pure/`."""
+_CONFIG = """
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = {modules}
+pytest_add_cli_args = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly"]
+pytest_add_cli_args_test_selection = ["tests/sqlmesh_dagster/pure"]
+
+[tool.pytest.ini_options]
+pythonpath = [".", "src"]
+addopts = "--import-mode=importlib"
+"""
+
+
+def prepare(folder: Path, word: str) -> None:
+    """A project of the package and its pure tests, as mutmut wants it."""
+    for name in ("src/sqlmesh_dagster", "tests/sqlmesh_dagster"):
+        ignored = shutil.ignore_patterns("__pycache__", "test_*.py" if "tests" in name else "")
+        shutil.copytree(TEMPLATE / name, folder / name, ignore=ignored)
+    for test in (TEMPLATE / "tests/sqlmesh_dagster/pure").glob("test_*.py"):
+        shutil.copy(test, folder / "tests/sqlmesh_dagster/pure")
+    modules = [f"src/sqlmesh_dagster/{name}" for name in PURE if word in name]
+    (folder / "pyproject.toml").write_text(_CONFIG.format(modules=modules))
+
+
+if __name__ == "__main__":
+    work = Path(sys.argv[1])
+    prepare(work, sys.argv[2] if len(sys.argv) > 2 else "")
+    mutmut = [sys.executable, "-m", "mutmut"]
+    subprocess.run([*mutmut, "run", "--max-children", "2"], cwd=work, check=True)
+    subprocess.run([*mutmut, "results"], cwd=work, check=True)
