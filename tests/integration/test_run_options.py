@@ -74,3 +74,21 @@ def test_the_janitor_is_skipped_when_told_to(
     assert is_there()
     run_in_process(project.definitions(**settings), instance)
     assert not is_there()
+
+
+def test_a_time_that_has_not_come_touches_nothing(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: neither a run nor a plan of 2099 leaves a database, or an interval, behind."""
+    _daily(project)
+    definitions = project.definitions()
+    run = run_in_process(definitions, instance, now="2099-01-01T00:00:00")
+    ((_, error),) = run.failed.items()
+    assert "`execution_time` is `2099-01-01T00:00:00" in error
+    plan = definitions.resolve_job_def("sqlmesh_plan_job").execute_in_process(
+        instance=instance,
+        run_config={"ops": {"sqlmesh_plan": {"config": {"start": "2099-01-01", "apply": True}}}},
+        raise_on_error=False,
+    )
+    assert not plan.success
+    assert not project.database.exists()

@@ -9,6 +9,7 @@ What owners read and edit first stands here; behind it are rooms, in the order i
     console       what SQLMesh says while it works → outcomes (imports SQLMesh)
     events        outcome → Dagster events: the table of what each outcome becomes
     settings      a project and a run, as plain data
+    times         times that a person gives: read, or refused
     errors        what can go wrong, each with the next step
 
     manifest/     which definitions are current: what a load read, and where its records are kept

@@ -8,13 +8,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import PrivateAttr
 
-from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.worker import Worker
@@ -22,6 +20,7 @@ from sqlmesh_dagster.settings import (
     ProjectSettings,
     RunOptions,
 )
+from sqlmesh_dagster.times import check_times, iso_moment
 from sqlmesh_dagster.translator import SQLMeshTranslator
 from sqlmesh_dagster.upstream.dagster import is_interrupted
 
@@ -60,13 +59,17 @@ class SQLMeshRunOptions(dg.ConfigurableResource[None]):
         """The options, checked.
 
         Raises:
-            InvalidSettingError: `execution_time` is no ISO 8601 date or time.
+            InvalidSettingError: A time that cannot be read, or that makes no sense.
         """
+        execution_time = (
+            iso_moment("execution_time", self.execution_time) if self.execution_time else None
+        )
+        check_times(start=self.start, end=self.end, execution_time=execution_time)
         return RunOptions(
             ignore_cron=self.ignore_cron,
             start=self.start,
             end=self.end,
-            execution_time=_utc(self.execution_time) if self.execution_time else None,
+            execution_time=execution_time,
             skip_janitor=self.skip_janitor,
             restate=self.restate,
             restate_downstream=self.restate_downstream,
@@ -207,17 +210,3 @@ def _is_stopping(context: dg.InitResourceContext) -> bool:
         return False
     stored = context.instance.get_run_by_id(run.run_id)
     return stored is not None and stored.status in _STOPPING
-
-
-def _utc(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
-        raise InvalidSettingError(
-            f"`execution_time` is `{text}`, which is no ISO 8601 time such as `2025-01-31T06:00:00`."
-        ) from error
-    return (
-        moment.replace(tzinfo=timezone.utc)
-        if moment.tzinfo is None
-        else moment.astimezone(timezone.utc)
-    )

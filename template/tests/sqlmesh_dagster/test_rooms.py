@@ -29,6 +29,7 @@ _DOORS = ("__init__", "factories", "component")
 _MAY_IMPORT = {
     "errors": set(),
     "settings": {"errors"},
+    "times": {"errors"},
     "moved": set(),
     "facts": {"definition"},
     "definition": {"errors", "translator"},
@@ -37,7 +38,7 @@ _MAY_IMPORT = {
     "event_log": {"upstream"},
     "guard": {"errors", "upstream"},
     "events": {"definition", "errors", "facts", "translator"},
-    "resource": {"errors", "guard", "settings", "translator", "upstream"},
+    "resource": {"errors", "guard", "settings", "times", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard"},
     "engine": {"console", "definition", "errors", "facts", "guard", "settings", "upstream"},
     "manifest": {"definition", "errors", "guard", "resource", "settings", "translator"},
@@ -49,13 +50,14 @@ _MAY_IMPORT = {
         "guard",
         "resource",
         "settings",
+        "times",
         "upstream",
     },
 }
 """Each room, or module beside the rooms, and what it may import while it is imported itself."""
 _SQLMESH = {"engine", "console"}
 """What imports SQLMesh when it is imported."""
-_LAZILY = {"resource": {"engine"}, "run": {"engine"}, "manifest": {"engine"}}
+_LAZILY = {"resource": {"engine"}, "times": {"engine"}, "run": {"engine"}, "manifest": {"engine"}}
 """What may import these inside a function: only where SQLMesh is needed."""
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 
 from sqlmesh_dagster.definition.records import ModelRecord
+from sqlmesh_dagster.errors import InvalidSettingError
 
 Interval = tuple[int, int]
 """Epoch milliseconds, end exclusive; as SQLMesh's."""
@@ -53,6 +54,43 @@ def window_of(
     begin = partitions.time_window_for_partition_key(first_key).start
     end = partitions.time_window_for_partition_key(last_key).end
     return _milliseconds(begin), _milliseconds(end)
+
+
+def existing_window(
+    partitions: dg.TimeWindowPartitionsDefinition, first_key: str, last_key: str, now: datetime
+) -> Interval:
+    """As `window_of`, for partitions that there are at a moment.
+
+    Raises:
+        InvalidSettingError: One does not exist, or its time has not ended, or the range is reversed.
+    """
+    for key in (first_key, last_key):
+        try:
+            window = partitions.time_window_for_partition_key(key)
+        except ValueError as error:
+            raise _unknown_partition(partitions, key) from error
+        if window.end > now:
+            raise InvalidSettingError(
+                f"Partition `{key}` lies in the future: its time ends at {window.end.isoformat()},"
+                f' and the "now" of the run is {now.isoformat()}.'
+            )
+        if not partitions.has_partition_key(key):
+            raise _unknown_partition(partitions, key)
+    begin, end = window_of(partitions, first_key, last_key)
+    if begin >= end:
+        raise InvalidSettingError(
+            f"The range of partitions from `{first_key}` to `{last_key}` ends before it begins."
+        )
+    return begin, end
+
+
+def _unknown_partition(
+    partitions: dg.TimeWindowPartitionsDefinition, key: str
+) -> InvalidSettingError:
+    return InvalidSettingError(
+        f"Partition `{key}` does not exist. The first is `{partitions.get_first_partition_key()}`,"
+        f" the newest `{partitions.get_last_partition_key()}`."
+    )
 
 
 def keys_within(

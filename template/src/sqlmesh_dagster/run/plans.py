@@ -20,6 +20,7 @@ from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.work import record, run_work, session_of
 from sqlmesh_dagster.settings import ProjectSettings, environment_name
+from sqlmesh_dagster.times import check_times, moment
 
 _PRODUCTION = "prod"
 OP_TAGS = {"sqlmesh": "true"}
@@ -54,7 +55,15 @@ class SQLMeshPlanOptions(dg.Config):
     )
 
     def request(self) -> PlanRequest:
-        """The options, as plain data."""
+        """The options, as plain data.
+
+        Raises:
+            InvalidSettingError: A time that cannot be read, or that makes no sense.
+        """
+        at = moment("execution_time", self.execution_time) if self.execution_time else None
+        check_times(
+            start=self.start, end=self.end, execution_time=at, effective_from=self.effective_from
+        )
         return PlanRequest(
             is_applied=self.apply,
             start=self.start,
@@ -143,6 +152,7 @@ def _plan(
             f"A plan of `{_PRODUCTION}` is applied only if `allow_production` is on, beside `apply`."
             " Look at the plan without `apply` first."
         )
+    request = config.request()
     is_recorded = settings.environment == own.environment
     shown: list[PlanSummary] = []
     built: list[str] = []
@@ -178,7 +188,7 @@ def _plan(
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
         session = session_of(resource, settings, cancel)
-        Planning(session).plan(config.request(), show, tell, applied)
+        Planning(session).plan(request, show, tell, applied)
 
     try:
         run_work(context, resource, work)

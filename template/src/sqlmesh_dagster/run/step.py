@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from sqlmesh_dagster.definition.partitions import Interval, window_of
+from sqlmesh_dagster.definition.partitions import Interval, existing_window
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.ledger import BUILT_BY_PLAN
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
@@ -45,7 +46,7 @@ class Step:
             project=project,
             resource=resource,
             store=getattr(context.resources, project.results_key),
-            options=replace(options.resolve(), partitions=_partitions(context, project)),
+            options=_options(context, project, options.resolve()),
             lock=ProjectLock(resource.settings.lock_name),
         )
 
@@ -84,12 +85,25 @@ class Step:
             )
 
 
-def _partitions(context: dg.OpExecutionContext, project: DagsterProject) -> Interval | None:
-    """The time of the partitions that the Dagster run was launched for."""
+def _options(
+    context: dg.OpExecutionContext, project: DagsterProject, options: RunOptions
+) -> RunOptions:
+    now = options.execution_time or datetime.now(timezone.utc)
+    return replace(options, partitions=_partitions(context, project, now))
+
+
+def _partitions(
+    context: dg.OpExecutionContext, project: DagsterProject, now: datetime
+) -> Interval | None:
+    """The time of the partitions that the Dagster run was launched for.
+
+    Raises:
+        InvalidSettingError: They don't exist, or lie in the future.
+    """
     keys = partition_range(context)
     if keys is None:
         return None
     selected = run_plan(context).assets
     found = (a.partitions for a in project.assets if a.partitions and a.spec.key in selected)
     partitions = next(found, None)
-    return window_of(partitions, *keys) if partitions else None
+    return existing_window(partitions, *keys, now) if partitions else None

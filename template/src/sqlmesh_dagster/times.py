@@ -1,0 +1,90 @@
+"""Times that a person gives: read, and refused before anything is touched if they make no sense."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from sqlmesh_dagster.errors import InvalidSettingError
+
+_CLOCKS_DIFFER = timedelta(minutes=1)
+"""A daemon's clock may be ahead of a run's."""
+
+
+def moment(option: str, text: str) -> datetime:
+    """A date or time in any of SQLMesh's forms, in UTC.
+
+    Words such as `3 days ago` are read by SQLMesh, which is imported then.
+
+    Raises:
+        InvalidSettingError: It cannot be read.
+    """
+    try:
+        return _utc(datetime.fromisoformat(text.strip().replace("Z", "+00:00")))
+    except ValueError:
+        from sqlmesh_dagster.engine.words import read_moment  # imports SQLMesh
+
+    try:
+        return read_moment(text)
+    except (ValueError, OverflowError) as error:
+        raise InvalidSettingError(
+            f"`{option}` is `{text}`, which is no date or time. Use one such as `2025-01-31`,"
+            " `2025-01-31T06:00:00` or `3 days ago`."
+        ) from error
+
+
+def iso_moment(option: str, text: str) -> datetime:
+    """A date or time in ISO 8601, in UTC, which it is in where it names no time zone.
+
+    Raises:
+        InvalidSettingError: It is none.
+    """
+    try:
+        return _utc(datetime.fromisoformat(text.replace("Z", "+00:00")))
+    except ValueError as error:
+        raise InvalidSettingError(
+            f"`{option}` is `{text}`, which is no ISO 8601 time such as `2025-01-31T06:00:00`."
+        ) from error
+
+
+def check_times(
+    *,
+    start: str | None,
+    end: str | None,
+    execution_time: datetime | None,
+    effective_from: str | None = None,
+) -> None:
+    """Refuses what no run or plan could do.
+
+    Raises:
+        InvalidSettingError: With the option and its value: a time that cannot be read, an
+            `execution_time` that has not come, or a `start` after `end` or after the run's "now".
+    """
+    now = datetime.now(timezone.utc)
+    if execution_time and execution_time > now + _CLOCKS_DIFFER:
+        raise InvalidSettingError(
+            f"`execution_time` is `{execution_time.isoformat()}`, which has not come yet: it is"
+            f" {now:%Y-%m-%dT%H:%M:%S} in UTC. What would be recorded as built up to then, no later"
+            " run would build."
+        )
+    at = execution_time or now
+    begins, ends = _or_none("start", start), _or_none("end", end)
+    if begins and ends and begins > ends:
+        raise InvalidSettingError(f"`start` is `{start}`, which is after `end`, `{end}`.")
+    for option, text, time in (
+        ("start", start, begins),
+        ("effective_from", effective_from, _or_none("effective_from", effective_from)),
+    ):
+        if time and time > at + _CLOCKS_DIFFER:
+            raise InvalidSettingError(
+                f'`{option}` is `{text}`, which is after the "now" of the run, {at.isoformat()}.'
+            )
+
+
+def _or_none(option: str, text: str | None) -> datetime | None:
+    return moment(option, text) if text else None
+
+
+def _utc(time: datetime) -> datetime:
+    if time.tzinfo is None:
+        return time.replace(tzinfo=timezone.utc)
+    return time.astimezone(timezone.utc)

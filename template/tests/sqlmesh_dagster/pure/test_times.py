@@ -1,0 +1,102 @@
+"""Times that a person gives: what is read, and what is refused, with option and value."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import dagster as dg
+import pytest
+
+from sqlmesh_dagster import SQLMeshRunOptions
+from sqlmesh_dagster.definition.partitions import existing_window
+from sqlmesh_dagster.run.plans import SQLMeshPlanOptions
+from sqlmesh_dagster.times import moment
+
+UTC = timezone.utc
+TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+DAYS = dg.TimeWindowPartitionsDefinition(
+    start=datetime(2025, 1, 1), cron_schedule="0 0 * * *", fmt="%Y-%m-%d", timezone="UTC"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2025-01-31", datetime(2025, 1, 31, tzinfo=UTC)),
+        ("2025-01-31 06:00:00", datetime(2025, 1, 31, 6, tzinfo=UTC)),
+        ("2025-01-31T06:00:00Z", datetime(2025, 1, 31, 6, tzinfo=UTC)),
+        ("2025-01-31T06:00:00+02:00", datetime(2025, 1, 31, 4, tzinfo=UTC)),
+        ("1738303200000", datetime(2025, 1, 31, 6, tzinfo=UTC)),
+    ],
+)
+def test_each_form_of_sqlmeshs_is_read(text: str, expected: datetime) -> None:
+    """Promise: what `sqlmesh run --start` takes is taken, in UTC."""
+    assert moment("start", text) == expected
+
+
+def test_words_are_read_as_sqlmesh_reads_them() -> None:
+    """Promise: a time may be relative."""
+    assert datetime.now(UTC) - moment("start", "3 days ago") < timedelta(days=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "value"),
+    [
+        ({"execution_time": TOMORROW}, "execution_time", TOMORROW[:16]),
+        ({"execution_time": "yesterdayish"}, "execution_time", "yesterdayish"),
+        ({"start": "soonish"}, "start", "soonish"),
+        ({"end": "2025-02-30"}, "end", "2025-02-30"),
+        ({"start": "2025-01-05", "end": "2025-01-04"}, "start", "2025-01-05"),
+        ({"start": TOMORROW}, "start", TOMORROW),
+        ({"start": "2025-01-05", "execution_time": "2025-01-04"}, "start", "2025-01-05"),
+    ],
+)
+@pytest.mark.parametrize("kind", [SQLMeshRunOptions, SQLMeshPlanOptions])
+def test_a_time_that_makes_no_sense_is_refused(
+    kind: type[SQLMeshRunOptions | SQLMeshPlanOptions],
+    options: dict[str, str],
+    option: str,
+    value: str,
+) -> None:
+    """Promise: runs and plans name the option and its value."""
+    given = kind.model_validate(options)
+    with pytest.raises(dg.Failure) as refusal:
+        given.resolve() if isinstance(given, SQLMeshRunOptions) else given.request()
+    assert f"`{option}`" in str(refusal.value.description)
+    assert value in str(refusal.value.description)
+
+
+def test_a_plan_is_not_effective_from_what_has_not_come() -> None:
+    """Promise: each time of a plan is looked at."""
+    with pytest.raises(dg.Failure, match="`effective_from`"):
+        SQLMeshPlanOptions.model_validate({"effective_from": TOMORROW}).request()
+
+
+def test_times_that_make_sense_are_taken() -> None:
+    """Promise: one day is from it to itself, and an end may lie ahead."""
+    SQLMeshRunOptions(start="2025-01-05", end="2025-01-05").resolve()
+    SQLMeshRunOptions(end=TOMORROW).resolve()
+    SQLMeshRunOptions(execution_time=datetime.now(UTC).isoformat()).resolve()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("2024-12-31", "2024-12-31"), "`2024-12-31` does not exist"),
+        (("2025-01-04T00", "2025-01-04T00"), "`2025-01-04T00` does not exist"),
+        (("2025-01-04", TOMORROW[:10]), f"`{TOMORROW[:10]}` lies in the future"),
+        (("2025-01-04", "2025-01-02"), "`2025-01-04` to `2025-01-02` ends before it begins"),
+    ],
+)
+def test_partitions_that_there_are_not_are_refused(keys: tuple[str, str], message: str) -> None:
+    """Promise: a key is named, with what is wrong with it."""
+    with pytest.raises(dg.Failure, match=message):
+        existing_window(DAYS, *keys, datetime.now(UTC))
+
+
+def test_a_partition_after_the_runs_own_now_is_refused() -> None:
+    """Promise: a run that plays the past builds nothing that was to come."""
+    at = datetime(2025, 1, 5, 12, tzinfo=UTC)
+    existing_window(DAYS, "2025-01-03", "2025-01-04", at)
+    with pytest.raises(dg.Failure, match="`2025-01-05` lies in the future"):
+        existing_window(DAYS, "2025-01-03", "2025-01-05", at)
