@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 _STORAGE = """
 storage:
   custom:
-    module: sqlmesh_dagster.upstream.event_log
+    module: sqlmesh_dagster.event_log
     class: PooledSqliteStorage
     config:
       base_dir: {home}
@@ -344,3 +344,49 @@ def test_only_a_write_ahead_log_waits_less_for_the_disk(
         with storage.run_connection(_RUN) as connection:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
         assert _read(instance) == ["first", "second"]
+
+
+_MOVED = """
+import logging, sys
+import dagster as dg
+from dagster._core.storage.event_log.sqlite import sqlite_event_log as upstream
+
+logging.basicConfig(format="%(message)s")
+{change}
+for _ in range(2):
+    with dg.DagsterInstance.get() as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization("table"))
+        found = instance.get_latest_materialization_event(dg.AssetKey("table"))
+        print(type(instance.event_log_storage).__name__, found is not None)
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "upstream.SqliteEventLogStorage.run_connection = lambda self, name, options: None",
+        "del upstream.SqliteEventLogStorageWatchdog",
+    ],
+)
+def test_the_log_is_dagsters_own_where_dagster_has_moved(home: Path, change: str) -> None:
+    """Promise: the event log is never what breaks: a name that moved makes it slower, and is told once."""
+    if not change.startswith("del"):  # as a version would whose own code goes on
+        change = (
+            "own = upstream.SqliteEventLogStorage.run_connection\n"
+            "def moved(self, run_id=None, options=None):\n    return own(self, run_id)\n"
+            "upstream.SqliteEventLogStorage.run_connection = moved"
+        )
+    result = subprocess.run(
+        [sys.executable, "-c", _MOVED.format(change=change)],
+        env={
+            **os.environ,
+            "DAGSTER_HOME": str(home),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["SqliteEventLogStorage True"] * 2
+    assert result.stderr.count("The faster event log does not fit this version of Dagster") == 1

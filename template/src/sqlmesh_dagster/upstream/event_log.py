@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
 import sqlite3
 import sys
@@ -29,6 +31,7 @@ from sqlalchemy.pool import QueuePool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
 
+_log = logging.getLogger(__name__)
 _MOST_OPEN_SHARDS = 16
 """Per process, three file handles each; a run needs two, a webserver one for each run it shows."""
 
@@ -42,14 +45,19 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     when the machine does, the log may miss its last records, and stays intact.
 
     An exception to "public APIs only", as Dagster has none for this: it leans on how
-    `SqliteEventLogStorage` connects, initializes and watches its files. Contract tests in
-    `tests/sqlmesh_dagster/test_upstream_contract.py` fail clearly when that moves. Verified on
-    Dagster 1.13.27. Without its block in `dagster.yaml`, Dagster goes on with the same files.
+    `SqliteEventLogStorage` connects, initializes and watches its files. Where that has moved, it says
+    so once and is Dagster's own; contract tests in `tests/sqlmesh_dagster/test_upstream_contract.py`
+    fail clearly. Verified on Dagster 1.13.27. Without its block in `dagster.yaml`, Dagster goes on with
+    the same files.
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data)
-        self._event_log_storage = PooledSqliteEventLog(str(Path(base_dir) / "history" / "runs"))
+        moved = moved_names()
+        if moved:
+            _warn_that_it_is_slower(moved)
+        else:
+            self._event_log_storage = PooledSqliteEventLog(str(Path(base_dir) / "history" / "runs"))
 
     @classmethod
     def from_config_value(
@@ -57,6 +65,36 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     ) -> PooledSqliteStorage:
         """Dagster's own makes a `DagsterSqliteStorage`, whatever the class."""
         return cls.from_local(inst_data=inst_data, **config_value)
+
+
+_OVERRIDDEN = {
+    "run_connection": ["self", "run_id"],
+    "index_connection": ["self"],
+    "has_table": ["self", "table_name"],
+    "watch": ["self", "run_id", "cursor", "callback"],
+    "path_for_shard": ["self", "run_id"],
+    "conn_string_for_shard": ["self", "shard_name"],
+}
+"""What is overridden or called of Dagster's log, with its parameters."""
+
+
+def moved_names() -> tuple[str, ...]:
+    """What this version of Dagster's log has not got, or takes other parameters for."""
+    return tuple(
+        name
+        for name, parameters in _OVERRIDDEN.items()
+        if not hasattr(SqliteEventLogStorage, name)
+        or list(inspect.signature(getattr(SqliteEventLogStorage, name)).parameters) != parameters
+    )
+
+
+@cache
+def _warn_that_it_is_slower(moved: tuple[str, ...]) -> None:
+    _log.warning(
+        "The faster event log does not fit this version of Dagster, which has changed %s. Dagster's own"
+        " log is used, with the same files. Run `poe update` for one that fits.",
+        ", ".join(f"`{name}`" for name in moved),
+    )
 
 
 class PooledSqliteEventLog(SqliteEventLogStorage):

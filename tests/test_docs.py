@@ -1,0 +1,56 @@
+"""The documentation is true: its commands and files are run as they stand, a page after the other."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Render
+from tests.test_generated_projects import Project, with_tools_of
+
+PAGES = ("start", "data", "models", "schedule", "partitions", "environments", "restate", "trouble")
+"""Pages whose blocks are run, in the order of a reader."""
+BLOCK = re.compile(r"^```(bash|python|sql|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"\A(?:#|--) (\S+)\n")
+
+
+@pytest.mark.generated
+def test_the_commands_and_files_of_the_pages_work(render: Render, tmp_path: Path) -> None:
+    """Promise: what a page tells to run ends with 0; what it tells to write is at home in the project."""
+    root = shutil.copytree(render(package_name="my_platform"), tmp_path / "my_platform")
+    project = Project(root, with_tools_of(Path(sys.executable), PYTHONPATH=str(root / "src")))
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    for page in PAGES:
+        for language, text in BLOCK.findall((ROOT / f"docs/{page}.md").read_text()):
+            if language == "bash":
+                project.run("bash", "-euo", "pipefail", "-c", text)
+            else:
+                _write(root, page, text)
+
+
+def test_every_page_is_in_the_index_and_every_link_leads_somewhere() -> None:
+    """Promise: a reader finds each page, and no link is dead."""
+    pages = sorted((ROOT / "docs").glob("*.md"))
+    index = (ROOT / "docs/README.md").read_text()
+    assert [p.name for p in pages if f"({p.name})" not in index and p.name != "README.md"] == []
+    for page in [*pages, *(ROOT / "docs/decisions").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} leads to `{target}`"
+
+
+def test_the_blocks_of_the_pages_are_run_or_named() -> None:
+    """A block that is neither a command nor a file of the project is not tested by anything."""
+    for page in PAGES:
+        for language, text in BLOCK.findall((ROOT / f"docs/{page}.md").read_text()):
+            assert language == "bash" or NAMED.match(text), f"{page}.md: {text[:60]}"
+
+
+def _write(root: Path, page: str, text: str) -> None:
+    named = NAMED.match(text)
+    assert named, page
+    path = root / named[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text[named.end() :])
