@@ -3,6 +3,7 @@
 import re
 
 from tests import reference
+from tests.conftest import ROOT
 
 
 def test_the_page_is_what_the_code_says() -> None:
@@ -23,3 +24,18 @@ def test_the_modules_that_the_page_leads_to_exist() -> None:
     assert len(named) > 10
     missing = [name for name in named if not (reference.PACKAGE / name).is_file()]
     assert [name for name in missing if name != "defs/transform.py"] == []
+
+
+def test_the_walk_of_a_click_leads_through_at_most_twelve_files() -> None:
+    """CONTRIBUTING.md draws it; each file is there, and each is imported by one before it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## From a click to a row")[2]
+    walk = re.findall(r"^ *((?:\w+/)?\w+\.py) ", text.partition("And back")[0], re.MULTILINE)
+    assert 8 <= len(walk) <= 12
+    sources = {name: (reference.PACKAGE / name).read_text() for name in walk}
+    for place, name in enumerate(walk[1:], start=1):
+        module = f"sqlmesh_dagster.{name.removesuffix('.py').replace('/', '.')}"
+        package, _, last = module.rpartition(".")
+        used = (f"from {module} import", f"from {package} import {last}")
+        assert any(u in sources[w] for w in walk for u in used), (
+            f"{name}, {place} files from the click"
+        )
