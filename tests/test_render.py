@@ -53,6 +53,7 @@ def test_lint_and_format_have_nothing_to_say(render: Render, answers: dict[str, 
     run_tool("ruff", "format", "--check", "--no-cache", cwd=render(**answers))
 
 
+@pytest.mark.slow
 def test_types_hold(render: Render, tmp_path: Path) -> None:
     """The type checker passes on every distinct set of Python files and settings."""
     distinct = {}

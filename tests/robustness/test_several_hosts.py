@@ -16,6 +16,8 @@ from tests.sqlmesh_dagster.projects import Project, Run, last_run, multiprocess,
 
 from tests.postgres import Server, postgres
 
+pytestmark = pytest.mark.slow
+
 _CONFIG = """
 gateways:
   postgres:

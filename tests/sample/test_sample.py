@@ -106,6 +106,7 @@ def test_the_generator_charges_the_prices_of_the_seed() -> None:
     assert stated == {code: (minutes, money(price)) for code, (minutes, price) in SERVICES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kept", "marts", "warnings"),
     [
