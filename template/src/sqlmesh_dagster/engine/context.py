@@ -37,6 +37,7 @@ from sqlmesh_dagster.engine.reader import ReadModel, build_manifest
 from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
 from sqlmesh_dagster.facts.outcomes import RowSample
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
+from sqlmesh_dagster.guard.environment import EnvironmentChanges
 from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.sqlmesh import (
@@ -188,6 +189,8 @@ class CaptureContext(Context):
     """SQLMesh's context, whose schedulers are `CaptureScheduler`s."""
 
     cancel_token = CancelToken()
+    environment = EnvironmentChanges()
+    """What its config and files have done to the environment; it ends with the context."""
     selected: Collection[str] | None = None
     """Names of the snapshots that a run takes; None for all."""
     upstream: Upstream | None = None
@@ -229,6 +232,9 @@ def open_context(
 ) -> Iterator[CaptureContext]:
     """A fresh SQLMesh context, alone in this process; every connection is released at the end.
 
+    So are the variables of the project's `.env`, which SQLMesh puts into the process: another project
+    of the same code location must not see them.
+
     A context that loads nothing costs about 0.01 s after the import, and is never stale: a
     long-lived one trusts its cache of the state for 120 s.
 
@@ -243,9 +249,12 @@ def open_context(
     if not _PROCESS.acquire(timeout=-1 if process_timeout is None else process_timeout):
         raise errors.EnvironmentBusyError("This process is already running SQLMesh.")
     context: CaptureContext | None = None
+    environment = EnvironmentChanges()
     try:
         set_console(console or NoopConsole())
-        context = _new_context(settings)
+        with environment.noted():
+            context = _new_context(settings)
+        context.environment = environment
         context.cancel_token = cancel or CancelToken()
         context.sample_size = settings.failing_rows_sample
         if load:
@@ -256,6 +265,7 @@ def open_context(
             if context is not None:
                 _release(context)
         finally:
+            environment.undo()
             set_console(NoopConsole())
             _PROCESS.release()
 
@@ -303,7 +313,12 @@ def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
     Raises:
         ProjectLoadError: A file is broken.
     """
-    with _load_errors_told(settings), single_process_loading(), rare_collection():
+    with (
+        _load_errors_told(settings),
+        context.environment.noted(),
+        single_process_loading(),
+        rare_collection(),
+    ):
         context.load()
 
 

@@ -45,6 +45,8 @@ _FILES = (
 _OWN_CONFIG = ("config.yaml", "config.yml")
 _SETTINGS_PREFIX = "sqlmesh__"
 """Environment variables `SQLMESH__…` override SQLMesh's config, in either case."""
+_PACKAGE = f"{Path(__file__).resolve().parents[1]}{os.sep}"
+"""The integration reads all variables, to set them back; the project does not read these."""
 _LIBRARIES = tuple(
     str(Path(sysconfig.get_path(name)).resolve())
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -245,7 +247,7 @@ def _is_of_project(frame: FrameType | None) -> bool:
 
 
 def _is_library(file: str) -> bool:
-    return file.startswith(_LIBRARIES) or "site-packages" in file
+    return file.startswith((*_LIBRARIES, _PACKAGE)) or "site-packages" in file
 
 
 def _versions() -> Iterable[str]:
