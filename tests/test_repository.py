@@ -180,4 +180,4 @@ def test_tests_leave_nothing_in_the_temp_folder_of_their_user(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stdout
     assert list(users.iterdir()) == []
-    assert list(base.rglob("sqlmesh_dagster-*/*.lock"))
+    assert list(base.rglob(".cache/dagster/locks/*.lock"))

@@ -232,7 +232,8 @@ def test_a_plan_waits_for_who_works_on_the_project(
     """Promise: a plan and a run never overlap; the one that gives up says for whom it waited."""
     project.model("first", "SELECT 1::INT AS id")
     project.settings = {"environment": "dev", "wait_timeout": 0.0}
-    lock = ProjectLock(SQLMeshResource(project_dir=str(project.root)).settings.lock_name)
+    settings = SQLMeshResource(project_dir=str(project.root)).settings
+    lock = ProjectLock(settings.lock_name, settings.project_path)
     with lock.held("Dagster run abc", 0):
         run, _ = execute(project, instance)
     assert "Dagster run abc" in failure(run)

@@ -181,7 +181,8 @@ def test_a_tick_skips_while_somebody_works_on_the_project(
     """Promise: it waits for nobody, says for whom, and reports at the next tick."""
     project.model("first", "SELECT 1::INT AS id")
     plan(project)
-    lock = ProjectLock(SQLMeshResource(project_dir=str(project.root)).settings.lock_name)
+    settings = SQLMeshResource(project_dir=str(project.root)).settings
+    lock = ProjectLock(settings.lock_name, settings.project_path)
     with lock.held("Dagster run abc", 0):
         assert "Dagster run abc works on the project" in message(tick(project, instance))
     with held_by_another_process(project.database):

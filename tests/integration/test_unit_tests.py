@@ -213,7 +213,8 @@ def test_a_running_run_or_a_locked_database_does_not_keep_tests_waiting(
     tested: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: unit tests run on a database of their own."""
-    lock = ProjectLock(SQLMeshResource(project_dir=str(tested.root)).settings.lock_name)
+    settings = SQLMeshResource(project_dir=str(tested.root)).settings
+    lock = ProjectLock(settings.lock_name, settings.project_path)
     with lock.held("Dagster run abc", 0), held_by_another_process(tested.database):
         assert verify(tested, instance).success
 

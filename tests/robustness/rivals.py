@@ -236,14 +236,22 @@ class Platform:
 
     def leader(self) -> int | None:
         """The process that leads a sqlmesh run now or did last; None where none did."""
-        for holder in (self.root / "tmp").glob("sqlmesh_dagster-*/*.json"):
+        for holder in self._holders():
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
                 return int(json.loads(holder.read_text())["pid"])
         return None
 
+    def _holders(self) -> list[Path]:
+        """Records of who took the project's lock."""
+        return [
+            path
+            for path in self.root.rglob(".cache/dagster/locks/*.json")
+            if not path.stem.endswith("-sync")
+        ]
+
     def forget_runs(self) -> None:
         """So that the next `leader` and the next `outcomes` are those of another run."""
-        for holder in (self.root / "tmp").glob("sqlmesh_dagster-*/*.json"):
+        for holder in self._holders():
             holder.unlink()
         shutil.rmtree(self.root / "home/storage/sqlmesh", ignore_errors=True)
 

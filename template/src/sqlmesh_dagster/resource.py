@@ -116,7 +116,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
         from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
 
         settings = self.settings
-        lock = ProjectLock(settings.lock_name)
+        lock = ProjectLock(settings.lock_name, settings.project_path)
         with (
             lock.held(self.holder, settings.wait_timeout),
             open_context(settings, load=load) as context,

@@ -68,7 +68,7 @@ class Session:
     def _project_lock(self) -> AbstractContextManager[None]:
         if self.has_project_lock or self.settings.execution != "shared":
             return nullcontext()
-        return ProjectLock(self.settings.lock_name).held(
+        return ProjectLock(self.settings.lock_name, self.settings.project_path).held(
             self.holder,
             self.settings.wait_timeout,
             self.cancel,

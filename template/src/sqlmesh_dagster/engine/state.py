@@ -51,7 +51,7 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
         Obstructed: Somebody else is at work.
         ProjectLoadError: The project's config is broken.
     """
-    lock = ProjectLock(settings.lock_name)
+    lock = ProjectLock(settings.lock_name, settings.project_path)
     lease = lock.take(who)
     if lease is None:
         raise Obstructed(f"{lock.holder() or 'another process'} works on the project")

@@ -68,7 +68,7 @@ def state_lock(
     if _is_postgres(context):
         yield from _postgres_lock(context, settings, holder, cancel, log)
     elif settings.execution == "per_step":
-        lock = ProjectLock(settings.lock_name)
+        lock = ProjectLock(settings.lock_name, settings.project_path)
         with lock.held(holder, settings.wait_timeout, cancel, say):
             yield _Held()
     else:

@@ -22,10 +22,11 @@ import getpass
 import json
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,28 +58,46 @@ class Lease:
 
 
 class ProjectLock:
-    """A lock on a project, shared by every process of this user on this host.
+    """A lock on a project, shared by every process of this host.
 
     The operating system drops it when its process dies.
 
     Args:
         name: `ProjectSettings.lock_name`.
+        project: The project's folder, in which the lock is, so that all users of the project share
+            it. Where it cannot be written, or is None, the lock is in a private temporary folder.
+
+    Raises:
+        EnvironmentBusyError: The temporary folder for locks belongs to somebody else.
     """
 
-    def __init__(self, name: str) -> None:
-        folder = Path(tempfile.gettempdir()) / f"sqlmesh_dagster-{getpass.getuser()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self._lock = FileLock(folder / f"{name}.lock", thread_local=False)
-        self._holder = folder / f"{name}.json"
+    def __init__(self, name: str, project: Path | None = None) -> None:
+        self._name = name
+        self._use(_shared_folder(project) or _private_folder())
+
+    def _use(self, folder: Path) -> None:
+        mode = folder.stat().st_mode & 0o666  # who may write to the folder may take the lock
+        self._lock = FileLock(folder / f"{self._name}.lock", thread_local=False, mode=mode)
+        self._holder = folder / f"{self._name}.json"
 
     def take(self, holder: str) -> Lease | None:
-        """Takes the lock if it is free; `holder` names the taker to those who wait."""
+        """Takes the lock if it is free; `holder` names the taker to those who wait.
+
+        Raises:
+            EnvironmentBusyError: Another user made the lock, and this one may not use it.
+        """
         if self._lock.is_locked:  # by this very object: a `FileLock` would let it in again
             return None
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             return None
+        except NotImplementedError:  # a file system without locks
+            self._use(_private_folder())
+            return self.take(holder)
+        except PermissionError as error:
+            raise EnvironmentBusyError(_not_ours(Path(self._lock.lock_file))) from error
+        self._holder.unlink(missing_ok=True)  # another user's may not be writable
         self._holder.write_text(json.dumps({"holder": holder, "pid": os.getpid()}))
         return Lease(self._lock)
 
@@ -86,7 +105,7 @@ class ProjectLock:
         """Who took it last, as given to `take`; empty if not known."""
         try:
             return str(json.loads(self._holder.read_text())["holder"])
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        except (OSError, json.JSONDecodeError, KeyError):
             return ""
 
     @contextmanager
@@ -106,6 +125,52 @@ class ProjectLock:
         patience = Patience(holder, timeout, say)
         with wait_for(lambda: self.take(holder), patience, self.holder, cancel):
             yield
+
+
+_FOLDER = ".cache/dagster/locks"
+
+
+def _shared_folder(project: Path | None) -> Path | None:
+    if project is None:
+        return None
+    folder = project / _FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) or any(folder.iterdir()) else None
+
+
+def _private_folder() -> Path:
+    """A temporary folder that nobody else may write to; others could plant links in it.
+
+    Raises:
+        EnvironmentBusyError: There is one of its name that is not ours.
+    """
+    user = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
+    folder = Path(tempfile.gettempdir()) / f"sqlmesh_dagster-{user}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    is_ours = not hasattr(os, "getuid") or (
+        found.st_uid == os.getuid() and not found.st_mode & 0o022
+    )
+    if not stat.S_ISDIR(found.st_mode) or not is_ours:
+        raise EnvironmentBusyError(
+            f"The temporary folder `{folder}`, in which locks are kept, is not this user's alone."
+            " Remove it, or set the environment variable `TMPDIR` to another folder."
+        )
+    return folder
+
+
+def _not_ours(path: Path) -> str:
+    owner = "another user"
+    with suppress(OSError, KeyError, NotImplementedError):
+        owner = f"user `{path.owner()}`"
+    return (
+        f"The project's lock, `{path}`, belongs to {owner}, and this user may not take it. Run Dagster"
+        f" as that user, or let both write to it: `chmod -R a+rwX {path.parent}`."
+    )
 
 
 class Patience:

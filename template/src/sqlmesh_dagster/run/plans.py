@@ -4,7 +4,6 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -245,4 +244,5 @@ def _invalidate(
 
 def _settings_of(settings: ProjectSettings, environment: str | None) -> ProjectSettings:
     """The resource's settings, for an environment that a run names."""
-    return replace(settings, environment=environment_name(environment or settings.environment))
+    name = environment_name(environment or settings.environment)
+    return settings.model_copy(update={"environment": name})

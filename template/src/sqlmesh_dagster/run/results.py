@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,9 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
-from pydantic import PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
+from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome, from_line, to_line
+
+_DAY = 86400
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Dagster's run ids are UUIDs."""
 
 
 class RunResults:
@@ -86,10 +91,16 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     One code path for every executor on one host: files in the instance's storage folder.
     """
 
-    storage_dir: str | None = None
-    """Folder of the records; by default `sqlmesh` in the instance's storage folder."""
-    keep_days: int = 7
-    """Records are only needed while their run lasts; older ones are deleted by later runs."""
+    storage_dir: str | None = Field(
+        default=None,
+        description="Folder in which the folder `sqlmesh` of the records is; by default the instance's"
+        " storage folder.",
+    )
+    keep_days: int = Field(
+        default=7,
+        description="Records are only needed while their run lasts; later runs delete those that are"
+        " older than this many days, at least 1.",
+    )
 
     _open: dict[Path, RunResults] = PrivateAttr(default_factory=dict)
 
@@ -105,11 +116,31 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         return self._open.setdefault(path, RunResults(path))
 
     def forget_old_runs(self, instance: dg.DagsterInstance) -> None:
-        """Deletes the records of runs that ended more than `keep_days` ago."""
-        oldest = time.time() - self.keep_days * 86400
-        for folder in self._root(instance).glob("*/"):
-            if folder.stat().st_mtime < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+        """Deletes the records of runs that ended more than `keep_days` ago, and nothing else.
+
+        Raises:
+            InvalidSettingError: `keep_days` is less than 1.
+        """
+        if self.keep_days < 1:
+            raise InvalidSettingError(f"`keep_days` is {self.keep_days}. It must be 1 or more.")
+        oldest = time.time() - self.keep_days * _DAY
+        for path in self._root(instance).glob("*/*.jsonl"):
+            if _RUN_ID.fullmatch(path.parent.name) and _is_old_record(path, oldest):
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # there is something else in it
+                    path.parent.rmdir()
 
     def _root(self, instance: dg.DagsterInstance) -> Path:
-        return Path(self.storage_dir or Path(instance.storage_directory()) / "sqlmesh")
+        return Path(self.storage_dir or instance.storage_directory()) / "sqlmesh"
+
+
+def _is_old_record(path: Path, oldest: float) -> bool:
+    """Whether a file is one that `RunResults` wrote, and nobody has touched since."""
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_mtime >= oldest:
+            return False
+        with path.open("rb") as file:
+            from_line(file.readline())
+    except (OSError, ValidationError):
+        return False
+    return True

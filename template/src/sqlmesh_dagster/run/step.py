@@ -47,7 +47,7 @@ class Step:
             resource=resource,
             store=getattr(context.resources, project.results_key),
             options=_options(context, project, options.resolve()),
-            lock=ProjectLock(resource.settings.lock_name),
+            lock=ProjectLock(resource.settings.lock_name, resource.settings.project_path),
         )
 
     @property

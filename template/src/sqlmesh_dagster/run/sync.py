@@ -94,7 +94,7 @@ def synchronize(
     """
     from sqlmesh_dagster.engine.built import find_built  # imports SQLMesh
 
-    alone = ProjectLock(f"{settings.lock_name}-sync")
+    alone = ProjectLock(f"{settings.lock_name}-sync", settings.project_path)
     lease = alone.take("a sync")
     if lease is None:
         return Synced(obstacle="another sync is at work", cursor=cursor)

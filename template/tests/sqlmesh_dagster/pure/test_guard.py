@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,6 +81,93 @@ def test_the_folder_of_the_locks_is_its_users_own() -> None:
     ProjectLock("one")
     (folder,) = Path(tempfile.gettempdir()).glob("sqlmesh_dagster-*")
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_project_has_its_lock_in_its_own_folder(tmp_path: Path) -> None:
+    """Promise: users and containers that share the folder share the lock, whatever their temp folders."""
+    with ProjectLock("one", tmp_path).take("Dagster run 1") or pytest.fail("it is free"):
+        other = ProjectLock("one", tmp_path)
+        assert other.take("Dagster run 2") is None and other.holder() == "Dagster run 1"
+    assert (tmp_path / ".cache/dagster/locks/one.lock").exists()
+    assert list(Path(tempfile.gettempdir()).glob("sqlmesh_dagster-*")) == []
+
+
+def test_a_project_that_cannot_be_written_has_its_lock_in_the_temp_folder(tmp_path: Path) -> None:
+    """Promise: an image with a read-only project runs."""
+    (tmp_path / ".cache").write_text("not a folder")
+    with ProjectLock("one", tmp_path).take("me") or pytest.fail("it is free"):
+        assert ProjectLock("one", tmp_path).take("you") is None
+    assert list(Path(tempfile.gettempdir()).glob("sqlmesh_dagster-*/one.lock"))
+
+
+@pytest.mark.parametrize("plant", ["link", "open"])
+def test_a_folder_that_somebody_else_planted_is_refused(tmp_path: Path, plant: str) -> None:
+    """Promise: nobody makes a run write through a link of theirs, or into a folder that they can change."""
+    folder = Path(tempfile.gettempdir()) / f"sqlmesh_dagster-{os.getuid()}"
+    if plant == "link":
+        folder.symlink_to(tmp_path)
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(EnvironmentBusyError, match="TMPDIR"):
+        ProjectLock("one")
+    assert list(tmp_path.iterdir()) == []
+
+
+_AS_ANOTHER = """
+import os
+from pathlib import Path
+from sqlmesh_dagster.errors import EnvironmentBusyError
+from sqlmesh_dagster.guard.locks import ProjectLock
+os.setgid(54321)
+os.setuid(54321)  # an id without a name, as Kubernetes gives one
+try:
+    lock = ProjectLock("one", {project})
+    print(lock.take("other") is not None, lock.holder())
+except EnvironmentBusyError as error:
+    print(error.description)
+"""
+
+
+def _as_another_user(project: Path | None, temp: Path) -> str:
+    where = f"Path({str(project)!r})" if project else "None"
+    result = subprocess.run(
+        [sys.executable, "-c", _AS_ANOTHER.format(project=where)],
+        env={"TMPDIR": str(temp), "PYTHONPATH": ":".join(sys.path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return result.stdout.strip()
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that other users may enter; pytest's own are their user's alone."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be another user")
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def test_two_users_wait_for_each_other_or_are_told_why_they_cannot(shared_folder: Path) -> None:
+    """Promise: a shared folder gives a shared lock; one of the first user's alone is named."""
+    project, temp = shared_folder / "project", shared_folder / "temp"
+    project.mkdir()
+    temp.mkdir()
+    temp.chmod(0o777)
+    with ProjectLock("one", project).take("first") or pytest.fail("it is free"):
+        told = _as_another_user(project, temp)
+        assert "belongs to user `root`" in told and "chmod -R a+rwX" in told
+        subprocess.run(["chmod", "-R", "a+rwX", str(project / ".cache")], check=True)
+        assert _as_another_user(project, temp) == "False first"
+    assert _as_another_user(project, temp) == "True other"
+
+
+def test_a_user_without_a_name_has_a_lock(shared_folder: Path) -> None:
+    """Promise: Kubernetes' `runAsUser` needs no entry in the list of users."""
+    assert _as_another_user(None, shared_folder) == "True other"
 
 
 def test_a_lock_is_free_again_when_its_process_dies() -> None:

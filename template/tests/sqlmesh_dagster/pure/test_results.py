@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
-from sqlmesh_dagster import SQLMeshResultsResource
+from sqlmesh_dagster import InvalidSettingError, SQLMeshResultsResource
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.run.results import RunResults
 
@@ -56,16 +57,56 @@ def test_a_step_that_waits_is_woken_by_an_outcome(tmp_path: Path) -> None:
     assert results.of(_OUTCOME.fqn)
 
 
+_OLD, _NEW = "0b1ac5ed-1f58-4b66-8d38-2a3b1c9c4f10", "f3b7c1de-6a56-4e0a-8f8e-1d1f2a0b9c77"
+
+
+def _age(path: Path, days: float) -> None:
+    then = time.time() - days * 86400
+    os.utime(path, (then, then))
+
+
 def test_records_of_runs_that_ended_long_ago_are_deleted(tmp_path: Path) -> None:
     """Promise: the instance's storage does not grow for ever."""
     resource = SQLMeshResultsResource(storage_dir=str(tmp_path), keep_days=7)
     with dg.DagsterInstance.ephemeral() as instance:
-        for run_id in ("old", "new"):
+        for run_id in (_OLD, _NEW):
             resource.of_run(instance, run_id).append(_OUTCOME)
-        eight_days_ago = time.time() - 8 * 86400
-        os.utime(tmp_path / "old", (eight_days_ago, eight_days_ago))
+        _age(tmp_path / "sqlmesh" / _OLD / "sqlmesh.jsonl", 8)
         resource.forget_old_runs(instance)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["new"]
+    assert [folder.name for folder in (tmp_path / "sqlmesh").iterdir()] == [_NEW]
+
+
+def test_nothing_but_old_records_is_deleted(tmp_path: Path) -> None:
+    """Promise: a folder that holds other things, `.git` among them, keeps them, whatever their age."""
+    others = [
+        ".git/HEAD",
+        "precious/data.jsonl",
+        f"sqlmesh/{_OLD}/notes.txt",
+        f"sqlmesh/{_OLD}/other.jsonl",
+        "sqlmesh/precious/sqlmesh.jsonl",
+    ]
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine\n")
+    resource = SQLMeshResultsResource(storage_dir=str(tmp_path))
+    with dg.DagsterInstance.ephemeral() as instance:
+        resource.of_run(instance, _OLD).append(_OUTCOME)
+        for path in tmp_path.rglob("*"):
+            _age(path, 400)
+        resource.forget_old_runs(instance)
+    assert not (tmp_path / "sqlmesh" / _OLD / "sqlmesh.jsonl").exists()
+    assert [name for name in others if not (tmp_path / name).is_file()] == []
+
+
+@pytest.mark.parametrize("days", [0, -1])
+def test_records_are_kept_for_a_day_at_least(tmp_path: Path, days: int) -> None:
+    """Promise: no setting deletes the record of a run that goes on."""
+    resource = SQLMeshResultsResource(storage_dir=str(tmp_path), keep_days=days)
+    with dg.DagsterInstance.ephemeral() as instance:
+        resource.of_run(instance, _NEW).append(_OUTCOME)
+        with pytest.raises(InvalidSettingError, match=f"`keep_days` is {days}"):
+            resource.forget_old_runs(instance)
+        assert resource.of_run(instance, _NEW).of(_OUTCOME.fqn)
 
 
 def test_steps_of_one_process_share_one_reader(tmp_path: Path) -> None:
