@@ -175,13 +175,16 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             yield self._messages.popleft()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Waits for SQLMesh's work, and stops it when the Dagster run is being stopped."""
+        """Waits for SQLMesh's work, stops it when the Dagster run is being stopped, and logs its last words."""
         polls = itertools.count(1)
         self._finish_work(
             lambda: (
                 is_interrupted() or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
             )
         )
+        if context.log is not None:  # what was said after the last step
+            for level, message in self.heard():
+                context.log.log(level, message)
 
     def _finish_work(
         self,

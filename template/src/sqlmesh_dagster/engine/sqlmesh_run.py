@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,13 +81,33 @@ class SQLMeshRun:
                             execution_time=execution_time,
                             # its span is of what is done or was asked for, whatever the cron
                             ignore_cron=options.ignore_cron or restated is not None,
-                            skip_janitor=options.skip_janitor,
+                            skip_janitor=True,  # it would come first, and its error be each model's
                         )
+                        self._clean_up(context)
         except Exception as error:
             if not cancel.is_cancelled:
                 console.fail(as_error(error))
                 return
         console.finish(CANCELLED if cancel.is_cancelled else None)
+
+    def _clean_up(self, context: CaptureContext) -> None:
+        """SQLMesh's janitor, as `sqlmesh run` of production does it, with the run's own materializations.
+
+        What it cannot drop is a warning: the models are built, and the next run tries again.
+        """
+        session = self.session
+        is_wanted = session.settings.environment == "prod" and not self.options.skip_janitor
+        if not is_wanted or session.cancel.is_cancelled:
+            return
+        context.config.janitor.warn_on_delete_failure = False  # an error is a warning here
+        try:
+            context.run_janitor(ignore_ttl=False)
+        except Exception as error:
+            session.log(
+                logging.WARNING,
+                "SQLMesh's janitor could not drop all that has expired; the models are not affected,"
+                f" and the next run tries again. {error}",
+            )
 
     def audit(self, name: str) -> ModelOutcome:
         """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
