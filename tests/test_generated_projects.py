@@ -101,8 +101,16 @@ def test_formatting_changes_nothing(project: Project) -> None:
 
 
 def test_its_own_tests_pass(project: Project) -> None:
-    """The owner's tests; the integration's run in the template, where they stand."""
-    project.run("poe", "test", "tests/test_platform.py")
+    """The owner's tests, and none of the integration's."""
+    said = project.run("poe", "test", "--verbose")
+    assert set(re.findall(r"tests/[\w/]+\.py", said)) == {"tests/test_platform.py"}
+
+
+def test_the_tests_of_the_integration_run_in_parallel(project: Project) -> None:
+    """By a verb of their own; here a few, all run in the template where they stand."""
+    said = project.run("poe", "test-integration", "--verbose", "-k", "test_rooms or test_ledger")
+    assert "[gw1]" in said and "sqlmesh_dagster/pure/test_ledger.py" in said
+    assert "test_platform" not in said
 
 
 def test_the_translator_of_the_readme_works(project: Project, tmp_path: Path) -> None:

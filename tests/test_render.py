@@ -86,6 +86,24 @@ def test_workflows_are_valid(render: Render, answers: dict[str, str]) -> None:
     assert (project / ".github").exists() == (answers["ci"] == "github")
 
 
+def test_ci_tests_the_integration_only_when_it_or_a_version_has_changed(render: Render) -> None:
+    """Vendored code, its tests, what is installed, and the workflow itself; CI's own job leaves it out."""
+    code = ["src/sqlmesh_dagster/**", "tests/sqlmesh_dagster/**", "pyproject.toml", "uv.lock"]
+    workflows = render() / ".github/workflows"
+    integration = yaml.safe_load((workflows / "integration.yml").read_text())
+    events = integration[True]  # how YAML reads `on`
+    paths = [events[event]["paths"] for event in ("push", "pull_request")]
+    assert paths == [[*code, ".github/workflows/integration.yml"]] * 2
+    assert "poe test-integration" in str(integration["jobs"])
+    assert "test-integration" not in (workflows / "ci.yml").read_text()
+
+    gitlab = yaml.safe_load((render(ci="gitlab") / ".gitlab-ci.yml").read_text())
+    (rule,) = gitlab["integration"]["rules"]
+    assert rule["changes"] == [re.sub(r"\*\*$", "**/*", path) for path in code] + [".gitlab-ci.yml"]
+    assert "poe test-integration" in gitlab["integration"]["script"]
+    assert "poe test-integration" not in gitlab["check"]["script"]
+
+
 def test_the_settings_of_the_dependency_bot_are_valid(render: Render) -> None:
     """Renovate's schema accepts them, and they leave alone exactly what the template pins."""
     project = render()

@@ -39,7 +39,8 @@ _CONFIG = """
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = {modules}
-pytest_add_cli_args = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly"]
+pytest_add_cli_args = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+timeout_constant = 60.0 # each mutant collects its tests anew, which may take a busy machine long
 pytest_add_cli_args_test_selection = ["tests/sqlmesh_dagster/pure"]
 
 [tool.pytest.ini_options]
@@ -63,5 +64,5 @@ if __name__ == "__main__":
     work = Path(sys.argv[1])
     prepare(work, sys.argv[2] if len(sys.argv) > 2 else "")
     mutmut = [sys.executable, "-m", "mutmut"]
-    subprocess.run([*mutmut, "run", "--max-children", "2"], cwd=work, check=True)
+    subprocess.run([*mutmut, "run", "--max-children", "3"], cwd=work, check=True)
     subprocess.run([*mutmut, "results"], cwd=work, check=True)
