@@ -27,6 +27,8 @@ from sqlmesh_dagster.definition.partitions import keys_within, merged
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ModelOutcome, RowSample
 
+INPUTS = "sqlmesh/inputs"
+"""The metadata in which a materialization says what the model was built from; see `staleness`."""
 _SHOWN_SPANS = 20
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
@@ -100,6 +102,7 @@ def observation(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetObservation
             "sqlmesh/status": outcome.status.replace("_", " "),
             **({"sqlmesh/reason": outcome.reason} if outcome.reason else {}),
             **_next_due(outcome),
+            **input_facts(outcome),
         },
     )
 
@@ -226,7 +229,20 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         facts["dagster/row_count"] = outcome.row_count
     if outcome.plan:
         facts["sqlmesh/plan"] = outcome.plan
-    return {**facts, **table_facts(outcome.snapshot, outcome.version, outcome.built_at)}
+    table = table_facts(outcome.snapshot, outcome.version, outcome.built_at)
+    return {**facts, **table, **input_facts(outcome)}
+
+
+def input_facts(outcome: ModelOutcome) -> dict[str, Any]:
+    """What the model's data is made of, and what became of new data; for every materialization of it."""
+    facts: dict[str, Any] = {}
+    if outcome.inputs is not None:
+        facts[INPUTS] = {label: [version, place] for label, version, place in outcome.inputs}
+    if outcome.renewed:
+        facts["sqlmesh/new_data_in"] = list(outcome.renewed)
+    if outcome.stale:
+        facts["sqlmesh/stale"] = outcome.stale
+    return facts
 
 
 def interval_facts(interval: tuple[int, int]) -> dict[str, dg.TimestampMetadataValue]:

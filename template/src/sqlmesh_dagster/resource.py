@@ -19,6 +19,7 @@ from sqlmesh_dagster.guard.worker import Worker
 from sqlmesh_dagster.settings import (
     ProjectSettings,
     RunOptions,
+    build_choice,
 )
 from sqlmesh_dagster.times import check_times, iso_moment
 from sqlmesh_dagster.translator import SQLMeshTranslator
@@ -37,6 +38,10 @@ _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 class SQLMeshRunOptions(dg.ConfigurableResource[None]):
     """How this run's sqlmesh run is done; set in the launchpad."""
 
+    build: str = "stale"
+    """`stale`: what is due, and what is stale because an input has new data since it was built. `due`: what
+    is due, and what is stale because of assets that this very run loads, as in the schedule's runs.
+    `all`: all that is selected is built again, as with `restate`."""
     ignore_cron: bool = False
     """Build every missing interval, also of models whose cron has not elapsed."""
     start: str | None = None
@@ -59,19 +64,21 @@ class SQLMeshRunOptions(dg.ConfigurableResource[None]):
         """The options, checked.
 
         Raises:
-            InvalidSettingError: A time that cannot be read, or that makes no sense.
+            InvalidSettingError: A time that cannot be read, or that makes no sense, or no choice of `build`.
         """
         execution_time = (
             iso_moment("execution_time", self.execution_time) if self.execution_time else None
         )
         check_times(start=self.start, end=self.end, execution_time=execution_time)
+        build = build_choice(self.build)
         return RunOptions(
+            build=build,
             ignore_cron=self.ignore_cron,
             start=self.start,
             end=self.end,
             execution_time=execution_time,
             skip_janitor=self.skip_janitor,
-            restate=self.restate,
+            restate=self.restate or build == "all",
             restate_downstream=self.restate_downstream,
         )
 

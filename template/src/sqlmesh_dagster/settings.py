@@ -20,6 +20,11 @@ MissingUpstream = Literal["build", "wait"]
 _UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
 _MISSING_UPSTREAM: tuple[MissingUpstream, ...] = get_args(MissingUpstream)
 _EXECUTIONS = ("shared", "per_step")
+Build = Literal["due", "stale", "all"]
+"""What a run builds: what the clock asks for; that, and what is stale; or everything again."""
+_BUILDS: tuple[Build, ...] = get_args(Build)
+WithoutRange = Literal["newest", "nothing"]
+_WITHOUT_RANGE: tuple[WithoutRange, ...] = get_args(WithoutRange)
 _INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
 """What `EnvVar.int` returns; Dagster exports no name for it."""
 _Choice = TypeVar("_Choice", bound=str)
@@ -80,6 +85,12 @@ class ProjectSettings(BaseModel):
         description="Rows that a failed check shows of what its audit found. Dagster stores them and"
         " shows them to everybody who may see the check, so that none are by default.",
     )
+    new_data_without_range: str = Field(
+        default="newest",
+        description="What is built again of a model that is built by time range when one of its inputs"
+        " has new data, and the asset that loaded it does not say of which time, in its metadata"
+        " `sqlmesh/loaded_range`: the `newest` intervals, or `nothing`.",
+    )
     manifest_dir: str | None = Field(
         default=None,
         description="Folder of the manifest that definitions are read from; by default"
@@ -111,7 +122,7 @@ class ProjectSettings(BaseModel):
             _at_least(1, concurrency_limit=settings.concurrency_limit)
         _at_least(0, wait_timeout=self.wait_timeout, failing_rows_sample=self.failing_rows_sample)
         _choice("execution", settings.execution, _EXECUTIONS)
-        _ = settings.deployment_policy, settings.upstream_policy
+        _ = settings.deployment_policy, settings.upstream_policy, settings.without_range
         return settings
 
     @property
@@ -133,6 +144,15 @@ class ProjectSettings(BaseModel):
             InvalidSettingError: `missing_upstream` is none of its choices.
         """
         return _choice("missing_upstream", self.missing_upstream, _MISSING_UPSTREAM)
+
+    @property
+    def without_range(self) -> WithoutRange:
+        """What is built by time range when nobody says of which time the new data is.
+
+        Raises:
+            InvalidSettingError: `new_data_without_range` is none of its choices.
+        """
+        return _choice("new_data_without_range", self.new_data_without_range, _WITHOUT_RANGE)
 
     @property
     def project_path(self) -> Path:
@@ -192,6 +212,7 @@ class RunOptions:
     """How one sqlmesh run is done; the launchpad's choices.
 
     Attributes:
+        build: What is built beside what is due.
         start: Limits the missing intervals that are built; SQLMesh's own formats.
         end: As `start`.
         execution_time: The run's "now", in UTC.
@@ -201,6 +222,7 @@ class RunOptions:
             is built, and built again where it is done.
     """
 
+    build: Build = "stale"
     ignore_cron: bool = False
     start: str | None = None
     end: str | None = None
@@ -214,6 +236,15 @@ class RunOptions:
     def is_restatement(self) -> bool:
         """Whether what is done may be built again."""
         return self.restate or self.partitions is not None
+
+
+def build_choice(text: str) -> Build:
+    """A run's `build`.
+
+    Raises:
+        InvalidSettingError: It is none of its choices.
+    """
+    return _choice("build", text, _BUILDS)
 
 
 def _text(name: str, value: Any) -> str:

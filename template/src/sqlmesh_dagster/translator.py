@@ -12,6 +12,7 @@ import dagster as dg
 
 from sqlmesh_dagster.definition import names
 from sqlmesh_dagster.definition.markdown import sql_block
+from sqlmesh_dagster.definition.new_data import POLICIES, Policy, policies_of
 from sqlmesh_dagster.definition.partitions import interval_partitions
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -32,7 +33,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 """Segments that a Dagster `@asset` can have in its key, so that a mapping lines up with them."""
 _PROPERTY = "dagster:"
 """Tags `dagster:<property>:<value>` of a model set a property of its asset."""
-_PROPERTIES = ("group_name", "owner", "description")
+_PROPERTIES = ("group_name", "owner", "description", *(f"new_data:{p}" for p in POLICIES))
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,17 @@ class SQLMeshTranslator:
         sources = {"python": "python", "seed": "csv"}
         kinds = ("sqlmesh", model.dialect, sources.get(model.source_type, what))
         return {kind for kind in kinds if kind}
+
+    def get_new_data_policy(self, model: ModelRecord) -> Policy:
+        """The tag `dagster:new_data:…`, or what the model's kind allows without loss.
+
+        What becomes of what is built, when an input has changed since: `all` of it is built again,
+        or the time that the new data is of (`touched`), or the `newest` intervals, or `nothing`. A tag
+        that does not fit the kind is as good as none.
+        """
+        policies = policies_of(model.kind)
+        tagged = _property(model.tags, "new_data")
+        return next((policy for policy in policies if policy == tagged), policies[0])
 
     def get_freshness_policy(self, model: ModelRecord) -> dg.FreshnessPolicy | None:
         """None, unless the settings ask for one; see `TranslatorSettings.freshness_policies`."""
@@ -370,7 +382,7 @@ def _property(tags: Sequence[str], name: str) -> str | None:
 def unknown_properties(tags: Sequence[str]) -> list[str]:
     """Tags that begin with `dagster:` and set nothing: most likely misspelt."""
     known = tuple(f"{_PROPERTY}{name}:" for name in _PROPERTIES)
-    return [tag for tag in tags if tag.startswith(_PROPERTY) and not tag.startswith(known)]
+    return [tag for tag in tags if tag.startswith(_PROPERTY) and not f"{tag}:".startswith(known)]
 
 
 def _is_dagster_owner(owner: str) -> bool:

@@ -31,7 +31,7 @@ _MAY_IMPORT = {
     "settings": {"errors"},
     "times": {"errors"},
     "moved": set(),
-    "facts": {"definition"},
+    "facts": {"definition", "settings"},
     "definition": {"errors", "translator"},
     "translator": {"definition", "errors"},
     "upstream": {"moved"},
@@ -51,6 +51,7 @@ _MAY_IMPORT = {
         "resource",
         "settings",
         "times",
+        "translator",
         "upstream",
     },
 }

@@ -34,6 +34,7 @@ from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest
+from sqlmesh_dagster.engine.rebuild import Rebuild
 from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
 from sqlmesh_dagster.facts.outcomes import RowSample
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
@@ -44,6 +45,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     duckdb_files,
     has_state_beside_data,
+    leave_as_it_is,
     on_audit,
     open_duckdb_state,
     open_whole,
@@ -69,6 +71,7 @@ class CaptureScheduler(Scheduler):
         selected: Collection[str] | None,
         upstream: Upstream | None,
         restatement: Restatement | None,
+        rebuild: Rebuild | None,
         writes_state: bool,
         sample_size: int,
         **kwargs: Any,
@@ -76,12 +79,15 @@ class CaptureScheduler(Scheduler):
         super().__init__(*args, **kwargs)
         self._upstream = upstream
         self._restatement = restatement
+        self._rebuild = rebuild
         self._cancel = cancel
         self._selected = selected
         self._writes_state = writes_state
         self._sample_size = sample_size
         if isinstance(self.console, CaptureConsole):
             on_audit(self.snapshot_evaluator, self._capture_audits, self._watching)
+        if rebuild is not None:
+            leave_as_it_is(self.snapshot_evaluator, rebuild.audited)
 
     def run(
         self, environment: str | EnvironmentNamingInfo, *args: Any, **kwargs: Any
@@ -93,6 +99,8 @@ class CaptureScheduler(Scheduler):
         """
         if self._selected is not None:
             kwargs["selected_snapshots"] = set(self._selected)
+        if self._rebuild is not None:
+            return self._run_and_rebuild(self._rebuild, environment, *args, **kwargs)
         if self._restatement is None:
             return super().run(environment, *args, **kwargs)
         forget_done(self.state_sync, self.snapshots, self._restatement)
@@ -100,7 +108,18 @@ class CaptureScheduler(Scheduler):
         kwargs["end_bounded"] = True
         status = super().run(environment, *args, **kwargs)
         if environment == c.PROD:
-            forget_elsewhere(self.state_sync, self.snapshots, self._restatement)
+            forget_elsewhere(self.state_sync, self.snapshots, self._restatement.intervals)
+        return status
+
+    def _run_and_rebuild(
+        self, rebuild: Rebuild, environment: str | EnvironmentNamingInfo, *args: Any, **kwargs: Any
+    ) -> CompletionStatus:
+        """What is due and what is stale, in one run."""
+        rebuild.forget(self.state_sync, self.snapshots)
+        kwargs["restatements"] = dict(rebuild.previews)
+        status = super().run(environment, *args, **kwargs)
+        if environment == c.PROD:
+            forget_elsewhere(self.state_sync, self.snapshots, rebuild.spans)
         return status
 
     def merged_missing_intervals(
@@ -196,7 +215,9 @@ class CaptureContext(Context):
     upstream: Upstream | None = None
     """What lies above those that a run was asked for."""
     restatement: Restatement | None = None
-    """What a run builds again."""
+    """What a run builds again because it was told to."""
+    rebuild: Rebuild | None = None
+    """What a run builds again because it is stale."""
     sample_size = 0
     """Rows to keep of what each audit finds."""
 
@@ -216,6 +237,7 @@ class CaptureContext(Context):
             selected=self.selected,
             upstream=self.upstream,
             restatement=self.restatement,
+            rebuild=self.rebuild,
             writes_state=has_state_beside_data(self),
             sample_size=self.sample_size,
         )

@@ -116,7 +116,9 @@ def forget_done(
 
 
 def forget_elsewhere(
-    state: StateSync, snapshots: Mapping[SnapshotId, Snapshot], restatement: Restatement
+    state: StateSync,
+    snapshots: Mapping[SnapshotId, Snapshot],
+    intervals: Mapping[SnapshotId, Interval],
 ) -> None:
     """Lets development environments build again what production has, as a plan does.
 
@@ -124,7 +126,7 @@ def forget_elsewhere(
     """
     requests = identify_restatement_intervals_across_snapshot_versions(
         state_reader=state,
-        prod_restatements={s.name: interval for s, interval in restatement.intervals.items()},
+        prod_restatements={s.name: interval for s, interval in intervals.items()},
         disable_restatement_models={
             s.name for s in snapshots.values() if s.is_model and s.disable_restatement
         },

@@ -17,10 +17,12 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_environment
 from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
+from sqlmesh_dagster.engine.rebuild import Freshness
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions
 
 
@@ -30,11 +32,13 @@ class SQLMeshRun:
 
     Attributes:
         manifest: The project's files, to tell local changes from what is deployed.
+        known: What is known of the models' inputs; without it no model is stale.
     """
 
     session: Session
     options: RunOptions
     manifest: Manifest
+    known: Known | None = None
 
     def run_models(
         self,
@@ -52,7 +56,12 @@ class SQLMeshRun:
         """
         session, options = self.session, self.options
         settings, cancel = session.settings, session.cancel
-        console = CaptureConsole(fqns, tell, session.log, cancel)
+        freshness: Freshness | None = None
+
+        def complete(outcome: ModelOutcome) -> None:
+            tell(freshness.told(outcome) if freshness is not None else outcome)
+
+        console = CaptureConsole(fqns, complete, session.log, cancel)
         try:
             with self._prepared(console, fqns, held) as context:
                 _limit_environment_wait(context, settings)
@@ -60,6 +69,8 @@ class SQLMeshRun:
                 execution_time = options.execution_time or datetime.now(timezone.utc)
                 restated = self._restatement(snapshots, fqns, execution_time)
                 upstream = self._upstream(snapshots, fqns, restated, held)
+                if self.known is not None:
+                    freshness = Freshness(self.known, snapshots, settings, execution_time)
                 deployed = console.begin(
                     snapshots,
                     execution_time,
@@ -72,6 +83,8 @@ class SQLMeshRun:
                     context.selected = {*deployed, *upstream.along}
                     context.upstream = upstream
                     context.restatement = restated
+                    if freshness is not None and restated is None:
+                        context.rebuild = freshness.rebuild(session.log)
                     # this thread's own queries are those of `before_all` and `after_all`
                     with cancel.watching(context.engine_adapter.cursor):
                         context.run(

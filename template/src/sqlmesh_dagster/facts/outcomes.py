@@ -80,6 +80,10 @@ class ModelOutcome:
         below: Models that nobody selected and that are restated with this one; each is told, too.
         above: Models upstream that nobody selected and that are built with this one, because it would
             have been built on a gap otherwise; each is told, too.
+        inputs: What its data is made of now: label, version and place in Dagster's log of each input,
+            see `staleness`; None where nobody asked.
+        stale: Why it is left as it is though an input has changed, since when, and what to do.
+        renewed: Labels of the inputs because of which it was built again.
     """
 
     fqn: str
@@ -101,6 +105,9 @@ class ModelOutcome:
     error: ErrorOutcome | None = None
     below: tuple[str, ...] = ()
     above: tuple[str, ...] = ()
+    inputs: tuple[tuple[str, str, int], ...] | None = None
+    stale: str | None = None
+    renewed: tuple[str, ...] = ()
 
     @property
     def besides(self) -> tuple[str, ...]:

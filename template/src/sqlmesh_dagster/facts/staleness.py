@@ -9,7 +9,7 @@ A model is stale when an input is another one than that it was last built from:
 | a model that is a table                | this run builds it again, or what *it* contains differs |
 | a view                                 | never itself: what it reads counts                      |
 
-What is built of a stale model is its policy, which follows from its kind; see `POLICIES`.
+What is built of a stale model is its policy, which follows from its kind; see `new_data`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,14 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Literal
 
+from sqlmesh_dagster.definition.new_data import Policy, policies_of
 from sqlmesh_dagster.definition.partitions import Interval, merged
+from sqlmesh_dagster.settings import Build, WithoutRange
 
-Build = Literal["due", "stale", "all"]
-"""What a run builds: what the clock asks for; that, and what is stale; or everything again."""
-Policy = Literal["all", "touched", "newest", "nothing"]
-"""What new data makes of a model: all of it, the time that the data is of, the newest intervals, or
-nothing."""
-WithoutRange = Literal["newest", "nothing"]
-"""What is built by time range when nobody said of which time the new data is."""
-
-POLICIES: Mapping[str, Policy] = {
-    "VIEW": "all",
-    "FULL": "all",
-    "INCREMENTAL_BY_TIME_RANGE": "touched",
-}
-"""Of each kind that SQLMesh builds again without loss; any other is left alone: `nothing`."""
-
+_FOR_THE_CLOCK = (
+    "`build: due` leaves it for the clock. Launch it with `build: stale` to build it now."
+)
 UNKNOWN = "?"
 """The version of an input that was there, and nobody knows in which version."""
 
@@ -94,20 +83,16 @@ class Subject:
     Attributes:
         label: Its asset key.
         sources: Labels of the tables that it reads, views looked through.
-        is_tagged: Whether the policy is the owner's own, and not that of the kind.
         unit: SQLMesh's interval unit.
-        lookback: Intervals before the newest that SQLMesh builds with it.
     """
 
     label: str
-    name: str
+    fqn: str
     kind: str
     sources: tuple[str, ...]
     policy: Policy
     unit: str = "day"
-    lookback: int = 0
     is_view: bool = False
-    is_tagged: bool = False
     recorded: Recorded | None = None
 
 
@@ -120,13 +105,15 @@ class Table:
         built_at: When its data last changed, epoch milliseconds.
         done: What is recorded as done.
         is_due: Whether the clock asks for it.
-        refusal: Why nothing of it may be built again.
+        is_restatable: Whether SQLMesh may build all of it again when it is told to.
+        refusal: Why nothing of it may be built again, and what to do.
     """
 
     version: str | None
     done: tuple[Interval, ...] = ()
     built_at: int | None = None
     is_due: bool = False
+    is_restatable: bool = True
     refusal: str | None = None
 
     @property
@@ -158,7 +145,8 @@ class Verdict:
     Attributes:
         rebuild: The time to be built again; empty for none.
         only_audits: Whether its audits run, and nothing is built.
-        left: Why a stale model is left alone.
+        left: Why a stale model is left alone, and how to build it now; whole sentences but for the
+            begin of the first.
     """
 
     changes: tuple[Change, ...] = ()
@@ -169,7 +157,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known before SQLMesh is asked.
+    """What is known before SQLMesh is asked; labels are asset keys as the UI shows them.
 
     Attributes:
         subjects: The selected models and the tables that they read, by label, upstream first.
@@ -243,18 +231,23 @@ def inputs_after(
         now: Every input as it is now.
     """
     covered = merged(built)
-    unmet = {
-        change.label
-        for change in verdict.changes
-        if change.spans is not None
-        and subject.policy in ("touched", "nothing")
-        and not all(_lies_in(span, covered) for span in _touched(change.spans, subject, table))
-    }
+    unmet = {c.label for c in verdict.changes if not _is_met(c, covered, subject, table)}
     after = {label: now[label] for label in subject.sources if label in now and label not in unmet}
     return {**{label: before.get(label, Input(UNKNOWN)) for label in unmet}, **after}
 
 
-def shifted(span: Interval, unit: str) -> Interval:
+def _is_met(
+    change: Change, covered: Sequence[Interval], subject: Subject, table: Table | None
+) -> bool:
+    """Whether what was built holds a change: all of the time that changed, else the newest of it."""
+    if subject.policy == "all" or table is None or not table.done:
+        return bool(covered)
+    if change.spans is not None and subject.policy != "newest":
+        return all(_lies_in(span, covered) for span in _touched(change.spans, subject, table))
+    return bool(covered) and covered[-1][1] >= table.done[-1][1]
+
+
+def widened(span: Interval, unit: str) -> Interval:
     """The whole intervals of a unit, in UTC, that a span touches."""
     return _floor(span[0], unit), _ceiling(span[1], unit)
 
@@ -334,18 +327,16 @@ def _passed_on(model: Subject, verdict: Verdict) -> tuple[Interval, ...] | None:
     if len([each for each in spans if each is not None]) < len(spans):
         return None
     is_by_time = model.kind == "INCREMENTAL_BY_TIME_RANGE"
-    return tuple(merged(shifted(span, model.unit) for span in told)) if is_by_time else tuple(told)
+    return tuple(merged(widened(span, model.unit) for span in told)) if is_by_time else tuple(told)
 
 
-def _verdict(
-    subject: Subject, table: Table, changes: tuple[Change, ...], known: Known
-) -> Verdict:
+def _verdict(subject: Subject, table: Table, changes: tuple[Change, ...], known: Known) -> Verdict:
     if known.build == "due" and not any(change.is_new for change in changes):
-        return Verdict(changes, left="`build: due` leaves it for the clock")
+        return Verdict(changes, left=_FOR_THE_CLOCK)
     if table.refusal:
         return Verdict(changes, left=table.refusal)
     if subject.policy == "nothing":
-        return Verdict(changes, left=_why_not(subject))
+        return Verdict(changes, left=_why_not(subject, table))
     rebuild, left = _again(subject, table, changes, known.without_range)
     return Verdict(changes, rebuild, only_audits=subject.is_view and bool(rebuild), left=left)
 
@@ -362,42 +353,48 @@ def _again(
         if subject.policy == "touched" and change.spans is not None:
             wanted.extend(_touched(change.spans, subject, table))
         elif subject.policy == "touched" and without_range == "nothing":
-            left = f"nobody says of which time the new data of `{change.label}` is"
+            left = (
+                f"nobody says of which time the new data of `{change.label}` is. Launch it with"
+                " `build: all`, between `start` and `end`."
+            )
         elif newest := _newest(subject, table):
             wanted.append(newest)
         else:
-            left = "too little of it is built to build its newest intervals again"
+            left = "its newest intervals are all there is of it."
     return tuple(merged(wanted)), None if wanted else left
 
 
-def _why_not(subject: Subject) -> str:
-    if subject.is_tagged:
-        return "its tag `dagster:new_data:nothing` says so"
-    return f"SQLMesh cannot build a model of kind {subject.kind} again without a risk for its rows"
+def _why_not(subject: Subject, table: Table) -> str:
+    others = [policy for policy in policies_of(subject.kind)[1:] if policy != "nothing"]
+    tag = f"`dagster:new_data:{others[0]}`" if others else None
+    if policies_of(subject.kind)[0] != "nothing":
+        reason = "its tag `dagster:new_data:nothing` says so."
+    else:
+        reason = f"nobody but you can know whether a {subject.kind} model may be built again."
+    now = " Launch it with `build: all` to build all of it now." if table.is_restatable else ""
+    always = f" The tag {tag} lets each run take new data." if tag else ""
+    return f"{reason}{now}{always}"
 
 
 def _touched(
     spans: Iterable[Interval], subject: Subject, table: Table | None
 ) -> Iterable[Interval]:
     """The whole intervals of these times that are done: what is not is the clock's business."""
-    for span in merged(shifted(span, subject.unit) for span in spans):
+    for span in merged(widened(span, subject.unit) for span in spans):
         for low, high in table.done if table else ():
             if max(low, span[0]) < min(high, span[1]):
                 yield max(low, span[0]), min(high, span[1])
 
 
 def _newest(subject: Subject, table: Table) -> Interval | None:
-    """The newest interval that is done, with those that SQLMesh looks back at.
+    """The newest interval that is done; SQLMesh builds those with it that it looks back at.
 
     None where it is all there is of a model that would then begin from nothing.
     """
     first, end = table.done[0][0], table.done[-1][1]
     low = _floor(end - 1, subject.unit)
-    for _ in range(subject.lookback):
-        low = _floor(low - 1, subject.unit)
-    if low <= first:
-        return (first, end) if subject.kind == "INCREMENTAL_BY_TIME_RANGE" else None
-    return low, end
+    is_by_time = subject.kind == "INCREMENTAL_BY_TIME_RANGE"
+    return (max(low, first), end) if is_by_time or low > first else None
 
 
 def _lies_in(span: Interval, covered: Collection[Interval]) -> bool:
@@ -428,8 +425,8 @@ def _ceiling(at: int, unit: str) -> int:
     floor = _floor(at, unit)
     if floor == at:
         return at
-    longest = {"year": timedelta(days=366), "month": timedelta(days=31)}
-    return _floor(floor + int(longest.get(unit, _STEPS.get(unit, _STEPS["day"])) / timedelta(milliseconds=1)), unit)
+    longest = {"year": timedelta(days=366), "month": timedelta(days=31), **_STEPS}[unit]
+    return _floor(floor + int(longest / timedelta(milliseconds=1)), unit)
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -56,19 +56,20 @@ def shared_outcome(step: Step, fqn: str) -> Outcomes:
 def own_outcome(step: Step, fqn: str) -> Outcomes:
     """As `shared_outcome`, from a sqlmesh run of this model alone, which shares nothing with other steps."""
     step.context.log.info("Starting one sqlmesh run for this model alone.")
-    known: dict[str, ModelOutcome] = {}
+    outcomes: dict[str, ModelOutcome] = {}
+    inputs = step.known_inputs([fqn])
 
     def tell(outcome: ModelOutcome) -> None:
-        known[outcome.fqn] = outcome
+        outcomes[outcome.fqn] = outcome
         step.report_besides(outcome, [fqn])
 
     held = _selection(step, step.results)[0].held
 
     def work(cancel: CancelToken) -> None:
-        step.sqlmesh_run(cancel).run_models([fqn], tell, held)
+        step.sqlmesh_run(cancel, inputs).run_models([fqn], tell, held)
 
     run_work(step.context, step.resource, work)
-    return known[fqn], [known[name] for name in known[fqn].besides]
+    return outcomes[fqn], [outcomes[name] for name in outcomes[fqn].besides]
 
 
 class _Look:
@@ -95,6 +96,7 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
     """Starts one sqlmesh run for every selected model that may be built now; its thread gets the lease."""
     try:
         selection = _select(step, results)
+        inputs = step.known_inputs(selection.taken)
         step.store.forget_old_runs(step.context.instance)
     except BaseException:
         lease.release()
@@ -111,7 +113,7 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
     def work(cancel: CancelToken) -> None:
         with lease:
             try:
-                step.sqlmesh_run(cancel, has_project_lock=True).run_models(
+                step.sqlmesh_run(cancel, inputs, has_project_lock=True).run_models(
                     selection.taken, tell, selection.held
                 )
             except Exception as error:  # a step waits for each outcome, whatever happens

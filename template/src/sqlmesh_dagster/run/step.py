@@ -13,9 +13,11 @@ from sqlmesh_dagster.definition.partitions import Interval, existing_window
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.ledger import BUILT_BY_PLAN
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.run.inputs import known_inputs
 from sqlmesh_dagster.run.results import RunResults, SQLMeshResultsResource
 from sqlmesh_dagster.run.work import record, session_of
 from sqlmesh_dagster.settings import RunOptions
@@ -60,14 +62,33 @@ class Step:
         """How this Dagster run names itself to those who wait for the lock."""
         return self.resource.holder
 
-    def sqlmesh_run(self, cancel: CancelToken, *, has_project_lock: bool = False) -> SQLMeshRun:
-        """SQLMesh's part; call it in the worker thread, because SQLMesh is imported here."""
+    def sqlmesh_run(
+        self, cancel: CancelToken, known: Known | None = None, *, has_project_lock: bool = False
+    ) -> SQLMeshRun:
+        """SQLMesh's part; call it in the worker thread, because SQLMesh is imported here.
+
+        Args:
+            known: What is known of the models' inputs.
+        """
         from sqlmesh_dagster.engine.sqlmesh_run import SQLMeshRun
 
         session = session_of(
             self.resource, self.resource.settings, cancel, has_project_lock=has_project_lock
         )
-        return SQLMeshRun(session, self.options, self.project.manifest)
+        return SQLMeshRun(session, self.options, self.project.manifest, known)
+
+    def known_inputs(self, fqns: Collection[str]) -> Known:
+        """What Dagster knows of the inputs of these models, which one sqlmesh run takes."""
+        return known_inputs(
+            self.context.instance,
+            self.project,
+            self.resource.translator,
+            fqns,
+            run_id=self.context.run_id,
+            build=self.options.build,
+            without_range=self.resource.settings.without_range,
+            outcomes=self.results.latest(),
+        )
 
     def report_besides(self, outcome: ModelOutcome, selected: Collection[str]) -> None:
         """Records a model that was built although no step of this Dagster run stands for it.

@@ -6,7 +6,7 @@ Verified on SQLMesh 0.236.4. Importing this imports no SQLMesh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,22 @@ def on_audit(
         return results
 
     evaluator.audit = audit_and_tell  # type: ignore[method-assign]
+
+
+def leave_as_it_is(evaluator: SnapshotEvaluator, names: Collection[str]) -> None:
+    """Lets these snapshots be audited and recorded as done, and not be built: views, which hold no rows.
+
+    On engines whose views are not bound to tables SQLMesh would create each anew. Evaluators are cloned
+    for each run, and wrapped once.
+    """
+    if "evaluate" in vars(evaluator) or not names:
+        return
+    evaluate = evaluator.evaluate
+
+    def evaluate_others(snapshot: Any, *args: Any, **kwargs: Any) -> str | None:
+        return None if snapshot.name in names else evaluate(snapshot, *args, **kwargs)
+
+    evaluator.evaluate = evaluate_others  # type: ignore[method-assign]
 
 
 def opened_adapter(context: Context) -> EngineAdapter | None:

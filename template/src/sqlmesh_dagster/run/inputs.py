@@ -1,0 +1,223 @@
+"""What Dagster knows of the inputs of a run's models: what they were built from, and what is there now."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta, timezone
+from typing import Any
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.partitions import Interval
+from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
+from sqlmesh_dagster.events import INPUTS
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.staleness import Input, Known, Load, Recorded, Subject
+from sqlmesh_dagster.settings import Build, WithoutRange
+from sqlmesh_dagster.translator import SQLMeshTranslator
+
+LOADED_RANGE = "sqlmesh/loaded_range"
+"""The metadata by which an asset says of which time the rows are that it loaded anew:
+`{"start": …, "end": …}`, ISO 8601, the times of the oldest and of the newest of them."""
+_LONGEST_HISTORY = 200
+_log = logging.getLogger(__name__)
+
+
+def known_inputs(
+    instance: dg.DagsterInstance,
+    project: DagsterProject,
+    translator: SQLMeshTranslator,
+    fqns: Collection[str],
+    *,
+    run_id: str,
+    build: Build,
+    without_range: WithoutRange,
+    outcomes: Mapping[str, ModelOutcome],
+) -> Known:
+    """Looks up everything at once; one look more for each input that tells of which time it is.
+
+    Args:
+        fqns: The models that one sqlmesh run takes.
+        outcomes: What this Dagster run knows of its models so far.
+    """
+    reads = _Reads(project)
+    taken = {*fqns, *(s for fqn in fqns for s in reads.sources(fqn) if s in reads.assets)}
+    subjects = {
+        asset.spec.key.to_user_string(): _subject(asset, reads, translator)
+        for asset in project.assets
+        if asset.model.fqn in taken
+    }
+    outside = {label for s in subjects.values() for label in s.sources} & reads.outside.keys()
+    keys = [reads.assets[fqn].spec.key for fqn in taken] + [reads.outside[each] for each in outside]
+    records = {r.asset_entry.asset_key: r.asset_entry for r in instance.get_asset_records(keys)}
+    for label, subject in subjects.items():
+        entry = records.get(reads.assets[subject.fqn].spec.key)
+        recorded = _told(outcomes.get(subject.fqn)) or _recorded(entry)
+        subjects[label] = replace(subject, recorded=recorded)
+    found = {label: _load(instance, records.get(reads.outside[label])) for label in sorted(outside)}
+    loads = {label: load for label, load in found.items() if load is not None}
+    return Known(
+        subjects=subjects,
+        selected=frozenset(reads.assets[fqn].spec.key.to_user_string() for fqn in fqns),
+        loads=loads,
+        history=dict(_histories(instance, subjects.values(), loads, reads)),
+        run_id=run_id,
+        build=build,
+        without_range=without_range,
+    )
+
+
+class _Reads:
+    """Which tables each model reads; views are looked through, as they hold no rows of their own."""
+
+    def __init__(self, project: DagsterProject) -> None:
+        self.assets = project.assets_by_fqn
+        self.outside: dict[str, dg.AssetKey] = {}
+        self._fqns = project.fqns_by_key
+        self._sources: dict[str, tuple[str, ...]] = {}
+
+    def sources(self, fqn: str) -> tuple[str, ...]:
+        """FQNs of models and labels of assets outside SQLMesh."""
+        if fqn not in self._sources:
+            self._sources[fqn] = ()  # a model that reads itself
+            self._sources[fqn] = tuple(dict.fromkeys(self._found(fqn)))
+        return self._sources[fqn]
+
+    def labels(self, fqn: str) -> tuple[str, ...]:
+        """The same, all as labels."""
+        return tuple(
+            self.assets[s].spec.key.to_user_string() if s in self.assets else s
+            for s in self.sources(fqn)
+        )
+
+    def _found(self, fqn: str) -> Iterator[str]:
+        for dep in self.assets[fqn].spec.deps:
+            upstream = self._fqns.get(dep.asset_key)
+            if upstream is None:
+                label = dep.asset_key.to_user_string()
+                self.outside[label] = dep.asset_key
+                yield label
+            elif self.assets[upstream].model.is_view:
+                yield from self.sources(upstream)
+            elif upstream != fqn and not self.assets[upstream].model.is_seed:
+                yield upstream
+
+
+def _subject(asset: ModelAsset, reads: _Reads, translator: SQLMeshTranslator) -> Subject:
+    model = asset.model
+    return Subject(
+        label=asset.spec.key.to_user_string(),
+        fqn=model.fqn,
+        kind=model.kind,
+        sources=reads.labels(model.fqn),
+        policy=translator.get_new_data_policy(model),
+        unit=model.interval_unit,
+        is_view=model.is_view,
+    )
+
+
+def _told(outcome: ModelOutcome | None) -> Recorded | None:
+    """From a sqlmesh run of this very Dagster run, which Dagster may not have recorded yet."""
+    if outcome is None or outcome.inputs is None:
+        return None
+    inputs = {label: Input(version, pointer) for label, version, pointer in outcome.inputs}
+    now = datetime.now(timezone.utc).timestamp()
+    return Recorded(inputs, outcome.version, round(now * 1000))
+
+
+def _recorded(entry: Any) -> Recorded | None:
+    """What a model's newest materialization says."""
+    event = entry.last_materialization if entry is not None else None
+    if event is None or event.asset_materialization is None:
+        return None
+    metadata = event.asset_materialization.metadata
+    inputs = metadata.get(INPUTS)
+    if not isinstance(inputs, dg.JsonMetadataValue) or not isinstance(inputs.data, dict):
+        return None
+    table = metadata.get("sqlmesh/version")
+    return Recorded(
+        {str(label): Input(str(v), int(place)) for label, (v, place) in inputs.data.items()},
+        str(table.value) if table is not None else None,
+        round(event.timestamp * 1000),
+    )
+
+
+def _load(instance: dg.DagsterInstance, entry: Any) -> Load | None:
+    """The asset as it is now; an observation counts where nothing materializes it."""
+    if entry is None:
+        return None
+    if entry.last_materialization_record is not None:
+        return _of_record(entry.last_materialization_record)
+    observed = instance.fetch_observations(entry.asset_key, limit=1).records
+    return _of_record(observed[0]) if observed else None
+
+
+def _of_record(record: dg.EventLogRecord) -> Load | None:
+    event = record.asset_materialization or record.event_log_entry.asset_observation
+    if event is None:
+        return None
+    tags = event.tags or {}
+    version = tags.get("dagster/data_version", f"event {record.storage_id}")
+    return Load(
+        version=f"{event.partition}={version}" if event.partition else version,
+        pointer=record.storage_id,
+        at=round(record.timestamp * 1000),
+        run_id=record.run_id,
+        span=loaded_range(event.metadata),
+    )
+
+
+def _histories(
+    instance: dg.DagsterInstance,
+    subjects: Iterable[Subject],
+    loads: Mapping[str, Load],
+    reads: _Reads,
+) -> Iterator[tuple[str, tuple[Load, ...]]]:
+    """What was loaded since a model was built, of those inputs that say of which time it is."""
+    oldest: dict[str, int] = {}
+    for subject in subjects:
+        for label, made_of in subject.recorded.inputs.items() if subject.recorded else ():
+            load = loads.get(label)
+            if load is not None and load.span is not None and load.version != made_of.version:
+                oldest[label] = min(made_of.pointer, oldest.get(label, made_of.pointer))
+    for label, pointer in oldest.items():
+        chosen = dg.AssetRecordsFilter(reads.outside[label], after_storage_id=pointer)
+        found = instance.fetch_materializations(chosen, limit=_LONGEST_HISTORY, ascending=True)
+        history = [load for record in found.records if (load := _of_record(record))]
+        if found.has_more:  # too much to look at: of any time
+            history.append(replace(loads[label], span=None))
+        yield label, tuple(history)
+
+
+def loaded_range(metadata: Mapping[str, Any]) -> Interval | None:
+    """The time that an asset's metadata names, its end exclusive; None if it names none."""
+    value = metadata.get(LOADED_RANGE)
+    told = value.data if isinstance(value, dg.JsonMetadataValue) else None
+    if isinstance(value, dg.TextMetadataValue):
+        told = json.loads(value.text) if value.text and value.text.startswith("{") else None
+    if not isinstance(told, dict) or not {"start", "end"} <= told.keys():
+        return None
+    try:
+        start, _ = _moments(str(told["start"]))
+        _, end = _moments(str(told["end"]))
+    except ValueError:
+        _log.warning("`%s` is %s, which names no time. It is ignored.", LOADED_RANGE, told)
+        return None
+    return (start, end) if start < end else None
+
+
+def _moments(text: str) -> Interval:
+    """Begin and end of a day, or of a millisecond; UTC where no time zone is named."""
+    if len(text) == len("2025-01-31"):
+        begin = datetime.combine(date.fromisoformat(text), time(), timezone.utc)
+        return _milliseconds(begin), _milliseconds(begin + timedelta(days=1))
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    at = _milliseconds(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
+    return at, at + 1
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
