@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
-from sqlmesh_dagster import SQLMeshResource
+from sqlmesh_dagster import InvalidSettingError, SQLMeshResource
 
 BUILT_AT = "2025-01-10T00:30:00"
 
@@ -234,3 +234,76 @@ def _state(project: Project, copy: Path) -> dict[str, list[tuple[object, ...]]]:
         name: sorted(project.query(f'SELECT * FROM sqlmesh."{name}"'), key=str)
         for (name,) in tables
     }
+
+
+def _ingest(name: str, *deps: str, partitioned: bool = False) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["warehouse", "raw", name],
+        deps=[dg.AssetKey(["warehouse", "raw", dep]) for dep in deps],
+        partitions_def=dg.StaticPartitionsDefinition(["a"]) if partitioned else None,
+    )
+    def load() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(data_version=dg.DataVersion("1"))
+
+    return load
+
+
+@pytest.fixture
+def loaded(project: Project) -> Project:
+    """A view on a loaded table, a table that reads the view, and one that reads a partitioned asset."""
+    project.execute("CREATE SCHEMA raw")
+    project.execute("CREATE TABLE raw.events AS SELECT 1 AS id")
+    project.execute("CREATE TABLE raw.parts AS SELECT 1 AS id")
+    project.model("seen", "SELECT id::INT AS id FROM raw.events", "kind VIEW, cron '@weekly'")
+    project.model("daily", "SELECT id FROM demo.seen")
+    project.model("parted", "SELECT id::INT AS id FROM raw.parts")
+    return project
+
+
+def _with_ingest(project: Project, **settings: str) -> dg.Definitions:
+    ingest = [
+        _ingest("download"),
+        _ingest("events", "download"),
+        _ingest("parts", partitioned=True),
+    ]
+    return dg.Definitions.merge(
+        project.definitions(**settings), dg.Definitions(assets=[*ingest, _ingest("unread")])
+    )
+
+
+@pytest.mark.parametrize(
+    ("loads", "names"), [("none", []), ("direct", ["events"]), ("all", ["download", "events"])]
+)
+def test_a_tick_loads_what_the_due_models_read(
+    loaded: Project, instance: dg.DagsterInstance, loads: str, names: list[str]
+) -> None:
+    """Promise: through views, and as far up as the setting says; what has partitions is left out."""
+    definitions = _with_ingest(loaded, schedule_loads=loads)
+    assert run_in_process(definitions, instance, "seen", "daily", "parted", now=BUILT_AT).success
+    (request,), _ = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert _requested([request]) == sorted(["daily", "parted", *names])
+    result = definitions.resolve_job_def("sqlmesh_job").execute_in_process(
+        instance=instance,
+        asset_selection=request.asset_selection,
+        run_config=request.run_config,
+        tags=request.tags,
+    )
+    assert result.success
+    assert _tick(definitions, instance, "2025-01-11T00:00:00")[0] == []
+
+
+def test_a_tick_loads_nothing_that_is_fresher_than_itself(
+    loaded: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: what another run has loaded since is not loaded again."""
+    definitions = _with_ingest(loaded)
+    run_in_process(definitions, instance, "seen", "daily", "parted", now=BUILT_AT)
+    run_in_process(definitions, instance, "events", now=None)
+    (request,), _ = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert _requested([request]) == ["daily", "parted"]
+
+
+def test_a_choice_that_there_is_not_is_named(loaded: Project) -> None:
+    """Promise: with the choices."""
+    with pytest.raises(InvalidSettingError, match="`schedule_loads` is `some`"):
+        loaded.definitions(schedule_loads="some")

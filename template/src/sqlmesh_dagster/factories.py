@@ -32,9 +32,19 @@ from sqlmesh_dagster.run.schedule import adaptive_schedule
 from sqlmesh_dagster.run.steps import StepEvent, check_table, materialize_model
 from sqlmesh_dagster.run.sync import sync_sensor
 from sqlmesh_dagster.run.verification import code_checks, verify_job
-from sqlmesh_dagster.settings import DefinitionOptions, ProjectSettings
+from sqlmesh_dagster.settings import (
+    DefinitionOptions,
+    ProjectSettings,
+    ScheduleLoads,
+    loads_choice,
+)
 from sqlmesh_dagster.translator import SQLMeshTranslator, unknown_properties
-from sqlmesh_dagster.upstream.dagster import AssetJob, PartitionedAsset, mixed_asset_job
+from sqlmesh_dagster.upstream.dagster import (
+    AssetJob,
+    PartitionedAsset,
+    loadable,
+    mixed_asset_job,
+)
 
 _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
 """Lower priority than other ops', so that ingest goes first and one sqlmesh run takes all models."""
@@ -80,6 +90,7 @@ def sqlmesh_adaptive_schedule_factory(
     op_tags: Mapping[str, str] | None = None,
     owners: Sequence[str] | None = None,
     default_status: dg.DefaultScheduleStatus = dg.DefaultScheduleStatus.STOPPED,
+    schedule_loads: str = "direct",
 ) -> tuple[dg.ScheduleDefinition, AssetJob, list[dg.AssetsDefinition]]:
     """A schedule that asks SQLMesh at each tick what is due and requests only that, its job and assets.
 
@@ -87,19 +98,22 @@ def sqlmesh_adaptive_schedule_factory(
 
     Args:
         name: The schedule's name; by default `<project_name>_adaptive_schedule`.
+        schedule_loads: See `sqlmesh_definitions_factory`.
 
     Raises:
-        InvalidSettingError: The project has no model.
+        InvalidSettingError: The project has no model, or a parameter makes no sense.
     """
     project = _project(sqlmesh_resource, project_name, group_name, owners)
     assets = _assets(project, op_tags)
-    job = _job(project, assets)
+    loads = loads_choice(schedule_loads)
+    job = _job(project, assets, loads)
     schedule = adaptive_schedule(
         project,
         job,
         sqlmesh_resource.settings,
         name or project.schedule_name,
         default_status,
+        loads,
     )
     return schedule, job, assets
 
@@ -231,7 +245,8 @@ def project_definitions(
         )
     project = _translated(resource, manifest, name, options.group_name, options.owners)
     assets = _assets(project, options.op_tags)
-    job = _job(project, assets)
+    loads = loads_choice(options.schedule_loads)
+    job = _job(project, assets, loads)
     schedules = []
     sensors = []
     if project.assets:
@@ -241,7 +256,9 @@ def project_definitions(
             else dg.DefaultScheduleStatus.STOPPED
         )
         schedule = options.schedule_name or project.schedule_name
-        schedules.append(adaptive_schedule(project, job, resource.settings, schedule, status))
+        schedules.append(
+            adaptive_schedule(project, job, resource.settings, schedule, status, loads)
+        )
         sensors.append(_sync_sensor(project, resource, None, options.enable_sync))
     definitions = dg.Definitions(
         assets=[*assets, *project.externals],
@@ -398,12 +415,20 @@ def _sync_sensor(
     )
 
 
-def _job(project: DagsterProject, assets: Sequence[dg.AssetsDefinition]) -> AssetJob:
+def _job(
+    project: DagsterProject, assets: Sequence[dg.AssetsDefinition], loads: ScheduleLoads
+) -> AssetJob:
+    """The job of everything: the models, their checks, and what the schedule loads for them."""
     keys = [asset.spec.key for asset in project.assets]
     checks = dg.AssetSelection.checks(*assets)
     # as a part of every run they would load the project's files each time
     code_checks = dg.AssetSelection.checks(*(check.spec.key for check in project.code_checks))
-    selection = (dg.AssetSelection.assets(*keys) | checks) - code_checks
+    selection: dg.AssetSelection = (dg.AssetSelection.assets(*keys) | checks) - code_checks
+    if loads != "none":
+        known = set(keys)
+        outside = {dep.asset_key for asset in project.assets for dep in asset.spec.deps} - known
+        direct = dg.AssetSelection.assets(*sorted(outside))
+        selection = selection | loadable(direct.upstream() if loads == "all" else direct)
     what = f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`."
     if len({asset.partitions for asset in project.assets if asset.partitions}) > 1:
         return mixed_asset_job(project.job_name, selection, what)

@@ -24,6 +24,8 @@ Build = Literal["due", "stale", "all"]
 """What a run builds: what the clock asks for; that, and what is stale; or everything again."""
 _BUILDS: tuple[Build, ...] = get_args(Build)
 WithoutRange = Literal["newest", "nothing"]
+ScheduleLoads = Literal["none", "direct", "all"]
+_SCHEDULE_LOADS: tuple[ScheduleLoads, ...] = get_args(ScheduleLoads)
 _WITHOUT_RANGE: tuple[WithoutRange, ...] = get_args(WithoutRange)
 _INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
 """What `EnvVar.int` returns; Dagster exports no name for it."""
@@ -195,6 +197,13 @@ class DefinitionOptions(ProjectSettings):
         default=False,
         description="Whether the schedule runs from the start; it can be switched in the UI.",
     )
+    schedule_loads: str = Field(
+        default="direct",
+        description="What the schedule loads beside the models that are due: the assets outside SQLMesh"
+        " that they read, unless they are fresher than the tick (`direct`); these, and everything"
+        " outside SQLMesh that leads to a due model (`all`); or `none`. Partitioned assets are left to"
+        " their own schedule.",
+    )
     enable_sync: bool = Field(
         default=False,
         description="Whether the sensor that reports what was built outside Dagster runs from the"
@@ -236,6 +245,15 @@ class RunOptions:
     def is_restatement(self) -> bool:
         """Whether what is done may be built again."""
         return self.restate or self.partitions is not None
+
+
+def loads_choice(text: str) -> ScheduleLoads:
+    """What a schedule loads.
+
+    Raises:
+        InvalidSettingError: It is none of its choices.
+    """
+    return _choice("schedule_loads", text, _SCHEDULE_LOADS)
 
 
 def build_choice(text: str) -> Build:

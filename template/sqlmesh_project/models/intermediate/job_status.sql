@@ -1,4 +1,5 @@
-/* Where each repair stands now. One row per job: the latest entry of the tablets' log. */
+/* Where each repair stands now. One row per job: the latest entry of the tablets' log. Entries may arrive
+   late, and the log holds all of them, so that a load with new ones builds the whole table again. */
 MODEL (
   name intermediate.job_status,
   kind INCREMENTAL_BY_UNIQUE_KEY (
@@ -6,7 +7,7 @@ MODEL (
     lookback 2
   ),
   owner 'operations@spokewell.example',
-  tags [workshop_floor],
+  tags (workshop_floor, 'dagster:new_data:all'),
   depends_on [staging.repair_jobs],
   grain job_id,
   audits (

@@ -1,6 +1,6 @@
 /* What each part cost, and when. One row per part and price. The price list is overwritten on each
    load; this model remembers the earlier prices: a price holds from `valid_from` (1970 for the first
-   known one) until `valid_to` (NULL for the current one). */
+   known one) until `valid_to` (NULL for the current one). A load with new prices adds to it at once. */
 MODEL (
   name intermediate.part_prices,
   kind SCD_TYPE_2_BY_COLUMN (
@@ -8,7 +8,7 @@ MODEL (
     columns (supplier_cost, list_price)
   ),
   owner 'purchasing@spokewell.example',
-  tags [purchasing],
+  tags (purchasing, 'dagster:new_data:newest'),
   grain (part_code, valid_from),
   audits (
     NOT_NULL(columns := (part_code, valid_from)),

@@ -1,4 +1,5 @@
-/* Result of the collected repairs per workshop and month. One row per workshop and month. */
+/* Result of the collected repairs per workshop and month. One row per workshop and month. A bicycle may
+   leave in another month than that of its parts and payments: new ones build all months again. */
 MODEL (
   name marts.monthly_finance,
   kind INCREMENTAL_BY_TIME_RANGE (
@@ -8,7 +9,7 @@ MODEL (
   ),
   cron '@monthly',
   owner 'finance@spokewell.example',
-  tags (finance, 'dagster:group_name:finance'),
+  tags (finance, 'dagster:group_name:finance', 'dagster:new_data:all'),
   grain (workshop_code, month),
   audits (
     NOT_NULL(columns := (workshop_code, month, billed)),

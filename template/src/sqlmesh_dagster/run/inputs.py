@@ -43,7 +43,7 @@ def known_inputs(
         fqns: The models that one sqlmesh run takes.
         outcomes: What this Dagster run knows of its models so far.
     """
-    reads = _Reads(project)
+    reads = Reads(project)
     taken = {*fqns, *(s for fqn in fqns for s in reads.sources(fqn) if s in reads.assets)}
     subjects = {
         asset.spec.key.to_user_string(): _subject(asset, reads, translator)
@@ -70,7 +70,7 @@ def known_inputs(
     )
 
 
-class _Reads:
+class Reads:
     """Which tables each model reads; views are looked through, as they hold no rows of their own."""
 
     def __init__(self, project: DagsterProject) -> None:
@@ -106,7 +106,7 @@ class _Reads:
                 yield upstream
 
 
-def _subject(asset: ModelAsset, reads: _Reads, translator: SQLMeshTranslator) -> Subject:
+def _subject(asset: ModelAsset, reads: Reads, translator: SQLMeshTranslator) -> Subject:
     model = asset.model
     return Subject(
         label=asset.spec.key.to_user_string(),
@@ -174,7 +174,7 @@ def _histories(
     instance: dg.DagsterInstance,
     subjects: Iterable[Subject],
     loads: Mapping[str, Load],
-    reads: _Reads,
+    reads: Reads,
 ) -> Iterator[tuple[str, tuple[Load, ...]]]:
     """What was loaded since a model was built, of those inputs that say of which time it is."""
     oldest: dict[str, int] = {}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timezone
+from datetime import datetime, timezone
 
 import dagster as dg
 
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.definition.records import ModelRecord
 from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
-from sqlmesh_dagster.settings import ProjectSettings
-from sqlmesh_dagster.upstream.dagster import AssetJob
+from sqlmesh_dagster.run.inputs import Reads
+from sqlmesh_dagster.settings import ProjectSettings, ScheduleLoads
+from sqlmesh_dagster.upstream.dagster import AssetJob, loadable_upstream
 
 _ACTIVE = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -28,8 +29,12 @@ def adaptive_schedule(
     settings: ProjectSettings,
     name: str,
     default_status: dg.DefaultScheduleStatus,
+    loads: ScheduleLoads,
 ) -> dg.ScheduleDefinition:
     """A schedule for the project's job.
+
+    Args:
+        loads: Which assets outside SQLMesh a tick requests with the models.
 
     Raises:
         InvalidSettingError: The project has no model that has a cron.
@@ -42,10 +47,10 @@ def adaptive_schedule(
         cron_schedule=crons[0] if len(crons) == 1 else list(crons),
         execution_timezone=time_zone,
         default_status=default_status,
-        description="Asks SQLMesh which models are due, and runs only those.",
+        description="Asks SQLMesh which models are due, loads what they read, and builds only those.",
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        return _evaluate(context, project, job.name, settings)
+        return _evaluate(context, project, job.name, settings, loads)
 
     return tick
 
@@ -78,6 +83,7 @@ def _evaluate(
     project: DagsterProject,
     job_name: str,
     settings: ProjectSettings,
+    loads: ScheduleLoads,
 ) -> dg.RunRequest | dg.SkipReason:
     active = active_run(context.instance, project, job_name)
     if active is not None:
@@ -96,18 +102,47 @@ def _evaluate(
             f"Environment `{settings.environment}` does not exist yet. {settings.plan_hint}"
         )
     keys = project.keys_by_fqn
-    selection = list(keys.values()) if due.is_new else [keys[m] for m in due.models if m in keys]
-    if not selection:
+    fqns = list(keys) if due.is_new else [m for m in due.models if m in keys]
+    if not fqns:
         when = f" The next is due at {due.next_due.isoformat()}." if due.next_due else ""
         return dg.SkipReason(f"No model is due.{when}")
+    options = {"execution_time": at.isoformat(), "build": "due"}
     return dg.RunRequest(
         run_key=f"{settings.environment}:{at.isoformat()}",
-        asset_selection=selection,
-        run_config={
-            "resources": {project.options_key: {"config": {"execution_time": at.isoformat()}}}
-        },
-        tags={"sqlmesh/due": str(len(selection))},
+        asset_selection=[*_to_load(context, project, fqns, loads, at), *(keys[m] for m in fqns)],
+        run_config={"resources": {project.options_key: {"config": options}}},
+        tags={"sqlmesh/due": str(len(fqns))},
     )
+
+
+def _to_load(
+    context: dg.ScheduleEvaluationContext,
+    project: DagsterProject,
+    fqns: Sequence[str],
+    loads: ScheduleLoads,
+    at: datetime,
+) -> list[dg.AssetKey]:
+    """The assets outside SQLMesh that these models read, and that were not loaded since the tick."""
+    if loads == "none":
+        return []
+    reads = Reads(project)
+    direct = {
+        reads.outside[source]
+        for fqn in fqns
+        for source in reads.sources(fqn)
+        if source in reads.outside
+    }
+    wanted = direct if loads == "direct" else {project.keys_by_fqn[fqn] for fqn in fqns}
+    repository = context.repository_def
+    found = loadable_upstream(repository, wanted, with_ancestors=loads == "all")
+    found -= project.fqns_by_key.keys()
+    records = context.instance.get_asset_records(list(found)) if found else ()
+    fresh = {
+        record.asset_entry.asset_key
+        for record in records
+        if (last := record.asset_entry.last_materialization) and last.timestamp >= at.timestamp()
+    }
+    return sorted(found - fresh)
 
 
 def active_run(instance: dg.DagsterInstance, project: DagsterProject, job_name: str) -> str | None:

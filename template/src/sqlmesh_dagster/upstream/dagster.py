@@ -6,11 +6,15 @@ Verified on Dagster 1.13.27.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_selection import MaterializableAssetSelection
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.assets.job.asset_job import build_asset_job, get_asset_graph_for_job
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -74,6 +78,45 @@ class _MixedAssetJob(UnresolvedAssetJobDefinition):
 def mixed_asset_job(name: str, selection: dg.AssetSelection, description: str) -> AssetJob:
     """As `dagster.define_asset_job`, which refuses assets with different partitions."""
     return _MixedAssetJob(name, selection, description=description)
+
+
+class _LoadableAssetSelection(MaterializableAssetSelection):
+    """Those assets of a selection that a run without a partition can materialize."""
+
+    def resolve_inner(
+        self, asset_graph: BaseAssetGraph[Any], allow_missing: bool
+    ) -> AbstractSet[dg.AssetKey]:
+        """As the original, without partitioned assets: it is not known here which are partitioned."""
+        return _loadable(asset_graph, self.child.resolve_inner(asset_graph, allow_missing))
+
+
+def loadable(selection: dg.AssetSelection) -> dg.AssetSelection:
+    """What of a selection a schedule's run can load: assets that are materialized, without partitions."""
+    return _LoadableAssetSelection(child=selection)
+
+
+def loadable_upstream(
+    repository: dg.RepositoryDefinition, keys: Iterable[dg.AssetKey], *, with_ancestors: bool
+) -> set[dg.AssetKey]:
+    """Those of these assets that a run without a partition can materialize.
+
+    Args:
+        with_ancestors: Whether what they are made of counts, too.
+    """
+    graph = repository.asset_graph
+    found = set(keys)
+    pending = list(found) if with_ancestors else []
+    while pending:
+        key = pending.pop()
+        parents = graph.get(key).parent_keys - found if graph.has(key) else set()
+        found |= parents
+        pending.extend(parents)
+    return _loadable(graph, found)
+
+
+def _loadable(graph: BaseAssetGraph[Any], keys: AbstractSet[dg.AssetKey]) -> set[dg.AssetKey]:
+    materializable = graph.materializable_asset_keys
+    return {k for k in keys if k in materializable and not graph.get(k).is_partitioned}
 
 
 @dataclass(frozen=True)
