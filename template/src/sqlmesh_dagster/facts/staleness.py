@@ -183,7 +183,9 @@ def contents(inputs: Inputs) -> str:
 
 
 def judge(known: Known, tables: Mapping[str, Table]) -> dict[str, Verdict]:
-    """The verdict on each selected model that is stale; one that is fresh has none.
+    """The verdict on each model that is stale; one that is fresh has none.
+
+    Only selected ones are built again, or left for a reason.
 
     Args:
         tables: Of all subjects that are deployed.
@@ -191,11 +193,13 @@ def judge(known: Known, tables: Mapping[str, Table]) -> dict[str, Verdict]:
     verdicts: dict[str, Verdict] = {}
     for label, subject in known.subjects.items():
         table = tables.get(label)
-        if label not in known.selected or table is None or not table.done:
+        if table is None or not table.done:
             continue
         changes = tuple(_changes(subject, table, known, tables, verdicts))
-        if changes:
+        if changes and label in known.selected:
             verdicts[label] = _verdict(subject, table, changes, known)
+        elif changes:
+            verdicts[label] = Verdict(changes)
     return verdicts
 
 
@@ -307,7 +311,8 @@ def _rebuilt(
     table = tables.get(model.label)
     if verdict is not None and verdict.rebuild:
         return Change(model.label, None, _passed_on(model, verdict), is_new=_is_new(verdict))
-    if verdict is not None and table is not None and table.is_due:
+    is_selected = model.label in known.selected
+    if is_selected and verdict is not None and table is not None and table.is_due:
         return Change(model.label, None, None, is_new=_is_new(verdict))
     if before is None or before.version == UNKNOWN or model.recorded is None:
         return None

@@ -122,6 +122,16 @@ def test_a_table_below_follows_what_another_run_built_again() -> None:
 _NEW_INPUT = Input("v2", 77)
 
 
+def test_a_table_that_nobody_selected_is_left_out() -> None:
+    """Promise: what reads it is as fresh as it is."""
+    top = _model("top", "raw", inputs={"raw": _OLD})
+    below = _model("below", "top", inputs={"top": Input(contents({"raw": _OLD}))})
+    known = _known(top, below, loads={"raw": _NEW}, selected=frozenset({"below"}))
+    verdicts = _verdicts(known)
+    assert "below" not in verdicts
+    assert (verdicts["top"].rebuild, verdicts["top"].left) == ((), None)
+
+
 def _daily(**more: object) -> Subject:
     daily = _model("m", "raw", kind="INCREMENTAL_BY_TIME_RANGE", inputs={"raw": _OLD})
     return replace(daily, **more)  # type: ignore[arg-type]
