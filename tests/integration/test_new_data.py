@@ -7,7 +7,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy import Engine, event
 from tests.sqlmesh_dagster.projects import Project, Run, run_config
+
+from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator
+from sqlmesh_dagster.definition.project import translate
+from sqlmesh_dagster.manifest.loading import project_manifest
+from sqlmesh_dagster.run.inputs import known_inputs
 
 _NOW = "2025-01-10T00:30:00"
 _LATER = "2025-01-10T06:00:00"
@@ -440,3 +446,44 @@ def test_a_step_of_its_own_follows_the_same_rule(
     assert _built(_run(definitions, instance)) == ["below", "seen", "total"]
     assert whole.project.query("SELECT n FROM demo__dev.below") == [(2,)]
     assert _built(_run(definitions, instance)) == []
+
+
+def test_one_look_finds_all_inputs_however_many_models_there_are(
+    source: Source, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the event log is asked once for a run, and not for each of its models."""
+    for number in range(30):
+        source.project.model(f"m{number}", "SELECT id::INT AS id FROM raw.events")
+    translator = SQLMeshTranslator()
+    resource = SQLMeshResource(project_dir=str(source.project.root), environment="dev")
+    manifest = project_manifest(resource)
+    project = translate(manifest, translator, name="p", group_name="g", owners=())
+    instance.report_runless_asset_event(dg.AssetMaterialization(["warehouse", "raw", "events"]))
+    for asset in project.assets:
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset.spec.key))
+    asked: list[str] = []
+
+    def ask(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        asked.append(statement)
+
+    def looks(count: int) -> int:
+        asked.clear()
+        known = known_inputs(
+            instance,
+            project,
+            translator,
+            [asset.model.fqn for asset in project.assets[:count]],
+            run_id="",
+            build="stale",
+            without_range="newest",
+            outcomes={},
+        )
+        assert len(known.subjects) == count and list(known.loads) == ["warehouse/raw/events"]
+        return len(asked)
+
+    event.listen(Engine, "before_cursor_execute", ask)
+    try:
+        looks(1)  # the storage asks once what it is able to
+        assert looks(3) == looks(30) > 0
+    finally:
+        event.remove(Engine, "before_cursor_execute", ask)

@@ -96,6 +96,14 @@ _PARAMETERS = {
         "upstream.sqlmesh.on_audit wraps it",
         "self snapshot",
     ),
+    "sqlmesh.core.snapshot:SnapshotEvaluator.evaluate": (
+        "upstream.sqlmesh.leave_as_it_is wraps it",
+        "self snapshot",
+    ),
+    "sqlmesh.core.snapshot:Snapshot.missing_intervals": (
+        "rebuild.py asks it whether a stale model is due as well",
+        "start end execution_time deployability_index",
+    ),
     "sqlmesh.core.snapshot:SnapshotEvaluator.get_adapter": (
         "context.py interrupts the adapter's cursor",
         "gateway",
@@ -373,6 +381,25 @@ def test_an_evaluator_returns_what_each_audit_found(project: Project, heard: _He
     assert (second.audit.name, second.count, second.skipped) == ("number_of_rows", 0, False)
     assert "columns" in first.audit_args
     assert first.query is not None
+
+
+def test_a_view_is_audited_and_not_created(project: Project) -> None:
+    """Promise: `upstream.sqlmesh.leave_as_it_is` keeps a run from creating what it names."""
+    project.execute("CREATE TABLE main.source AS SELECT 1 AS id")
+    project.model("seen", "SELECT id::INT AS id FROM main.source", "kind VIEW")
+    context = _planned(project)
+    (name,) = (name for name, s in context.snapshots.items() if s.is_model and not s.is_external)
+    stored = context.state_reader.get_snapshots([context.snapshots[name].snapshot_id])
+    (snapshot,) = stored.values()
+    table = snapshot.table_name()
+    evaluator = context.snapshot_evaluator
+    in_sqlmesh.leave_as_it_is(evaluator, [name])
+    context.engine_adapter.drop_view(table)
+    evaluator.evaluate(
+        snapshot, start="2025-01-01", end="2025-01-09", execution_time="2025-01-10", snapshots={}
+    )
+    assert not context.engine_adapter.table_exists(table)
+    context.close()
 
 
 def test_a_blocking_audit_raises_the_errors_of_a_node(project: Project, heard: _Heard) -> None:
@@ -740,3 +767,27 @@ def test_a_job_of_different_partitions_needs_an_exception() -> None:
         resolved(dg.define_asset_job("mixed", selection=everything))
     mixed = resolved(in_dagster.mixed_asset_job("mixed", everything, "all of it"))
     assert {node.name for node in mixed.nodes} == {"hours", "days"}
+
+
+def test_what_has_partitions_is_known_when_a_job_is_resolved_and_not_before() -> None:
+    """Promise: `upstream.dagster.loadable` leaves out what a run without a partition cannot load."""
+
+    @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["a"]))
+    def parted() -> None: ...
+
+    @dg.asset(deps=["outside"])
+    def whole() -> None: ...
+
+    @dg.asset(deps=[parted, whole])
+    def reader() -> None: ...
+
+    upstream = dg.AssetSelection.assets("reader").upstream()
+    job = dg.define_asset_job("load", selection=in_dagster.loadable(upstream))
+    definitions = dg.Definitions([parted, whole, reader], jobs=[job])
+    assert {node.name for node in definitions.resolve_job_def("load").nodes} == {"whole", "reader"}
+    repository = definitions.get_repository_def()
+    assert isinstance(repository, dg.RepositoryDefinition)
+    keys = [dg.AssetKey("reader")]
+    for with_ancestors, names in ((False, {"reader"}), (True, {"reader", "whole"})):
+        found = in_dagster.loadable_upstream(repository, keys, with_ancestors=with_ancestors)
+        assert {key.path[-1] for key in found} == names
