@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dagster as dg
+import pytest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+from sqlmesh_dagster import InvalidSettingError, SQLMeshRunOptions
 
 
 def _daily(project: Project) -> None:
@@ -92,3 +95,16 @@ def test_a_time_that_has_not_come_touches_nothing(
     )
     assert not plan.success
     assert not project.database.exists()
+
+
+def test_the_launchpad_describes_every_option() -> None:
+    """Promise: what can be set is explained where it is set."""
+    fields = SQLMeshRunOptions.to_fields_dict()
+    assert "build" in fields
+    assert not [name for name, field in fields.items() if not field.description]
+
+
+def test_a_build_that_there_is_not_is_named() -> None:
+    """Promise: with the choices."""
+    with pytest.raises(InvalidSettingError, match="`build` is `everything`"):
+        SQLMeshRunOptions(build="everything").resolve()
