@@ -392,6 +392,17 @@ def test_due_leaves_what_is_stale_and_builds_what_its_own_run_loads(
     assert _built(_run(definitions, instance, options=due)) == ["below", "seen", "total"]
 
 
+def test_start_and_end_build_nothing_again(whole: Source, instance: dg.DagsterInstance) -> None:
+    """Promise: they limit what is due, and nothing is left missing outside of them."""
+    definitions = _definitions(whole)
+    _run(definitions, instance, now=_NOW)
+    whole.add("2, DATE '2025-01-03'", "v2")
+    run = _run(definitions, instance, options={"start": "2025-01-09"})
+    assert _built(run) == []
+    assert "Launch it without them to build it now." in _says(run, "total")
+    assert _built(_run(definitions, instance)) == ["below", "seen", "total"]
+
+
 def test_all_asks_as_a_restatement_does(whole: Source, instance: dg.DagsterInstance) -> None:
     """Promise: what would be built besides is named first; then everything selected is built again."""
     definitions = _definitions(whole)

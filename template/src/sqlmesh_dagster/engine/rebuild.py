@@ -29,7 +29,7 @@ from sqlmesh_dagster.facts.staleness import (
     inputs_before,
     judge,
 )
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import ProjectSettings, RunOptions
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Freshness:
         known: Known,
         snapshots: Mapping[str, Snapshot],
         settings: ProjectSettings,
+        options: RunOptions,
         execution_time: datetime,
     ) -> None:
         self._known = known
@@ -95,6 +96,8 @@ class Freshness:
             if subject.fqn in snapshots
         }
         self._verdicts = judge(known, self._tables)
+        if options.start or options.end:  # what is forgotten outside of them would stay missing
+            self._verdicts = {label: _limited(v) for label, v in self._verdicts.items()}
         self._inputs = {
             label: Input(contents(inputs_before(subject, self._tables.get(label), known.loads)))
             for label, subject in known.subjects.items()
@@ -194,6 +197,15 @@ def _refusal(snapshot: Snapshot, subject: Subject, is_production: bool) -> str |
             " model if its data can be built again."
         )
     return None
+
+
+def _limited(verdict: Verdict) -> Verdict:
+    if not verdict.rebuild:
+        return verdict
+    return Verdict(
+        verdict.changes,
+        left="`start` and `end` limit this run to what is due. Launch it without them to build it now.",
+    )
 
 
 def _left(verdict: Verdict, next_due: str | None) -> str | None:

@@ -70,7 +70,7 @@ class SQLMeshRun:
                 restated = self._restatement(snapshots, fqns, execution_time)
                 upstream = self._upstream(snapshots, fqns, restated, held)
                 if self.known is not None:
-                    freshness = Freshness(self.known, snapshots, settings, execution_time)
+                    freshness = Freshness(self.known, snapshots, settings, options, execution_time)
                 deployed = console.begin(
                     snapshots,
                     execution_time,
