@@ -27,19 +27,25 @@ def forget_the_callers_repository() -> None:
         os.environ.pop(name, None)
 
 
-def git(folder: Path, *arguments: str, given: bytes | None = None) -> bytes:
+def git(
+    folder: Path, *arguments: str, given: bytes | None = None, index: Path | None = None
+) -> bytes:
     """The output of a git command.
+
+    Args:
+        index: A file to use in the place of the repository's index.
 
     Raises:
         Refused: It failed.
     """
+    other_index = {} if index is None else {"GIT_INDEX_FILE": str(index)}
     try:
         result = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             input=given,
             capture_output=True,
             check=False,
-            env={**os.environ, "LC_ALL": "C"},  # messages are looked at
+            env={**os.environ, **other_index, "LC_ALL": "C"},  # messages are looked at
         )
     except FileNotFoundError as error:
         raise Refused("`git` is not installed, or not on the PATH. Install it.") from error
@@ -117,9 +123,7 @@ class Project:
 
     def listing(self, ref: str = "HEAD") -> dict[str, str]:
         """The path and the mode of each file of a commit."""
-        entries = self.git("ls-tree", "-r", "-z", ref).decode(errors="surrogateescape").split("\0")
-        parted = (entry.partition("\t") for entry in entries if entry)
-        return {path: facts.split()[0] for facts, _, path in parted}
+        return {path: mode for path, (mode, _) in self._entries(ref).items()}
 
     def files(self, paths: Iterable[str], ref: str = "HEAD") -> dict[str, File]:
         """Those of the paths that are files of a commit."""
@@ -154,8 +158,12 @@ class Project:
         """The files as git would put them on disk: ends of lines, filters such as LFS's."""
         texts = {path: file for path, file in files.items() if not file.is_link}
         ids = self.store(file.content for file in texts.values())
-        names = (f"{name} {self.prefix}{path}" for name, path in zip(ids, texts, strict=True))
-        contents = dict(zip(texts, self._contents(names, "--filters"), strict=True))
+        entries = {path: (REGULAR, name) for path, name in zip(texts, ids, strict=True)}
+        with tempfile.TemporaryDirectory() as folder:
+            index, place = Path(folder, "index"), Path(folder, "files")
+            self._set_index(entries, index=index)
+            git(self._top(), "checkout-index", "--all", f"--prefix={place}/", index=index)
+            contents = {path: (place / self.prefix / path).read_bytes() for path in texts}
         return {
             path: File(contents.get(path, file.content), file.is_executable, file.is_link)
             for path, file in files.items()
@@ -176,34 +184,48 @@ class Project:
             return
         blobs = [file for stages in conflicts.values() for file in stages if file]
         names = iter(self.store(file.content for file in blobs))
-        empty = "0" * len(self.head())
-        lines = []
-        for path, stages in conflicts.items():
-            lines.append(f"0 {empty}\t{self.prefix}{path}")
-            lines += [
-                f"{EXECUTABLE if file.is_executable else REGULAR} {next(names)} {number}"
-                f"\t{self.prefix}{path}"
-                for number, file in enumerate(stages, start=1)
-                if file
-            ]
-        given = "\0".join(lines).encode(errors="surrogateescape")
-        self.git("update-index", "-z", "--index-info", given=given)
+        self._set_index(dict.fromkeys(conflicts))
+        lines = [
+            f"{EXECUTABLE if file.is_executable else REGULAR} {next(names)} {number}"
+            f"\t{self.prefix}{path}"
+            for path, stages in conflicts.items()
+            for number, file in enumerate(stages, start=1)
+            if file
+        ]
+        self._index_info(lines)
 
     def reset_index(self, paths: Iterable[str]) -> None:
-        """Make the index of some paths that of HEAD; no file is touched."""
-        known = set(self.listing())
-        paths = set(paths)
-        if listed := sorted(paths & known):
-            # literal: a path may hold what git takes for a pattern
-            spec = "\0".join(f":(literal){path}" for path in listed)
-            self.git(
-                *("restore", "--source=HEAD", "--staged"),
-                *("--pathspec-from-file=-", "--pathspec-file-nul"),
-                given=spec.encode(errors="surrogateescape"),
-            )
-        if created := sorted(paths - known):
-            listed_too = "\0".join(created).encode(errors="surrogateescape")
-            self.git("update-index", "--force-remove", "-z", "--stdin", given=listed_too)
+        """Make the index of some paths that of HEAD; no file is touched.
+
+        Where it is so already, nothing happens: a new entry would forget `--skip-worktree`.
+        """
+        listed = self.git("diff", "--cached", "--name-only", "--no-renames", "--relative", "-z")
+        differing = _paths(listed) & set(paths)
+        if differing:
+            entries = self._entries("HEAD")
+            self._set_index(dict.fromkeys(differing))  # all stages go
+            self._set_index({path: entries[path] for path in differing if path in entries})
+
+    def _set_index(
+        self, entries: Mapping[str, tuple[str, str] | None], index: Path | None = None
+    ) -> None:
+        """Mode and blob of each path; None where there is to be no entry."""
+        nothing = ("0", "0" * len(self.head()))
+        facts = {path: entry or nothing for path, entry in entries.items()}
+        lines = [f"{mode} {name}\t{self.prefix}{path}" for path, (mode, name) in facts.items()]
+        self._index_info(lines, index)
+
+    def _index_info(self, lines: Iterable[str], index: Path | None = None) -> None:
+        given = "".join(f"{line}\0" for line in lines).encode(errors="surrogateescape")
+        git(self._top(), "update-index", "-z", "--index-info", given=given, index=index)
+
+    def _entries(self, ref: str) -> dict[str, tuple[str, str]]:
+        listed = self.git("ls-tree", "-r", "-z", ref).decode(errors="surrogateescape").split("\0")
+        parted = (entry.partition("\t") for entry in listed if entry)
+        return {path: (facts.split()[0], facts.split()[2]) for facts, _, path in parted}
+
+    def _top(self) -> Path:
+        return self.root.joinpath(*[".."] * self.prefix.count("/"))
 
     def _knows_modes(self) -> bool:
         said = self.git("config", "--type=bool", "--default=true", "core.fileMode")
@@ -211,14 +233,13 @@ class Project:
 
     def _store(self, paths: Iterable[str], *options: str) -> list[str]:
         """The names of files, whose paths start at the repository's root: git takes no others."""
-        top = self.root.joinpath(*[".."] * self.prefix.count("/"))
         given = "".join(f"{path}\n" for path in paths).encode(errors="surrogateescape")
-        said = git(top, "hash-object", "-w", *options, "--stdin-paths", given=given)
+        said = git(self._top(), "hash-object", "-w", *options, "--stdin-paths", given=given)
         return said.decode().split()
 
-    def _contents(self, names: Iterable[str], *options: str) -> list[bytes]:
+    def _contents(self, names: Iterable[str]) -> list[bytes]:
         objects = "".join(f"{name}\n" for name in names).encode(errors="surrogateescape")
-        output = self.git("cat-file", "--batch", *options, given=objects)
+        output = self.git("cat-file", "--batch", given=objects)
         contents, position = [], 0
         for _ in range(objects.count(b"\n")):
             start = output.index(b"\n", position) + 1
