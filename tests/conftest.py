@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,17 @@ email = ada@example.com
 [core]
 fsync = none # nothing here must survive a power cut, and a render is hundreds of files
 """
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """After the matrix of updates: what became of all edits."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "edits" and isinstance(value, dict):
+                counts.update(value)
+    for what, number in sorted(counts.items()):
+        terminalreporter.write_line(f"edits {what}: {number}")
 
 
 @pytest.fixture(scope="session", autouse=True)

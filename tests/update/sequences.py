@@ -9,6 +9,7 @@ import argparse
 import random
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
+
+sys.path.append(str(ROOT / "template/.template"))
 from tests.update import small
 from tests.update.projects import Project
 from tests.update.small import VENDORED, Done, Small

@@ -3,18 +3,19 @@
 import itertools
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from template_update import ownership
+from template_update import moves, ownership
 from tests.answers import EXAMPLE
 from tests.conftest import ROOT
 from tests.update.edits import EDITS, FIXES, THEIRS, Fate
-from tests.update.projects import COMMAND, Project, copy
+from tests.update.projects import COMMAND, Project, copy, is_carrying
 from tests.update.releases import NEXT, RELEASES, Template, clone
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -104,10 +105,19 @@ def edit_own_files(project: Project) -> None:
 
 def is_told(project: Project, report: Mapping[str, Any], name: str, mine: bytes | None) -> bool:
     """Whether the owner's edit is in a conflict, or beside the file, byte for byte."""
-    if name in {found["path"] for found in report["conflict"]}:
-        return name in project.unmerged() and blob(project, f":2:{name}") == mine
+    for found in report["conflict"]:
+        if name == found["path"] or f"`{name}`" in found["reason"]:
+            return found["path"] in project.unmerged() and holds(project, found["path"], name, mine)
+    if name in {found["path"] for found in report["returned"]}:
+        return mine is None
     saved = {found["path"]: found["saved_as"] for found in report["saved"]}
     return name in saved and read(project.root / saved[name]) == mine
+
+
+def holds(project: Project, path: str, name: str, mine: bytes | None) -> bool:
+    """Whether the index has the owner's version; of a file that was split, the commit has it whole."""
+    ours = blob(project, f":2:{path}")
+    return ours == mine or (path != name and blob(project, f"HEAD:{name}") == mine)
 
 
 def blob(project: Project, spec: str) -> bytes:
@@ -151,6 +161,70 @@ def fates_of(
     ]
 
 
+def moves_of(pristine: Project) -> dict[str, tuple[str, ...]]:
+    """Where a version has moved files of the template's."""
+    known = pristine.root / moves.NAME
+    return moves.parse(known.read_text()) if known.is_file() else {}
+
+
+def moved_fates(
+    moved: Mapping[str, tuple[str, ...]],
+    base: State,
+    mine: State,
+    pristine: Project,
+    project: Project,
+) -> list[Fate]:
+    """Of each file that the template moved; of one that was split, the parts together."""
+    fates = []
+    for name, places in moved.items():
+        if not places or base.get(name, (None,))[0] is None:
+            continue
+        if (project.root / name).is_symlink():
+            continue  # the owner's link is where it was
+        theirs, now = (_together(tree, places) for tree in (pristine.root, project.root))
+        fates += fates_of([name], base, {name: theirs}, mine, {name: now})
+    return fates
+
+
+def _together(root: Path, places: Iterable[str]) -> tuple[bytes | None, bool]:
+    found = state(root, places).values()
+    contents = [content for content, _ in found if content is not None]
+    return b"".join(contents) if contents else None, all(mode for _, mode in found)
+
+
+def update(project: Project, new: str) -> dict[str, Any]:
+    """By the project's own command, and by a review where that knows of no moved files."""
+    if is_carrying(project):
+        return project.report("--to", new)
+    if (project.root / ".template").is_dir():
+        project.report("--to", new)
+    else:
+        project.update_as_a_bot(new)
+    return project.report("--review", program=ROOT / COMMAND)
+
+
+def count(
+    report: Mapping[str, Any], fates: Iterable[Fate], moved: Mapping[str, tuple[str, ...]]
+) -> dict[str, int]:
+    """What became of the edits, in files that moved and in others."""
+    counts = Counter(
+        f"in {'a moved' if moved.get(fate.name) else 'another'} file: {became(report, fate)}"
+        for fate in fates
+        if fate.mine not in (None, fate.base)
+    )
+    return dict(counts)
+
+
+def became(report: Mapping[str, Any], fate: Fate) -> str:
+    """What became of an edit: in one word of the report's, or there by itself."""
+    if fate.name in {found["path"] for found in report["saved"]}:
+        return "saved"
+    named = [found["path"] + found["reason"] for found in report["conflict"]]
+    if any(text.startswith(f"{fate.name}both") or f"`{fate.name}`" in text for text in named):
+        return "conflict"
+    return "there"
+
+
 def test_every_edit_meets_every_fix(source: Path, tmp_path: Path) -> None:
     """Each edit and each fix is in the tree, in conflict, saved beside, or told."""
     template = clone(source, tmp_path / "template")
@@ -175,7 +249,12 @@ def test_every_edit_meets_every_fix(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("pair", "preset", "turn"), JOURNEYS)
 def test_an_update_between_releases_loses_nothing(
-    template: Template, tmp_path: Path, pair: tuple[str, str], preset: str, turn: int
+    template: Template,
+    tmp_path: Path,
+    pair: tuple[str, str],
+    preset: str,
+    turn: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Edits in the template's files are there or told; the owner's files are as they were.
 
@@ -198,16 +277,17 @@ def test_an_update_between_releases_loses_nothing(
     edit_own_files(project)
     project.commit()
     mine, own = state(project.root, templates), own_files(project)
-    has_command = (project.root / ".template").is_dir()
 
-    if has_command:
-        report = project.report("--to", new)
-    else:
-        project.update_as_a_bot(new)
-        report = project.report("--review", program=ROOT / COMMAND)
+    report = update(project, new)
 
     now = state(project.root, templates)
-    assert losses(project, report, fates_of(templates, base, theirs, mine, now)) == {}
+    moved = moves_of(pristine)
+    fates = [
+        *fates_of([name for name in templates if not moved.get(name)], base, theirs, mine, now),
+        *moved_fates(moved, base, mine, pristine, project),
+    ]
+    assert losses(project, report, fates) == {}
+    record_property("edits", count(report, fates, moved))
     assert own_files(project) == own
     untouched = {name for name in owned(pristine, "template") if name not in templates}
     assert state(project.root, untouched) == state(pristine.root, untouched)

@@ -99,7 +99,7 @@ def moved_here(project: Project, found: Renders) -> set[str]:
     gone = [
         path
         for path, file in found.base.items()
-        if path not in committed and found.theirs.get(path) not in (None, file)
+        if path not in committed and found.theirs.get(path) != file
     ]
     endings = {Path(path).suffix for path in gone}
     added = sorted(committed - {*found.base, *found.theirs})

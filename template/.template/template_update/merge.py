@@ -37,6 +37,8 @@ class Kind(Enum):
     """The owner's edit is not in the tree any more."""
     CARRIED = "carried"
     """The template moved the file, and the owner's edit went along."""
+    RETURNED = "returned"
+    """The owner had deleted or renamed the file, and the template's is there under a new path."""
     RESTORED = "restored"
     """The owner's edit was gone, although it fits to what the template changed."""
     MISSED = "missed"
@@ -83,6 +85,8 @@ def merge_trees(trees: Trees, merge: Merge) -> dict[str, Result]:
     for path in trees.paths:
         if _is_edited_and_gone(trees, path):
             _carry(trees, path, merge, results)
+        elif path in trees.base and path not in trees.theirs and path not in trees.mine:
+            results[path] = _merge_deleted(trees, path)
     return results
 
 
@@ -136,6 +140,16 @@ def _merge_absent(trees: Trees, path: str, base: File | None, theirs: File | Non
     if theirs in (base, None):
         return Result(None)
     return Result(None, (Finding(Kind.MISSED, path, _where_to(trees, path, base)),))
+
+
+def _merge_deleted(trees: Trees, path: str) -> Result:
+    """The owner deleted a file that the template moved: what imports the new one must find it."""
+    created = [new for new in trees.moves.get(path, ()) if new not in trees.mine]
+    if not created:
+        return Result(None)
+    why = _where_to(trees, path, trees.base[path])
+    reason = f"{why}; the template's is in " + ", ".join(f"`{new}`" for new in created)
+    return Result(None, (Finding(Kind.RETURNED, path, reason),))
 
 
 def _is_edited_and_gone(trees: Trees, path: str) -> bool:

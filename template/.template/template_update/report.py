@@ -10,6 +10,7 @@ _TITLES = {
     Kind.CONFLICT: "Conflicts: settle what is between the markers",
     Kind.SAVED: "Your edits that are not in the tree any more, saved beside",
     Kind.CARRIED: "Your edits that moved along with a file of the template's",
+    Kind.RETURNED: "Files that you deleted or renamed, and that the template has moved",
     Kind.RESTORED: "Your edits that were undone, and are back",
     Kind.MISSED: "Changes of the template's that did not arrive",
 }

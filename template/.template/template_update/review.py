@@ -62,7 +62,7 @@ def _review(plain: Plain, path: str, merge: Merge, found: Review) -> Iterator[Fi
         yield Finding(Kind.CONFLICT, path, "both changed the same lines")
     elif now == ideal.file:
         yield from ideal.findings
-    elif path in plain.reviewed:
+    elif path in plain.reviewed and now != trees.theirs.get(path):
         return  # later work, on what has been told
     elif mine is None:
         yield from _review_new(plain, path, merge, found)
