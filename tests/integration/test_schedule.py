@@ -307,3 +307,57 @@ def test_a_choice_that_there_is_not_is_named(loaded: Project) -> None:
     """Promise: with the choices."""
     with pytest.raises(InvalidSettingError, match="`schedule_loads` is `some`"):
         loaded.definitions(schedule_loads="some")
+
+
+def test_a_model_that_is_only_due_to_be_restated_is_requested(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: an `auto_restatement_cron` is a cron: a tick requests the model, and its run restates it."""
+    project.settings = {"environment": "prod", "undeployed_changes": "apply"}
+    kind = "time_column day, auto_restatement_cron '@daily', auto_restatement_intervals 1"
+    project.model(
+        "monthly",
+        "SELECT @start_ds::DATE AS day, @execution_ts::TEXT AS built_at",
+        f"kind INCREMENTAL_BY_TIME_RANGE ({kind}), cron '@monthly', start '2024-11-01'",
+    )
+    project.model(
+        "below",
+        "SELECT built_at FROM demo.monthly",
+        "kind FULL, cron '@monthly', start '2024-11-01'",
+    )
+    project.model("other", "SELECT 1 AS x")
+    definitions = project.definitions()
+    schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
+    assert schedule.cron_schedule == "@daily"
+    assert run_in_process(definitions, instance, now=BUILT_AT).success
+    assert _requested(_tick(definitions, instance, "2025-01-10T01:00:00")[0]) == []
+    _restate_at(project, "2025-01-11T00:00:00+00:00")
+    before = _state_of_monthly(project)
+    ((request,), _) = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert {"below", "monthly"} <= set(_requested([request]))
+    assert _state_of_monthly(project) == before  # a tick changes nothing
+    run_in_process(definitions, instance, "other", now="2025-01-11T00:00:00")
+    ((request,), _) = _tick(definitions, instance, "2025-01-11T00:10:00")
+    assert _requested([request]) == ["below", "monthly"]  # still, after a run of another model
+    definitions.resolve_job_def("sqlmesh_job").execute_in_process(
+        instance=instance, asset_selection=request.asset_selection, run_config=request.run_config
+    )
+    ((built_at,),) = project.query("SELECT max(built_at) FROM demo.monthly")
+    assert built_at.startswith("2025-01-11")
+    assert _requested(_tick(definitions, instance, "2025-01-11T01:00:00")[0]) == []
+
+
+def _restate_at(project: Project, moment: str) -> None:
+    """SQLMesh counts the first restatement from the clock of the plan, which is years ahead here."""
+    milliseconds = int(datetime.fromisoformat(moment).timestamp() * 1000)
+    project.execute(
+        f"INSERT INTO sqlmesh._auto_restatements SELECT name, version, {milliseconds} FROM sqlmesh._snapshots"
+        " WHERE name LIKE '%monthly%' AND NOT EXISTS (SELECT 1 FROM sqlmesh._auto_restatements)"
+    )
+    project.execute(
+        f"UPDATE sqlmesh._auto_restatements SET next_auto_restatement_ts = {milliseconds}"
+    )
+
+
+def _state_of_monthly(project: Project) -> list[tuple[object, ...]]:
+    return project.query("SELECT * FROM sqlmesh._auto_restatements ORDER BY ALL")

@@ -74,6 +74,8 @@ class ModelRecord:
         seed_path: A seed's CSV file, relative to the project's folder.
         unit_tests: Names of SQLMesh's unit tests of it.
         extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
+        restated_at: Its `auto_restatement_cron`, in UTC, with the shortest and the longest time between
+            two of its ticks in seconds, if it has one: what is done is built again then.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
     """
 
@@ -114,6 +116,7 @@ class ModelRecord:
     end_of_last_interval: str | None = None
     seed_path: str | None = None
     unit_tests: tuple[str, ...] = ()
+    restated_at: tuple[str, float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlmesh.core import constants as c
 from sqlmesh.core.snapshot import Snapshot, missing_intervals
+from sqlmesh.core.snapshot.definition import apply_auto_restatements
+from sqlmesh.utils.date import to_datetime
 
 from sqlmesh_dagster.engine.state import Deployed, Obstructed, find_deployed
 from sqlmesh_dagster.settings import ProjectSettings
@@ -44,6 +47,8 @@ def find_due(settings: ProjectSettings, at: datetime) -> Due:
 
 def _answer(deployed: Deployed, at: datetime) -> Due:
     snapshots = deployed.snapshots
+    if deployed.environment.name == c.PROD:
+        snapshots = _with_auto_restatements(snapshots, at)
     due = missing_intervals(
         snapshots, execution_time=at, deployability_index=deployed.deployability
     )
@@ -51,9 +56,24 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
     return Due(models=tuple(models), next_due=None if models else _next_due(snapshots, at))
 
 
+def _with_auto_restatements(snapshots: list[Snapshot], at: datetime) -> list[Snapshot]:
+    """As a run of production begins: what is to be built again is no longer done, here on copies."""
+    if not any(  # a run of other models leaves it pending
+        s.pending_restatement_intervals or s.get_next_auto_restatement_interval(at)
+        for s in snapshots
+    ):
+        return snapshots
+    copies = {s.snapshot_id: s.copy(deep=True) for s in snapshots}
+    apply_auto_restatements(copies, at)
+    return list(copies.values())
+
+
 def _next_due(snapshots: Iterable[Snapshot], at: datetime) -> datetime | None:
+    built = [s for s in snapshots if _is_built(s) and not s.is_seed]
+    restated = (s.next_auto_restatement_ts for s in built)
     return min(
-        (s.node.cron_next(at) for s in snapshots if _is_built(s) and not s.is_seed), default=None
+        (*(s.node.cron_next(at) for s in built), *(to_datetime(ts) for ts in restated if ts)),
+        default=None,
     )
 
 

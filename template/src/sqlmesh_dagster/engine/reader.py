@@ -162,6 +162,7 @@ def _model_record(
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
     path = model_path(model)
+    restated = model.auto_restatement_cron
     return ModelRecord(
         fqn=model.fqn,
         name=model.name,
@@ -176,6 +177,7 @@ def _model_record(
         cron_tz=str(model.cron_tz) if model.cron_tz else None,
         cron_period=period,
         cron_gap=gap,
+        restated_at=(restated, *_cron_spacing(restated, None)) if restated else None,
         interval_unit=model.interval_unit.value if model.interval_unit else "",
         start=str(model.start) if model.start else None,
         owner=model.owner,

@@ -98,9 +98,15 @@ def _snapshots_with_intervals(
     settings: ProjectSettings, state: StateReader, wanted: set[SnapshotId]
 ) -> list[Snapshot]:
     """Snapshots with what is recorded as done now; only those that are new to this process are read."""
-    known = _KNOWN.get(settings, {})
+    known = {
+        key: snapshot
+        for key, snapshot in _KNOWN.get(settings, {}).items()
+        if not (snapshot.is_model and snapshot.model.auto_restatement_cron)
+    }  # when those are restated next is read with them
     known = {**known, **state.get_snapshots(wanted - known.keys())}
     _KNOWN[settings] = {key: value for key, value in known.items() if key in wanted}
     snapshots = list(_KNOWN[settings].values())
+    for snapshot in snapshots:
+        snapshot.pending_restatement_intervals = []  # SQLMesh only adds to them
     state.refresh_snapshot_intervals(snapshots)
     return snapshots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -55,10 +56,19 @@ def adaptive_schedule(
     return tick
 
 
+class _Cron(NamedTuple):
+    """When a model is built, or built again; times between two ticks in seconds."""
+
+    text: str
+    period: float
+    gap: float
+    zone: str
+
+
 def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     """The cron with the shortest period, and its time zone.
 
-    Several when that period is shared, such as `0 5 * * *` and `0 7 * * *`: a model would otherwise
+    An `auto_restatement_cron` counts as one. Several when that period is shared, such as `0 5 * * *` and `0 7 * * *`: a model would otherwise
     wait for almost a whole period. Beside a cron that pauses, such as `*/15 8-18 * * 1-5`, also those
     whose own ticks are closer than the pause is long. Other models wait for the next tick.
 
@@ -68,14 +78,18 @@ def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     ticking = [model for model in models if not model.is_seed] or list(models)
     if not ticking:
         raise InvalidSettingError("A schedule needs a project with at least one model.")
-    shortest = min(model.cron_period for model in ticking)
-    pause = min(model.cron_gap for model in ticking if model.cron_period == shortest)
-    finest = [m for m in ticking if m.cron_period == shortest or m.cron_gap < pause]
-    zones = {model.cron_tz or "UTC" for model in finest}
+    crons = [
+        *(_Cron(m.cron, m.cron_period, m.cron_gap, m.cron_tz or "UTC") for m in ticking),
+        *(_Cron(*m.restated_at, "UTC") for m in ticking if m.restated_at),
+    ]
+    shortest = min(cron.period for cron in crons)
+    pause = min(cron.gap for cron in crons if cron.period == shortest)
+    finest = [cron for cron in crons if cron.period == shortest or cron.gap < pause]
+    zones = {cron.zone for cron in finest}
     if len(zones) > 1:  # a schedule has one time zone; even steps fit all whose full hours agree
         minutes = int(shortest // 60)
         return (f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *",), "UTC"
-    return tuple(sorted({model.cron for model in finest})), zones.pop()
+    return tuple(sorted({cron.text for cron in finest})), zones.pop()
 
 
 def _evaluate(
