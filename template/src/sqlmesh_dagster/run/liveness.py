@@ -1,0 +1,129 @@
+"""Whether a run that Dagster calls active still lives: a process that was killed says no goodbye.
+
+| known of the run                                               | it is                          |
+|----------------------------------------------------------------|--------------------------------|
+| it waits in the queue                                          | alive                          |
+| it holds the project's lock                                    | alive                          |
+| it has not started for 15 minutes                              | dead                           |
+| its process was on this host, and is gone or is another one    | dead                           |
+| its process is on another host, and gave a sign within 6 hours | alive                          |
+| … and gave none for longer                                     | dead                           |
+| nothing                                                        | alive; Dagster's run monitoring decides |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+START_SECONDS = 15 * 60
+"""Dagster's own monitoring gives a run three minutes to start; a queue of images may be slower."""
+SILENCE_SECONDS = 6 * 3600
+"""Longest time without a sign from another host; steps outside SQLMesh give none."""
+_CLOCK_SECONDS = 5
+"""By which the start of a process and the first event in it may be told apart wrongly."""
+
+
+@dataclass(frozen=True)
+class RunProcess:
+    """The process of a run.
+
+    Attributes:
+        host: Name of the host, and its process namespace, as containers have their own.
+        began_at: When it said so first, in epoch seconds.
+        seen_at: When it gave its last sign, in epoch seconds.
+    """
+
+    pid: int
+    host: str
+    began_at: float
+    seen_at: float
+
+
+@dataclass(frozen=True)
+class RunSigns:
+    """What is known of an active run.
+
+    Attributes:
+        is_queued: Whether a daemon is still to launch it.
+        has_started: Whether its process has said so.
+        created_at: Epoch seconds.
+        holds_lock: Whether it holds the project's lock.
+        process: None if nothing is known of it.
+    """
+
+    is_queued: bool
+    has_started: bool
+    created_at: float
+    holds_lock: bool
+    process: RunProcess | None = None
+
+
+def death_of(signs: RunSigns, now: float) -> str | None:
+    """Why the run is dead; None while it may live."""
+    if signs.is_queued or signs.holds_lock:
+        return None
+    if not signs.has_started:
+        waited = now - signs.created_at
+        return (
+            f"it has not started for {waited / 60:.0f} minutes" if waited > START_SECONDS else None
+        )
+    process = signs.process
+    if process is None:
+        return None
+    if process.host == this_host():
+        return None if _is_running(process) else f"its process {process.pid} is gone"
+    silence = now - process.seen_at
+    if silence > SILENCE_SECONDS:
+        return f"its host `{process.host}` has given no sign for {silence / 3600:.0f} hours"
+    return None
+
+
+def this_host() -> str:
+    """The host's name, and the process namespace where there are such."""
+    namespace = ""
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    return f"{socket.gethostname()} {namespace}".strip()
+
+
+def give_sign(path: Path) -> None:
+    """Says that this process works on a run; call it again from time to time."""
+    before = read_sign(path)
+    now = time.time()
+    began_at = before.began_at if before and _is_this(before) else now
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(asdict(RunProcess(os.getpid(), this_host(), began_at, now))))
+    unfinished.replace(path)
+
+
+def read_sign(path: Path) -> RunProcess | None:
+    """The last sign; None if there is none that can be read."""
+    try:
+        return RunProcess(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _is_this(process: RunProcess) -> bool:
+    return process.pid == os.getpid() and process.host == this_host()
+
+
+def _is_running(process: RunProcess) -> bool:
+    """Whether the process is there, and no other one that got its number."""
+    try:
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    with suppress(OSError):  # only Linux tells when a process began
+        began_at = Path(f"/proc/{process.pid}").stat().st_ctime
+        return began_at <= process.began_at + _CLOCK_SECONDS
+    return True
