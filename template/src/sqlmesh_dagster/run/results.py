@@ -15,7 +15,13 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome, from_line, to_line
+from sqlmesh_dagster.run.liveness import give_sign, read_sign
 
+RECORDS = "sqlmesh"
+"""Folder of the records in an instance's storage folder; a folder for each run is in it."""
+SIGN = "process.json"
+"""The run's sign of life, beside its records."""
+_SIGN_SECONDS = 60
 _DAY = 86400
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """Dagster's run ids are UUIDs."""
@@ -30,6 +36,7 @@ class RunResults:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._signed_at = 0.0
         self._offset = 0
         self._lock = threading.Lock()
         self._outcomes: dict[str, list[ModelOutcome]] = {}
@@ -60,7 +67,10 @@ class RunResults:
         return {fqn: outcomes[-1] for fqn, outcomes in self._outcomes.items()}
 
     def wait(self, seconds: float) -> None:
-        """Returns when this process appended an outcome, or after `seconds`."""
+        """Returns when this process appended an outcome, or after `seconds`; gives a sign of life."""
+        if time.monotonic() - self._signed_at > _SIGN_SECONDS:
+            self._signed_at = time.monotonic()
+            give_sign(self._path.parent / SIGN)
         with self.appended:
             self.appended.wait(seconds)
 
@@ -115,6 +125,11 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         path = self._root(instance) / run_id / f"{project}.jsonl"
         return self._open.setdefault(path, RunResults(path))
 
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Says on which host the run is, for a tick that finds it active."""
+        if context.run is not None and context.instance is not None:
+            give_sign(self._root(context.instance) / context.run.run_id / SIGN)
+
     def forget_old_runs(self, instance: dg.DagsterInstance) -> None:
         """Deletes the records of runs that ended more than `keep_days` ago, and nothing else.
 
@@ -124,23 +139,29 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         if self.keep_days < 1:
             raise InvalidSettingError(f"`keep_days` is {self.keep_days}. It must be 1 or more.")
         oldest = time.time() - self.keep_days * _DAY
-        for path in self._root(instance).glob("*/*.jsonl"):
+        for path in (
+            *self._root(instance).glob("*/*.jsonl"),
+            *self._root(instance).glob(f"*/{SIGN}"),
+        ):
             if _RUN_ID.fullmatch(path.parent.name) and _is_old_record(path, oldest):
                 path.unlink(missing_ok=True)
                 with suppress(OSError):  # there is something else in it
                     path.parent.rmdir()
 
     def _root(self, instance: dg.DagsterInstance) -> Path:
-        return Path(self.storage_dir or instance.storage_directory()) / "sqlmesh"
+        return Path(self.storage_dir or instance.storage_directory()) / RECORDS
 
 
 def _is_old_record(path: Path, oldest: float) -> bool:
     """Whether a file is one that `RunResults` wrote, and nobody has touched since."""
     try:
+        if path.name == SIGN and read_sign(path) is None:
+            return False
         if path.is_symlink() or not path.is_file() or path.stat().st_mtime >= oldest:
             return False
-        with path.open("rb") as file:
-            from_line(file.readline())
+        if path.name != SIGN:
+            with path.open("rb") as file:
+                from_line(file.readline())
     except (OSError, ValidationError):
         return False
     return True

@@ -11,17 +11,10 @@ import dagster as dg
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.definition.records import ModelRecord
 from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
+from sqlmesh_dagster.run.active import active_run
 from sqlmesh_dagster.run.inputs import Reads
 from sqlmesh_dagster.settings import ProjectSettings, ScheduleLoads
 from sqlmesh_dagster.upstream.dagster import AssetJob, loadable_upstream
-
-_ACTIVE = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def adaptive_schedule(
@@ -99,7 +92,7 @@ def _evaluate(
     settings: ProjectSettings,
     loads: ScheduleLoads,
 ) -> dg.RunRequest | dg.SkipReason:
-    active = active_run(context.instance, project, job_name)
+    active = active_run(context.instance, project, job_name, settings, context.log.warning)
     if active is not None:
         return dg.SkipReason(f"Run {active} is still active.")
     at = context.scheduled_execution_time.astimezone(timezone.utc)
@@ -157,23 +150,3 @@ def _to_load(
         if (last := record.asset_entry.last_materialization) and last.timestamp >= at.timestamp()
     }
     return sorted(found - fresh)
-
-
-def active_run(instance: dg.DagsterInstance, project: DagsterProject, job_name: str) -> str | None:
-    """A run that has not ended and builds a model of this project, whoever launched it."""
-    ours = set(project.keys_by_fqn.values())
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_ACTIVE)):
-        if run.job_name == job_name or ours & _planned_assets(instance, run):
-            return run.run_id
-    return None
-
-
-def _planned_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
-    """What a run builds; one of a whole job of somebody else's names no assets but in its events."""
-    if run.asset_selection is not None:
-        return set(run.asset_selection)
-    planned = instance.all_logs(
-        run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
-    )
-    events = [entry.dagster_event for entry in planned]
-    return {event.asset_key for event in events if event and event.asset_key}

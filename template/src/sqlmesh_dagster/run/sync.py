@@ -8,6 +8,7 @@ them is reported again, nor after a restart.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
 from sqlmesh_dagster.errors import SQLMeshDagsterError
 from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.guard.locks import ProjectLock
-from sqlmesh_dagster.run.schedule import active_run
+from sqlmesh_dagster.run.active import active_run
 from sqlmesh_dagster.settings import ProjectSettings
 
 _INTERVAL_SECONDS = 60
 _SHOWN_KEYS = 10
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ def synchronize(
     if lease is None:
         return Synced(obstacle="another sync is at work", cursor=cursor)
     try:
-        busy = _active(instance, project) or ""
+        busy = _active(instance, project, settings) or ""
         looked_at = time.time()
         built = BuiltTables(obstacle=busy) if busy else find_built(settings)
         # a run that began meanwhile may have built what was read, and not yet said so
-        obstacle = built.obstacle or _active(instance, project)
+        obstacle = built.obstacle or _active(instance, project, settings)
         if obstacle:
             return Synced(obstacle=obstacle, cursor=cursor)
         seen = digest(repr(built.tables), 16)
@@ -238,6 +241,8 @@ def _materialization(
     )
 
 
-def _active(instance: dg.DagsterInstance, project: DagsterProject) -> str | None:
-    run = active_run(instance, project, project.job_name)
+def _active(
+    instance: dg.DagsterInstance, project: DagsterProject, settings: ProjectSettings
+) -> str | None:
+    run = active_run(instance, project, project.job_name, settings, _log.warning)
     return f"Dagster run {run} is still active" if run else None

@@ -19,6 +19,7 @@ from dagster._core.definitions.assets.job.asset_job import build_asset_job, get_
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.execution.stats import StepEventStatus
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
@@ -191,3 +192,22 @@ def partition_range(context: dg.OpExecutionContext) -> tuple[str, str] | None:
 def is_interrupted() -> bool:
     """Whether this process was asked to stop while Dagster holds signals back, as in a teardown."""
     return check_captured_interrupt()
+
+
+def run_start(instance: dg.DagsterInstance, run_id: str) -> tuple[int, float] | None:
+    """Number and epoch second of the process in which a run began; None before that."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_START):
+        event = entry.dagster_event
+        if event is not None and event.pid is not None:
+            return event.pid, entry.timestamp
+    return None
+
+
+def launches_here(instance: dg.DagsterInstance) -> bool:
+    """Whether runs are processes beside the one that asks: Dagster's default launcher starts them so."""
+    return isinstance(instance.run_launcher, DefaultRunLauncher)
+
+
+def end_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:
+    """Ends a run as failed, as Dagster's run monitoring does."""
+    instance.report_run_failed(run, message)
