@@ -13,7 +13,7 @@ from sqlmesh_dagster.run.plans import SQLMeshPlanOptions
 from sqlmesh_dagster.times import moment
 
 UTC = timezone.utc
-TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+AHEAD = "2999-01-01T00:00:00+00:00"  # fixed: the names of tests hold it
 DAYS = dg.TimeWindowPartitionsDefinition(
     start=datetime(2025, 1, 1), cron_schedule="0 0 * * *", fmt="%Y-%m-%d", timezone="UTC"
 )
@@ -42,12 +42,12 @@ def test_words_are_read_as_sqlmesh_reads_them() -> None:
 @pytest.mark.parametrize(
     ("options", "option", "value"),
     [
-        ({"execution_time": TOMORROW}, "execution_time", TOMORROW[:16]),
+        ({"execution_time": AHEAD}, "execution_time", AHEAD[:16]),
         ({"execution_time": "yesterdayish"}, "execution_time", "yesterdayish"),
         ({"start": "soonish"}, "start", "soonish"),
         ({"end": "2025-02-30"}, "end", "2025-02-30"),
         ({"start": "2025-01-05", "end": "2025-01-04"}, "start", "2025-01-05"),
-        ({"start": TOMORROW}, "start", TOMORROW),
+        ({"start": AHEAD}, "start", AHEAD),
         ({"start": "2025-01-05", "execution_time": "2025-01-04"}, "start", "2025-01-05"),
     ],
 )
@@ -69,13 +69,13 @@ def test_a_time_that_makes_no_sense_is_refused(
 def test_a_plan_is_not_effective_from_what_has_not_come() -> None:
     """Promise: each time of a plan is looked at."""
     with pytest.raises(dg.Failure, match="`effective_from`"):
-        SQLMeshPlanOptions.model_validate({"effective_from": TOMORROW}).request()
+        SQLMeshPlanOptions.model_validate({"effective_from": AHEAD}).request()
 
 
 def test_times_that_make_sense_are_taken() -> None:
     """Promise: one day is from it to itself, and an end may lie ahead."""
     SQLMeshRunOptions(start="2025-01-05", end="2025-01-05").resolve()
-    SQLMeshRunOptions(end=TOMORROW).resolve()
+    SQLMeshRunOptions(end=AHEAD).resolve()
     SQLMeshRunOptions(execution_time=datetime.now(UTC).isoformat()).resolve()
 
 
@@ -84,7 +84,7 @@ def test_times_that_make_sense_are_taken() -> None:
     [
         (("2024-12-31", "2024-12-31"), "`2024-12-31` does not exist"),
         (("2025-01-04T00", "2025-01-04T00"), "`2025-01-04T00` does not exist"),
-        (("2025-01-04", TOMORROW[:10]), f"`{TOMORROW[:10]}` lies in the future"),
+        (("2025-01-04", AHEAD[:10]), f"`{AHEAD[:10]}` lies in the future"),
         (("2025-01-04", "2025-01-02"), "`2025-01-04` to `2025-01-02` ends before it begins"),
     ],
 )
