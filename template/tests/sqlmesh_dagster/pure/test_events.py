@@ -165,6 +165,7 @@ def test_what_no_step_reports_has_the_versions_that_a_step_would_give_it() -> No
         "dagster/code_version": "1",
     }
     assert one.description == "why"
+    assert values(one.metadata) == values(events.metadata(BUILT))
     (partitioned,) = events.runless_materializations(asset_of(**DAILY), BUILT)
     assert partitioned.partition == "2025-01-01"
     assert events.version_tags("v", None) == {"dagster/data_version": "v"}
@@ -218,7 +219,10 @@ def test_a_check_shows_what_its_audit_was_called_with_and_found() -> None:
         {"id": "1", "n": "a"},
         {"id": "2", "n": "b"},
     ]
-    assert [column.name for column in table.schema.columns] == ["id", "n"]
+    assert table.schema == dg.TableSchema([dg.TableColumn("id"), dg.TableColumn("n")])
+    torn = RowSample(("id", "n"), (("1",),))
+    with pytest.raises(ValueError, match="zip"):
+        check(replace(FOUND, sample=torn))
 
 
 def test_a_check_that_no_step_reports_is_the_same() -> None:
@@ -230,6 +234,9 @@ def test_a_check_that_no_step_reports_is_the_same() -> None:
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert evaluation.description == result.description
     assert values(evaluation.metadata) == values(result.metadata)
+    passed = replace(FOUND, failing_rows=0, blocking=False)
+    (evaluation,) = events.check_evaluations(checks, replace(BUILT, audits=(passed,)))
+    assert (evaluation.passed, evaluation.severity) == (True, dg.AssetCheckSeverity.WARN)
 
 
 def failure(outcome: ModelOutcome) -> errors.SQLMeshDagsterError:

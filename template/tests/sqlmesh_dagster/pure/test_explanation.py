@@ -42,6 +42,11 @@ SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
             "Restore it from a backup",
         ),
         (
+            duckdb.IOException("Permission denied, No space left"),
+            errors.DatabaseUnavailableError,
+            "to its folder. Make room on its disk. Then",
+        ),
+        (
             duckdb.IOException("something else"),
             errors.DatabaseUnavailableError,
             "Mend what it says. Then run again: what was not finished is not recorded as done."

@@ -176,6 +176,11 @@ def test_a_model_that_a_signal_holds_back_is_not_ready() -> None:
         (A, "not_ready", "signal `weekend` is not ready"),
         (B, "not_ready", "upstream waits for a signal: a"),
     ]
+    ledger, told = _ledger(A, B, C)
+    ledger.held_back(B, "weekend")
+    ledger.held_back(A, "weekend")
+    ledger.planned({C: []})
+    assert told[-1].reason == "upstream waits for a signal: a, b"
 
 
 def test_a_model_that_waits_for_nobody_knows_what_says_so() -> None:
@@ -183,6 +188,16 @@ def test_a_model_that_waits_for_nobody_knows_what_says_so() -> None:
     ledger, told = _ledger(B)
     ledger.planned({B: []})
     assert told[0].reason == "upstream waits for a signal: unknown"
+
+
+def test_a_model_that_waits_for_others_is_not_ready() -> None:
+    """Promise: where nothing of it is due now, it names those that the run does not build."""
+    ledger, told = _ledger(A)
+    ledger.waits(A, ["x", "y"])
+    ledger.planned({})
+    assert [(o.fqn, o.status, o.reason) for o in told] == [
+        (A, "not_ready", "it waits for `x`, `y`")
+    ]
 
 
 def test_the_end_tells_what_was_planned_and_never_heard_of_as_skipped() -> None:
@@ -217,7 +232,8 @@ def test_a_batch_that_was_cancelled_is_no_failure() -> None:
     ledger, told = _ledger(A)
     ledger.failed(A, "cancelled", None)
     ledger.batch_ended(A)
-    assert (told[0].status, told[0].reason, told[0].error) == (*CANCELLED, None)
+    assert told.statuses == [(A, CANCELLED[0])]
+    assert (told[0].reason, told[0].error) == (CANCELLED[1], None)
 
 
 def test_an_error_of_the_whole_run_is_told_for_every_untold_model() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -325,6 +326,20 @@ def test_an_external_table_is_shown_once_and_never_beside_a_model() -> None:
     assert translated(manifest(model("m"), externals=tables)).externals == ()
 
 
+def test_an_external_table_shows_its_description_and_columns() -> None:
+    """Promise: and its name, and nothing that is not known."""
+    table = external("t", description="Words", columns=(ColumnRecord("id", "INT"),))
+    spec = PLAIN.get_external_asset_spec(table)
+    assert (spec.key.path, spec.description) == (["db", "raw", "t"], "Words")
+    assert dict(spec.metadata) == {
+        "dagster/table_name": "db.raw.t",
+        "dagster/column_schema": dg.TableSchema([dg.TableColumn("id", "INT")]),
+    }
+    assert dict(PLAIN.get_external_asset_spec(external("u")).metadata) == {
+        "dagster/table_name": "db.raw.u"
+    }
+
+
 def test_column_lineage_leads_to_known_columns() -> None:
     """Promise: a column whose source is no asset is left out, and a model without any has none."""
     key = "dagster/column_lineage"
@@ -396,6 +411,43 @@ def test_a_standalone_audit_is_shown_on_the_last_table_and_waits_for_the_others(
     assert check.op_name == "db__demo__b__s"
 
 
+def test_a_standalone_check_keeps_what_its_translator_says() -> None:
+    """Promise: waiting for other tables is added, and the table can be chosen by the audit."""
+
+    class Own(SQLMeshTranslator):
+        def get_standalone_check_asset(
+            self, audit: StandaloneAuditRecord, candidates: Sequence[str]
+        ) -> str:
+            return candidates[0 if audit.audit.name == "s" else -1]
+
+        def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
+            return dg.AssetCheckSpec(
+                "own",
+                asset=asset_key,
+                description="Words",
+                additional_deps=[dg.AssetKey("other")],
+                blocking=True,
+                metadata={"a": 1},
+                automation_condition=dg.AutomationCondition.eager(),
+            )
+
+    found = manifest(
+        model("a"), model("b"), standalone_audits=(standalone("s", fqn("a"), fqn("b")),)
+    )
+    (check,) = translated(found, Own()).table_checks
+    ((_, spec),) = check.checks
+    assert (spec.asset_key.path, spec.description, spec.blocking) == (
+        ["db", "demo", "a"],
+        "Words",
+        True,
+    )
+    assert [dep.asset_key.path for dep in spec.additional_deps] == [["other"], ["db", "demo", "b"]]
+    assert (dict(spec.metadata), spec.automation_condition) == (
+        {"a": 1},
+        dg.AutomationCondition.eager(),
+    )
+
+
 def test_checks_of_one_name_on_one_asset_are_told_apart() -> None:
     """Promise: the later one gets a digest; a translator that drops it is refused."""
     found = manifest(
@@ -435,6 +487,7 @@ def test_checks_of_the_code_are_there_when_they_are_asked_for() -> None:
         ("lint", "b", "lint"),
     ]
     assert checks[0].spec.description == "SQLMesh unit tests: t1, t2."
+    assert checks[1].spec.description == "SQLMesh's linter, with the project's rules."
     taken = manifest(model("a", audits=(audit("lint"),)))
     with pytest.raises(DuplicateAssetKeyError, match=r"check `lint` of `demo\.a` has the"):
         translated(taken, both)
@@ -475,3 +528,17 @@ def test_what_belongs_to_a_project_begins_with_its_name() -> None:
     assert project.keys_by_fqn == {fqn("m"): key} and project.fqns_by_key == {key: fqn("m")}
     assert project.assets_by_fqn == {fqn("m"): project.assets[0]}
     assert project.assets[0].op_name == "db__demo__m"
+
+
+def test_a_project_knows_checks_and_names_by_table() -> None:
+    """Promise: of models and of external tables; of anything else none, and its FQN without quotes."""
+    table = external("t", audits=(audit("b"),))
+    other = external("u", audits=(audit("c"),))
+    project = translated(manifest(model("m", audits=(audit("a"),)), externals=(other, table)))
+    names = {
+        name: [spec.name for _, spec in project.checks_of(name)] for name in (fqn("m"), table.fqn)
+    }
+    assert names == {fqn("m"): ["a"], table.fqn: ["b"]}
+    assert project.checks_of("unknown") == ()
+    assert project.plain_name(fqn("m")) == "demo.m"
+    assert project.plain_name(table.fqn) == "db.raw.t"
