@@ -1,15 +1,17 @@
 #!/bin/sh
-# Updates from the template on a branch of its own and proposes it, as a draft: `sh propose.sh github`
-# or `gitlab`. A version is proposed once; what people do on its branch is never overwritten.
+# Proposes an update from the template, as a draft, on a branch of its own, in two steps: `sh propose.sh
+# update <report>`, which needs no token, then `sh propose.sh github <report>`, or `gitlab <report>`. A
+# version is proposed once; what people do on its branch is never overwritten.
 set -eu
 
-report=$(mktemp)
-trap 'rm -f "$report"' EXIT
-
-code=0
-python .template update > "$report" || code=$?
-cat "$report"
-if [ "$code" -ge 2 ]; then exit "$code"; fi # refused or failed; conflicts are proposed as they are
+report=$2
+if [ "$1" = update ]; then
+  code=0
+  python .template update > "$report" || code=$?
+  cat "$report"
+  if [ "$code" -ge 2 ]; then exit "$code"; fi # refused or failed; conflicts are proposed as they are
+  exit 0
+fi
 if [ -z "$(git status --porcelain)" ]; then exit 0; fi
 
 version=$(sed -n 's/^_commit: //p' .copier-answers.yml)

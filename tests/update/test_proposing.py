@@ -56,7 +56,13 @@ def propose(project: Project, host: str, tools: Path) -> subprocess.CompletedPro
     )
     gh.chmod(0o755)
     return subprocess.run(
-        ["sh", ".template/propose.sh", host],
+        [
+            "sh",
+            "-ec",
+            "\n".join(
+                f"sh .template/propose.sh {step} '{tools}/report'" for step in ("update", host)
+            ),
+        ],
         cwd=project.root,
         env={
             **os.environ,
@@ -113,4 +119,6 @@ def test_the_script_is_plain_shell() -> None:
     script = ROOT / "template/.template/propose.sh"
     subprocess.run([str(shutil.which("sh")), "-n", script], check=True)
     for name in (".github/workflows/template-update.yml", ".gitlab-ci.yml.jinja"):
-        assert "sh .template/propose.sh git" in (ROOT / "template" / name).read_text()
+        text = (ROOT / "template" / name).read_text()
+        assert "sh .template/propose.sh git" in text
+        assert "sh .template/propose.sh update" in text
