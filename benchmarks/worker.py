@@ -197,11 +197,15 @@ def _dagster_run(
             result = job.execute_in_process(instance=instance, run_config=dict(config))
         records = len(instance.all_logs(result.run_id))
     assets = len(list(job.nodes))
-    materialized = len([e for e in result.all_events if e.is_step_materialization])
-    observed = len([e for e in result.all_events if e.is_asset_observation])
+    told = [
+        "sqlmesh/built_in_run" in event.materialization.metadata
+        for event in result.all_events
+        if event.is_step_materialization
+    ]
+    materialized, idle = told.count(False), told.count(True)
     outcomes = {(assets, 0): "built", (0, assets): "nothing due"}
     return {
-        "outcome": outcomes.get((materialized, observed), f"{materialized} of {assets} built"),
+        "outcome": outcomes.get((materialized, idle), f"{materialized} of {assets} built"),
         "records": records,
         "bytes": sum(file.stat().st_size for file in home.rglob("*.db*")),
     }

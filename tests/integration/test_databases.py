@@ -123,7 +123,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_lost(
     told = _run_in_another_process(project, most_bytes=project.database.stat().st_size + 400_000)
     assert "DuckDB cannot work on its file. Make room on its disk." in told
     rest = run_in_process(project.definitions(), instance, now=_LATER)
-    assert (rest.observed, rest.materialized) == (["small"], ["big"])
+    assert (rest.unchanged, rest.materialized) == (["small"], ["big"])
     assert project.query("SELECT count(DISTINCT id) FROM demo__dev.big") == [(200000,)]
 
 

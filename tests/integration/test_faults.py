@@ -136,7 +136,7 @@ def test_a_run_whose_leading_process_is_killed_ends_clearly_and_the_next_complet
     with dg.DagsterInstance.ephemeral() as instance:
         rest = run_in_process(project.definitions(), instance)
     assert rest.success
-    assert rest.observed == ["appended"]
+    assert rest.unchanged == ["appended"]
     assert rest.materialized == ["slow", "after_slow"]
     assert project.query("SELECT count(*) FROM demo__dev.appended") == [(1,)]
 
@@ -195,7 +195,7 @@ def test_two_runs_at_once_are_serialised_and_duplicate_nothing(
         run.wait(timeout=120)
     recorded = [last_run(home) for home in homes]
     assert [run.success for run in recorded] == [True, True]
-    assert sorted(run.materialized + run.observed for run in recorded) == [["appended"]] * 2
+    assert sorted(run.materialized + run.unchanged for run in recorded) == [["appended"]] * 2
     assert sum(len(run.materialized) for run in recorded) == 1
     assert project.query("SELECT count(*) FROM demo__dev.appended") == [(before[0][0] + 1,)]
 

@@ -136,7 +136,7 @@ def test_an_environments_name_may_be_written_as_sqlmesh_allows(
     project.model("first", "SELECT 1::INT AS id")
     definitions = project.definitions(environment="PR-12")
     assert run_in_process(definitions, instance).materialized == ["first"]
-    assert run_in_process(definitions, instance).observed == ["first"]
+    assert run_in_process(definitions, instance).unchanged == ["first"]
     assert project.query("SELECT id FROM demo__pr_12.first") == [(1,)]
 
 
@@ -161,5 +161,5 @@ def test_an_environment_that_equals_production_is_created(
     project.model("customers", "SELECT 1::INT AS id")
     run_in_process(project.definitions(environment="prod", undeployed_changes="apply"), instance)
     run = run_in_process(project.definitions(), instance)
-    assert run.observed == ["customers"]
+    assert run.unchanged == ["customers"]
     assert project.query("FROM demo__dev.customers") == [(1,)]

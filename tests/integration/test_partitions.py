@@ -95,7 +95,7 @@ def test_hourly_daily_weekly_and_monthly_models_are_built_in_one_run(
     assert _partitions(instance, "monthly") == ["2024-11-01", "2024-12-01"]
     second = _job_run(definitions, instance, now="2025-01-10T05:30:00")
     assert second.success
-    assert (set(second.materialized), second.observed) == (
+    assert (set(second.materialized), second.unchanged) == (
         {"hourly", "daily", "whole"},
         ["weekly", "monthly"],
     )

@@ -52,9 +52,17 @@ def failure(run: Run) -> str:
 
 
 def recorded(instance: dg.DagsterInstance, name: str) -> int:
-    """How many materializations a model has."""
+    """How many materializations with new data a model has."""
     key = dg.AssetKey(["warehouse", "demo", name])
-    return len(instance.fetch_materializations(key, limit=100).records)
+    found = [
+        r.asset_materialization for r in instance.fetch_materializations(key, limit=100).records
+    ]
+    return len([event for event in found if event and "up to date" not in _status_of(event)])
+
+
+def _status_of(event: dg.AssetMaterialization) -> str:
+    status = event.metadata.get("sqlmesh/status")
+    return str(status.value) if status else ""
 
 
 def schemas(project: Project) -> set[str]:
@@ -112,7 +120,7 @@ def test_an_applied_plan_is_carried_out_and_recorded(
     assert project.query("SELECT id FROM demo__dev.first") == [(1,)]
     assert [recorded(instance, name) for name in ("first", "daily")] == [1, 1]
     begun = project.sqlmesh_runs()
-    assert len(run_in_process(project.definitions(), instance, now=None).observed) == 2
+    assert len(run_in_process(project.definitions(), instance, now=None).unchanged) == 2
     assert project.sqlmesh_runs() == begun  # nothing was planned
     again, shown = execute(project, instance, apply=True)
     assert again.success and "There is nothing to do" in shown["sqlmesh/plan_summary"]
@@ -166,7 +174,7 @@ def test_an_environment_of_a_pull_request_lives_from_plan_to_removal(
     project.model("first", "SELECT 1::INT AS id")
     planned, _ = execute(project, instance, apply=True)
     assert planned.success and schemas(project) == {f"demo__{suffix}"}
-    assert run_in_process(project.definitions(), instance, now=None).observed == ["first"]
+    assert run_in_process(project.definitions(), instance, now=None).unchanged == ["first"]
     removed, shown = execute(project, instance, "invalidate")
     assert removed.success and shown == {"sqlmesh/environment": suffix, "sqlmesh/existed": True}
     assert schemas(project) == set()

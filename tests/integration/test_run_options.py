@@ -47,7 +47,7 @@ def test_ignore_cron_builds_what_its_cron_would_hold_back(
     )
     definitions = project.definitions()
     run_in_process(definitions, instance)
-    assert run_in_process(definitions, instance).observed == ["weekly"]
+    assert run_in_process(definitions, instance).unchanged == ["weekly"]
     run = run_in_process(definitions, instance, options={"ignore_cron": True})
     assert run.materialized == ["weekly"]
 

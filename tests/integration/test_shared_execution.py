@@ -98,7 +98,7 @@ def test_all_selected_models_share_one_sqlmesh_run_in_many_processes(
     run = run_multiprocess(project, tmp_path / "home", max_concurrent=max_concurrent)
     assert run.success, run.failed
     assert sorted(run.materialized) == ["bottom", "left_side", "right_side", "top"]
-    assert run.observed == ["bootstrap"]
+    assert run.unchanged == ["bootstrap"]
     assert run.passed == {"top:not_null_id": True}
     assert _sqlmesh_runs(project) == 1
     assert project.query("SELECT count(*) FROM demo__dev.bottom") == [(1,)]

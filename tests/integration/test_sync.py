@@ -24,10 +24,11 @@ from tests.sqlmesh_dagster.projects import (
 from sqlmesh_dagster import SQLMeshResource
 from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.engine.built import find_built
+from sqlmesh_dagster.facts.reported import Reported, has_moved
 from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.manifest.loading import project_manifest
-from sqlmesh_dagster.run.sync import Reported, has_moved, report_moved
+from sqlmesh_dagster.run.sync import report_moved
 
 DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
 ROWS = "SELECT @start_ds::DATE AS day, 1::INT AS id"

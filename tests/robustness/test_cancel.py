@@ -87,7 +87,7 @@ def test_a_run_that_is_terminated_in_the_ui_stops_in_the_middle_of_a_query(
         project.query("DELETE FROM raw.width WHERE n > 0")
         rest, status = launch(ask, location, "__ASSET_JOB", config=run_config())
         assert status == "SUCCESS"
-        assert project.recorded(rest).observed == ["quick"]
+        assert project.recorded(rest).unchanged == ["quick"]
         assert project.recorded(rest).materialized == ["slow", "after_slow"]
         assert project.query("FROM demo.after_slow") == [(100000000,)]
 

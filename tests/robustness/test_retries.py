@@ -140,7 +140,7 @@ def test_a_reexecution_after_the_data_was_mended_runs_what_failed_and_what_is_be
     assert values == [[(10,)], [(11,)]]
     first = {"source", "weekly", "below_weekly", "checked"}
     assert [platform.started(run_id) for run_id, _ in failed] == [first] * 2
-    assert project.recorded(failed[1][0]).observed == ["weekly"]
+    assert project.recorded(failed[1][0]).unchanged == ["weekly"]
     rest = ["checked", "below_checked", "joined"]
     assert [platform.started(run_id) for run_id, _ in again] == [set(rest)] * 2
     assert [project.recorded(run_id).materialized for run_id, _ in again] == [rest] * 2

@@ -22,6 +22,7 @@ from sqlmesh.utils.date import now_timestamp
 from sqlmesh.utils.errors import NodeAuditsErrors
 
 from sqlmesh_dagster.definition.names import audit_identity, check_names
+from sqlmesh_dagster.definition.partitions import Interval
 from sqlmesh_dagster.engine.explanation import unavailable_database
 from sqlmesh_dagster.engine.reader import audit_arguments
 from sqlmesh_dagster.facts.ledger import Batch, DeployedModel, FailureKind, Ledger
@@ -32,6 +33,7 @@ from sqlmesh_dagster.facts.outcomes import (
     RowSample,
     Status,
 )
+from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 
 _log = logging.getLogger(__name__)
@@ -93,21 +95,33 @@ class CaptureConsole(NoopConsole):
         plan: str | None = None,
         below: Mapping[str, tuple[str, ...]] | None = None,
         above: Mapping[str, tuple[str, ...]] | None = None,
+        tables: Mapping[str, BuiltTable] | None = None,
+        *,
+        holds_last: bool = False,
     ) -> list[str]:
-        """Takes the environment's snapshots, by name; parameters and result as `Ledger.begin`."""
+        """Takes the environment's snapshots, by name; parameters and result as `Ledger.begin`.
+
+        Args:
+            tables: Those that hold data, by the model's name.
+        """
+        held = tables or {}
         deployed = {
-            name: DeployedModel(s.identifier, s.version, _next_due(s, execution_time))
+            name: DeployedModel(
+                s.identifier, s.version, _next_due(s, execution_time), held.get(name)
+            )
             for name, s in snapshots.items()
         }
-        return self.ledger.begin(deployed, execution_time.isoformat(), hint, plan, below, above)
+        return self.ledger.begin(
+            deployed, execution_time.isoformat(), hint, plan, below, above, holds_last=holds_last
+        )
 
     def finish(self, rest: tuple[Status, str] | None = None) -> None:
         """Tells what is still untold; see `Ledger.end`."""
         self.ledger.end(rest)
 
-    def fail(self, error: ErrorOutcome) -> None:
-        """Tells every untold model that the run as a whole failed."""
-        self.ledger.fail(error)
+    def fail(self, error: ErrorOutcome) -> bool:
+        """Tells every untold model that the run as a whole failed; see `Ledger.fail`."""
+        return self.ledger.fail(error)
 
     # ------------------------------------------------------------ what SQLMesh calls
 
@@ -233,12 +247,17 @@ class CaptureConsole(NoopConsole):
 
     @_guarded
     def capture_audits(
-        self, snapshot: Snapshot, results: list[Any], samples: Mapping[int, RowSample]
+        self,
+        snapshot: Snapshot,
+        results: list[Any],
+        samples: Mapping[int, RowSample],
+        covered: Interval | None = None,
     ) -> None:
         """Notes the results of one batch's audits, in the order of the model's audit calls.
 
         Args:
             samples: Rows that an audit found, by its place among the results.
+            covered: The interval that they looked at; None if at the whole table.
         """
         dialect = snapshot.model.dialect if snapshot.is_model else snapshot.node.dialect
         calls = [(result.audit.name, audit_arguments(result.audit_args)) for result in results]
@@ -254,6 +273,8 @@ class CaptureConsole(NoopConsole):
                     query=_sql(result.query, dialect),
                     arguments=tuple(arguments.items()),
                     sample=samples.get(place),
+                    covered=(covered,) if covered else (),
+                    failing=((*covered, result.count),) if covered and result.count else (),
                 )
                 for place, ((name, arguments), check_name, result) in enumerate(
                     zip(calls, check_names(calls), results, strict=True)

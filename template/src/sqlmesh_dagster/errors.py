@@ -65,6 +65,10 @@ class AuditFailedError(SQLMeshDagsterError):
     """A blocking audit of a model found rows that it must not find."""
 
 
+class RunFailedError(SQLMeshDagsterError):
+    """The models were built, and what the run does after them failed, such as `after_all`."""
+
+
 class ModelSkippedError(SQLMeshDagsterError):
     """SQLMesh did not reach a model: an upstream model failed, or the run was stopped."""
 

@@ -2,34 +2,46 @@
 
 | SQLMesh says              | Dagster gets                                                              |
 |---------------------------|---------------------------------------------------------------------------|
-| executed                  | `MaterializeResult`, and a check result for each audit that ran           |
-| … of a partitioned model  | an `AssetMaterialization` for each partition that was built, and the same  |
-| nothing due, not ready    | `AssetObservation`; an output, so that downstream goes on; no check result |
+| executed                  | a materialization with a new data version                                 |
+| … of a partitioned model  | one for each partition that was built                                     |
+| nothing due, not ready    | a materialization with the *unchanged* data version, that says since when |
+| … and built outside Dagster since | one with the table's own data version, that says so               |
+| … and never built         | an observation: there is nothing that could be materialized               |
 | failed                    | `ModelFailedError` with the engine's error and the SQL                    |
+| … after some batches      | the same; what was built is recorded without a run, so that a retry takes the model |
+| built, then `after_all` failed | `RunFailedError`, in the step of the model that was built last      |
 | blocking audit failed     | the check results (ERROR), then `AuditFailedError`                        |
 | non-blocking audit failed | a failed check result (WARN); the asset materializes                      |
 | upstream failed, cancelled| `ModelSkippedError`; Dagster usually skips the step before                |
+
+What becomes of audits stands in `checks`. `docs/outcomes.md` names the test of each row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, NoReturn
 
 import dagster as dg
 
 from sqlmesh_dagster import errors
+from sqlmesh_dagster.checks import rows_of
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
-from sqlmesh_dagster.definition.partitions import keys_within, merged
-from sqlmesh_dagster.definition.project import Checks, ModelAsset
-from sqlmesh_dagster.facts.outcomes import AuditOutcome, ModelOutcome, RowSample
+from sqlmesh_dagster.definition.partitions import Interval, keys_within, merged
+from sqlmesh_dagster.definition.project import ModelAsset
+from sqlmesh_dagster.definition.spans import utc
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.reported import Reported, has_moved
+from sqlmesh_dagster.facts.tables import BuiltTable
 
 INPUTS = "sqlmesh/inputs"
 """The metadata in which a materialization says what the model was built from; see `staleness`."""
 _SHOWN_SPANS = 20
+_OF_THE_TABLE = ("dagster/row_count", "sqlmesh/source", INPUTS)
+"""What stays true of a table that is left as it is."""
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
 
@@ -59,7 +71,10 @@ def partition_materializations(
     table = table_facts(outcome.snapshot, outcome.version, outcome.built_at)
     for key, interval in built[:-1]:
         yield dg.AssetMaterialization(
-            asset.spec.key, partition=key, metadata={**interval_facts(interval), **table}, tags=tags
+            asset.spec.key,
+            partition=key,
+            metadata={"sqlmesh/status": "built", **interval_facts(interval), **table},
+            tags=tags,
         )
     newest = built[-1] if built else None
     whole = replace(outcome, intervals=(newest[1],)) if newest else outcome
@@ -73,13 +88,24 @@ def partition_materializations(
 
 
 def runless_materializations(
-    asset: ModelAsset, outcome: ModelOutcome
+    asset: ModelAsset, outcome: ModelOutcome, run_id: str | None = None
 ) -> Iterator[dg.AssetMaterialization]:
-    """What an executed model's asset gets where no step of its own reports it."""
+    """What an executed model's asset gets where no step of its own reports it.
+
+    Args:
+        run_id: The Dagster run that built it, if one did.
+    """
     if asset.partitions:
-        yield from partition_materializations(asset, outcome)
-        return
-    yield dg.AssetMaterialization(
+        found = partition_materializations(asset, outcome)
+    else:
+        found = iter((_whole_materialization(asset, outcome),))
+    run = {"sqlmesh/built_in_run": dg.MetadataValue.dagster_run(run_id)} if run_id else {}
+    for event in found:
+        yield event.with_metadata({**event.metadata, **run})
+
+
+def _whole_materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
         asset.spec.key,
         description=outcome.reason,
         metadata=metadata(outcome),
@@ -93,60 +119,74 @@ def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def observation(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetObservation:
-    """What an asset gets whose model was not executed, because nothing was due or not yet ready."""
-    return dg.AssetObservation(
-        asset_key=asset.spec.key,
-        description=outcome.reason,
+def unchanged(
+    asset: ModelAsset, outcome: ModelOutcome, last: Reported | None
+) -> dg.AssetMaterialization | None:
+    """What an asset gets whose model was not executed, because nothing was due or not yet ready.
+
+    Dagster shows what a run was to materialize and did not as failed, once something else in the run
+    has. So the table is reported again, with the data version and the inputs of what it holds.
+
+    Args:
+        last: What the asset's last materialization says.
+
+    Returns:
+        None if the table holds no data.
+    """
+    table = outcome.table
+    if table is None:
+        return None
+    idle: dict[str, Any] = {**_status(outcome), **_next_due(outcome), **input_facts(outcome)}
+    if last is None or has_moved(table, last):
+        description = f"{_reason(outcome)}. Built outside Dagster, or before it knew the model."
+        return built_outside(asset, table, description=description, more=idle)
+    built_in = dg.MetadataValue.dagster_run(last.run_id) if last.run_id else None
+    kept: dict[str, Any] = {k: v for k, v in last.metadata.items() if k in _OF_THE_TABLE}
+    return dg.AssetMaterialization(
+        asset.spec.key,
+        description=f"{_reason(outcome)}. The data is the same as before.",
         metadata={
-            "sqlmesh/status": outcome.status.replace("_", " "),
-            **({"sqlmesh/reason": outcome.reason} if outcome.reason else {}),
-            **_next_due(outcome),
-            **input_facts(outcome),
+            **kept,
+            **idle,
+            **interval_facts((table.start, table.end)),
+            **table_facts(outcome.snapshot, table.version, last.built_at),
+            **({"sqlmesh/built_in_run": built_in} if built_in else {}),
+            **({"sqlmesh/plan": outcome.plan} if outcome.plan else {}),
         },
+        tags={**version_tags(_version_of(table), None), **last.tags},
     )
 
 
-def check_results(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetCheckResult]:
-    """One result for each audit that ran; an audit that did not run has none."""
-    ran = {audit.check_name: audit for audit in outcome.audits}
-    for record, spec in checks:
-        audit = ran.get(record.check_name)
-        if audit is not None:
-            yield dg.AssetCheckResult(
-                asset_key=spec.asset_key,
-                check_name=spec.name,
-                passed=audit.failing_rows == 0,
-                severity=dg.AssetCheckSeverity.ERROR
-                if audit.blocking
-                else dg.AssetCheckSeverity.WARN,
-                description=_audit_description(audit),
-                metadata={
-                    "sqlmesh/failing_rows": audit.failing_rows,
-                    "sqlmesh/blocking": audit.blocking,
-                    "sqlmesh/audit": audit.identity,
-                    **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
-                    **({"sqlmesh/sample": _table(audit.sample)} if audit.sample else {}),
-                    **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
-                },
-            )
+def built_outside(
+    asset: ModelAsset,
+    table: BuiltTable,
+    partition: str | None = None,
+    interval: Interval | None = None,
+    *,
+    description: str = "Built outside Dagster.",
+    more: Mapping[str, Any] | None = None,
+) -> dg.AssetMaterialization:
+    """What an asset gets whose table holds data of which no run of Dagster's knows."""
+    return dg.AssetMaterialization(
+        asset.spec.key,
+        description=description,
+        partition=partition,
+        metadata={
+            **(more or {}),
+            "sqlmesh/source": "outside Dagster",
+            **interval_facts(interval or (table.start, table.end)),
+            **table_facts(table.snapshot, table.version, table.built_at),
+        },
+        tags=version_tags(_version_of(table), table.code_version),
+    )
 
 
-def check_evaluations(checks: Checks, outcome: ModelOutcome) -> Iterator[dg.AssetCheckEvaluation]:
-    """The same for a model of which no step of the Dagster run reports."""
-    return map(runless_check, check_results(checks, outcome))
-
-
-def runless_check(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """A check's result where no step of its own reports it."""
-    assert result.asset_key is not None and result.check_name is not None
-    return dg.AssetCheckEvaluation(
-        asset_key=result.asset_key,
-        check_name=result.check_name,
-        passed=bool(result.passed),
-        severity=result.severity,
-        description=result.description,
-        metadata=result.metadata,
+def observation(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetObservation:
+    """What an asset gets in place of `unchanged` where there is no data, or the settings say so."""
+    return dg.AssetObservation(
+        asset_key=asset.spec.key,
+        description=outcome.reason,
+        metadata={**_status(outcome), **_next_due(outcome), **input_facts(outcome)},
     )
 
 
@@ -160,11 +200,17 @@ def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
         SQLMeshDagsterError: Always; of the kind that fits the outcome.
     """
     error = outcome.error
+    if outcome.status == "executed" and error is not None:
+        raise errors.RunFailedError(
+            f"`{name}` was built, and with it all that the sqlmesh run was to build. Then the run"
+            f" failed with {error.kind}: {error.message}",
+            metadata={"sqlmesh/error": error.message},
+        )
     if outcome.status == "audit_failed":
         failed = [a for a in outcome.audits if a.blocking and a.failing_rows]
         raise errors.AuditFailedError(
             f"Model `{name}`: "
-            + "; ".join(f"blocking audit `{a.identity}` found {_rows(a)}" for a in failed)
+            + "; ".join(f"blocking audit `{a.identity}` found {rows_of(a)}" for a in failed)
             + ". Its interval is not recorded as done; mend the data and run it again.",
             metadata={f"sqlmesh/{a.check_name}": sql_block(a.query) for a in failed if a.query},
         )
@@ -209,6 +255,7 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
 def metadata(outcome: ModelOutcome) -> dict[str, Any]:
     """What a materialization says of an execution."""
     facts: dict[str, Any] = {
+        **_status(outcome),
         "sqlmesh/batches": outcome.batches,
         "sqlmesh/duration_seconds": outcome.duration_ms / 1000,
         "sqlmesh/audits": len(outcome.audits),
@@ -219,7 +266,7 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
         spans = merged(outcome.intervals)
         facts.update(interval_facts((spans[0][0], spans[-1][1])))
         facts["sqlmesh/intervals"] = [
-            [_utc(bound).isoformat() for bound in span] for span in spans[:_SHOWN_SPANS]
+            [utc(bound).isoformat() for bound in span] for span in spans[:_SHOWN_SPANS]
         ]
     if outcome.rows_processed is not None:
         facts["sqlmesh/rows_processed"] = outcome.rows_processed
@@ -273,6 +320,26 @@ def _data_version(outcome: ModelOutcome) -> str:
     return digest(f"{outcome.snapshot}|{outcome.intervals}|{outcome.execution_time}", 16)
 
 
+def _version_of(table: BuiltTable) -> str:
+    """Of data that no run of Dagster's built; the same whenever and wherever it is asked."""
+    return digest(f"{table.version}|{table.built_at}", 16)
+
+
+def _status(outcome: ModelOutcome) -> dict[str, str]:
+    is_built = outcome.status == "executed" or outcome.intervals
+    words = "stale" if outcome.stale else outcome.status.replace("_", " ")
+    return {
+        "sqlmesh/status": "built" if is_built else words,
+        **({"sqlmesh/reason": outcome.reason} if outcome.reason else {}),
+    }
+
+
+def _reason(outcome: ModelOutcome) -> str:
+    """A sentence without its full stop."""
+    reason = outcome.stale or outcome.reason or outcome.status.replace("_", " ")
+    return reason[:1].upper() + reason[1:].rstrip(".")
+
+
 def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
     if not outcome.next_due:
         return {}
@@ -283,25 +350,4 @@ def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
 
 def moment(milliseconds: int) -> dg.TimestampMetadataValue:
     """Epoch milliseconds as the UI shows a time."""
-    return dg.MetadataValue.timestamp(_utc(milliseconds))
-
-
-def _utc(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
-
-
-def _table(sample: RowSample) -> dg.TableMetadataValue:
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(dict(zip(sample.columns, row, strict=True))) for row in sample.rows
-        ],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in sample.columns]),
-    )
-
-
-def _audit_description(audit: AuditOutcome) -> str:
-    return f"found {_rows(audit)}" if audit.failing_rows else "found no rows"
-
-
-def _rows(audit: AuditOutcome) -> str:
-    return "1 row" if audit.failing_rows == 1 else f"{audit.failing_rows} rows"
+    return dg.MetadataValue.timestamp(utc(milliseconds))

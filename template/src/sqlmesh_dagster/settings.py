@@ -17,8 +17,10 @@ from sqlmesh_dagster.errors import InvalidSettingError
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
 MissingUpstream = Literal["build", "wait"]
+NothingDue = Literal["materialize", "observe"]
 _UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
 _MISSING_UPSTREAM: tuple[MissingUpstream, ...] = get_args(MissingUpstream)
+_NOTHING_DUE: tuple[NothingDue, ...] = get_args(NothingDue)
 _EXECUTIONS = ("shared", "per_step")
 Build = Literal["due", "stale", "all"]
 """What a run builds: what the clock asks for; that, and what is stale; or everything again."""
@@ -93,6 +95,19 @@ class ProjectSettings(BaseModel):
         " has new data, and the asset that loaded it does not say of which time, in its metadata"
         " `sqlmesh/loaded_range`: the `newest` intervals, or `nothing`.",
     )
+    nothing_due: str = Field(
+        default="materialize",
+        description="What a selected asset gets whose model has nothing due: `materialize`, a"
+        " materialization with the unchanged data version, so that Dagster shows the table as it is;"
+        " or `observe`, an observation, with which Dagster shows the asset as failed once another"
+        " model of the run fails.",
+    )
+    keep_checks_failed: bool = Field(
+        default=True,
+        description="Whether the check of an incremental model stays failed until the intervals in"
+        " which its audit found rows have been audited again, and well. Otherwise it says what its"
+        " last run found.",
+    )
     manifest_dir: str | None = Field(
         default=None,
         description="Folder of the manifest that definitions are read from; by default"
@@ -124,6 +139,7 @@ class ProjectSettings(BaseModel):
             _at_least(1, concurrency_limit=settings.concurrency_limit)
         _at_least(0, wait_timeout=self.wait_timeout, failing_rows_sample=self.failing_rows_sample)
         _choice("execution", settings.execution, _EXECUTIONS)
+        _choice("nothing_due", settings.nothing_due, _NOTHING_DUE)
         _ = settings.deployment_policy, settings.upstream_policy, settings.without_range
         return settings
 

@@ -20,6 +20,8 @@ from sqlmesh_dagster import sqlmesh_definitions_factory
 
 NOW = "2025-01-10T00:30:00"
 """The "now" of most runs: fixed, so that crons and intervals are."""
+LEFT_ALONE = ("up to date", "not ready", "stale")
+"""What a materialization says of a model that was not built."""
 
 _CONFIG = """
 gateways:
@@ -49,8 +51,13 @@ class Run:
 
     @property
     def materialized(self) -> list[str]:
-        """Last part of each materialized key, in order."""
-        return [_name(e.asset_key) for e in self.events if e.is_step_materialization]
+        """Last part of each key that was materialized with new data, in order."""
+        return [name for name, status in self._materializations() if status not in LEFT_ALONE]
+
+    @property
+    def unchanged(self) -> list[str]:
+        """Last part of each key that was materialized as it was before, in order."""
+        return [name for name, status in self._materializations() if status in LEFT_ALONE]
 
     @property
     def observed(self) -> list[str]:
@@ -75,13 +82,22 @@ class Run:
 
     @property
     def checks(self) -> dict[str, dg.AssetCheckEvaluation]:
-        """Check results by `<model>:<check>`."""
+        """Check results by `<model>:<check>`, also those that are reported once more."""
         return {f"{_name(c.asset_key)}:{c.check_name}": c for c in self._evaluations()}
 
     @property
     def passed(self) -> dict[str, bool]:
-        """Whether each check passed."""
-        return {name: check.passed for name, check in self.checks.items()}
+        """Whether each check passed that was evaluated now."""
+        return {
+            name: check.passed
+            for name, check in self.checks.items()
+            if "sqlmesh/found_at" not in check.metadata
+        }
+
+    @property
+    def kept(self) -> dict[str, bool]:
+        """Whether each check passed whose last result is reported once more."""
+        return {name: c.passed for name, c in self.checks.items() if name not in self.passed}
 
     def metadata(self, name: str) -> Mapping[str, Any]:
         """Metadata values of a model's materialization or observation."""
@@ -92,6 +108,12 @@ class Run:
                 observed = event.asset_observation_data.asset_observation
                 return {k: v.value for k, v in observed.metadata.items()}
         raise KeyError(name)
+
+    def _materializations(self) -> Iterator[tuple[str, str]]:
+        for event in self.events:
+            if event.is_step_materialization:
+                status = event.materialization.metadata.get("sqlmesh/status")
+                yield _name(event.asset_key), str(status.value) if status else ""
 
     def _evaluations(self) -> Iterator[dg.AssetCheckEvaluation]:
         for event in self.events:

@@ -1,4 +1,4 @@
-"""What each SQLMesh outcome becomes in Dagster: every row of the table in `execution/events.py`."""
+"""What each SQLMesh outcome becomes in Dagster: the rows of the table in `events`."""
 
 from __future__ import annotations
 
@@ -31,37 +31,56 @@ def test_an_executed_model_is_materialized_with_its_intervals_and_audits(
     assert metadata["sqlmesh/next_due"] == 1736553600.0  # 2025-01-11 UTC
 
 
-def test_a_model_with_nothing_due_is_observed_and_not_materialized(
+def test_a_model_with_nothing_due_is_reported_as_it_was_before(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: no history is invented on an idle run, neither of the asset nor of its audits."""
+    """Promise: Dagster shows the table as it is: same data version, built when and where it was, and
+    the last result of each check, with when and where it was found."""
     project.model("full", "SELECT 1::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
     definitions = project.definitions()
-    run_in_process(definitions, instance)
+    first = run_in_process(definitions, instance)
+    before = _last(instance, "full")
     idle = run_in_process(definitions, instance)
     assert idle.success
-    assert idle.materialized == []
-    assert idle.checks == {}
-    assert idle.observed == ["full"]
-    assert idle.metadata("full")["sqlmesh/status"] == "up to date"
-    assert idle.metadata("full")["sqlmesh/next_due"] == 1736553600.0
+    assert (idle.materialized, idle.unchanged, idle.observed) == ([], ["full"], [])
+    facts, built = idle.metadata("full"), first.metadata("full")
+    assert facts["sqlmesh/status"] == "up to date"
+    assert facts["sqlmesh/next_due"] == 1736553600.0
+    assert facts["sqlmesh/built_in_run"] == first.run_id
+    for key in ("sqlmesh/built_at", "sqlmesh/version", "sqlmesh/snapshot", "dagster/row_count"):
+        assert facts[key] == built[key], key
+    assert _last(instance, "full").tags == before.tags
+    assert (idle.passed, idle.kept) == ({}, {"full:not_null_id": True})
+    check = idle.checks["full:not_null_id"].metadata
+    assert check["sqlmesh/found_in_run"].value == first.run_id
+    third = run_in_process(definitions, instance)
+    assert third.metadata("full") == facts
+    assert third.checks["full:not_null_id"].metadata == check
+
+
+def _last(instance: dg.DagsterInstance, name: str) -> dg.AssetMaterialization:
+    event = instance.get_latest_materialization_event(dg.AssetKey(["warehouse", "demo", name]))
+    assert event is not None and event.asset_materialization is not None
+    return event.asset_materialization
 
 
 def test_a_due_model_downstream_of_an_idle_one_is_built(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: an up-to-date model does not hold back what depends on it."""
-    project.model("monthly", "SELECT 1::INT AS id", "kind FULL, cron '@monthly'")
+    project.model(
+        "monthly", "SELECT 1::INT AS id", "kind FULL, cron '@monthly', start '2024-12-01'"
+    )
     project.model("daily", "SELECT id FROM demo.monthly")
     definitions = project.definitions()
     run_in_process(definitions, instance)
     next_day = run_in_process(definitions, instance, now=NEXT_DAY)
     assert next_day.success
-    assert next_day.observed == ["monthly"]
+    assert next_day.unchanged == ["monthly"]
     assert next_day.materialized == ["daily"]
 
 
-def test_a_model_whose_signal_is_not_ready_is_observed_with_the_signals_name(
+def test_a_model_that_was_never_built_is_observed_with_the_name_of_what_it_waits_for(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: a signal that holds a model back is named, and the run goes on."""

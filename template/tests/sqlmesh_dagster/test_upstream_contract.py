@@ -370,7 +370,9 @@ def test_an_evaluator_returns_what_each_audit_found(project: Project, heard: _He
     context = _planned(project)
     found: list[Any] = []
     evaluator = context.snapshot_evaluator
-    in_sqlmesh.on_audit(evaluator, lambda snapshot, results: found.append((snapshot, results)))
+    in_sqlmesh.on_audit(
+        evaluator, lambda snapshot, results, span: found.append((snapshot, results))
+    )
     (snapshot,) = context.snapshots.values()
     stored = context.state_reader.get_snapshots([snapshot.snapshot_id])[snapshot.snapshot_id]
     evaluator.audit(snapshot=stored, snapshots={}, execution_time="2025-01-10")

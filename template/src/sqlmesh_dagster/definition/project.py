@@ -139,6 +139,14 @@ class DagsterProject:
         return f"{self.name}_verify_job"
 
     @property
+    def checks_beside(self) -> tuple[dg.AssetCheckKey, ...]:
+        """The checks that steps of their own evaluate."""
+        return (
+            *(check.spec.key for check in self.code_checks),
+            *(spec.key for table in self.table_checks for _, spec in table.checks),
+        )
+
+    @property
     def keys_by_fqn(self) -> Mapping[str, dg.AssetKey]:
         """The asset key of each model."""
         return {asset.model.fqn: asset.spec.key for asset in self.assets}

@@ -5,7 +5,7 @@ Importing this module imports SQLMesh.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 from sqlmesh.core.state_sync import StateReader
@@ -13,6 +13,7 @@ from sqlmesh.core.state_sync import StateReader
 from sqlmesh_dagster.engine.state import (
     Deployed,
     Obstructed,
+    deployability,
     find_deployed,
     read_deployed,
 )
@@ -32,6 +33,15 @@ def find_built(settings: ProjectSettings) -> BuiltTables:
 def read_built(settings: ProjectSettings, state: StateReader) -> BuiltTables:
     """The same, from a state that is open."""
     return _tables(lambda: read_deployed(settings, state))
+
+
+def tables_of(
+    settings: ProjectSettings, snapshots: Mapping[str, Snapshot]
+) -> dict[str, BuiltTable]:
+    """The tables of an environment's models that hold data, by the model's name."""
+    index = deployability(settings, list(snapshots.values()))
+    tables = (_table(s, index) for s in snapshots.values() if s.is_model and not s.is_symbolic)
+    return {table.fqn: table for table in tables if table}
 
 
 def _tables(look: Callable[[], Deployed | None]) -> BuiltTables:

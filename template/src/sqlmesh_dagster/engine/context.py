@@ -24,6 +24,7 @@ from sqlmesh.core.macros import RuntimeStage
 from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
 from sqlmesh.utils import CompletionStatus
+from sqlmesh.utils.date import to_timestamp
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
@@ -166,7 +167,9 @@ class CaptureScheduler(Scheduler):
                 self.console.capture_failure(snapshot.name, error, query)
             raise
 
-    def _capture_audits(self, snapshot: Snapshot, results: list[Any]) -> None:
+    def _capture_audits(
+        self, snapshot: Snapshot, results: list[Any], span: tuple[Any, Any]
+    ) -> None:
         samples: dict[int, RowSample] = {}
         if self._sample_size:
             gateway = snapshot.model_gateway if snapshot.is_model else None
@@ -177,7 +180,7 @@ class CaptureScheduler(Scheduler):
                     if sample is not None:
                         samples[place] = sample
         if isinstance(self.console, CaptureConsole):
-            self.console.capture_audits(snapshot, results, samples)
+            self.console.capture_audits(snapshot, results, samples, _covered(snapshot, span))
 
     def _watching(self, snapshot: Snapshot) -> AbstractContextManager[None]:
         """While open, cancelling interrupts what this thread queries for a snapshot."""
@@ -202,6 +205,14 @@ class CaptureScheduler(Scheduler):
             _log.debug("Could not render the failed query of %s.", snapshot.name, exc_info=True)
             return None
         return query.sql(dialect=snapshot.model.dialect, pretty=True) if query else None
+
+
+def _covered(snapshot: Snapshot, span: tuple[Any, Any]) -> tuple[int, int] | None:
+    """What the audits of one batch looked at: with a time column SQLMesh keeps them to its interval."""
+    start, end = span
+    if not snapshot.is_model or not snapshot.model.time_column or start is None or end is None:
+        return None
+    return to_timestamp(start), to_timestamp(end)
 
 
 class CaptureContext(Context):

@@ -5,7 +5,7 @@ Importing this module imports SQLMesh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,10 +18,13 @@ from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.engine.auditing import audit_alone
 from sqlmesh_dagster.engine.built import read_built
 from sqlmesh_dagster.engine.context import CaptureContext
+from sqlmesh_dagster.engine.deployment import deployed_snapshots
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
+from sqlmesh_dagster.facts.findings import Verification
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import (
     PlannedBackfill,
@@ -30,14 +33,20 @@ from sqlmesh_dagster.facts.plan_summary import (
     PlanSummary,
 )
 from sqlmesh_dagster.facts.tables import BuiltTables
+from sqlmesh_dagster.settings import RunOptions
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
 
 @dataclass(frozen=True)
 class Planning:
-    """SQLMesh's part of a Dagster run that plans an environment, which its session names."""
+    """SQLMesh's part of a Dagster run that plans an environment, which its session names.
+
+    Attributes:
+        audited: Standalone audits and external tables whose audits run after an applied plan, too.
+    """
 
     session: Session
+    audited: Sequence[str] = ()
 
     def plan(
         self,
@@ -45,6 +54,7 @@ class Planning:
         show: Callable[[PlanSummary], None],
         tell: Callable[[ModelOutcome], None],
         applied: Callable[[BuiltTables], None],
+        verified: Callable[[Verification], None] = lambda verification: None,
     ) -> None:
         """Verifies the files, plans them, and applies the plan that was shown.
 
@@ -52,6 +62,7 @@ class Planning:
             show: Receives the plan before anything is changed.
             tell: Receives each model that was built, after the environment was changed.
             applied: Receives what the environment shows then.
+            verified: Receives what unit tests and linter say of the files.
 
         Raises:
             VerificationFailedError: A unit test fails, or the linter finds an error.
@@ -61,6 +72,7 @@ class Planning:
         console = CaptureConsole((), tell, session.log, session.cancel)
         with self._context(console, load=True) as context:
             verification = verify(context, session.cancel)
+            verified(verification)
             refuse_errors(verification)
             with self._alone(context):
                 plan = self._build(context, request)
@@ -71,8 +83,18 @@ class Planning:
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
                 with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
                     context.apply(plan)
+                    self._audit_the_rest(context, console)
                 console.finish()
                 applied(read_built(session.settings, context.state_reader))
+
+    def _audit_the_rest(self, context: CaptureContext, console: CaptureConsole) -> None:
+        """Runs those audits that the plan itself left out, as it had nothing to build for them."""
+        settings = self.session.settings
+        snapshots, _ = deployed_snapshots(context, settings)
+        at = datetime.now(timezone.utc)
+        for name in self.audited:
+            if name in snapshots and not console.ledger.has_audited(name):
+                audit_alone(context, settings, name, snapshots, RunOptions(), at)
 
     def invalidate(self, *, is_dropped: bool) -> bool:
         """Ends an environment.

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
-from sqlmesh.core.audit import StandaloneAudit
 from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
-from sqlmesh.utils.date import TimeLike, to_datetime
 
 from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.engine.auditing import audit_alone
+from sqlmesh_dagster.engine.built import tables_of
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_environment
 from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
@@ -78,6 +78,8 @@ class SQLMeshRun:
                     plan,
                     restated.below if restated else None,
                     upstream.above,
+                    tables_of(settings, snapshots),
+                    holds_last=_has_after_all(context, settings),
                 )
                 if deployed:
                     context.selected = {*deployed, *upstream.along}
@@ -99,7 +101,8 @@ class SQLMeshRun:
                         self._clean_up(context)
         except Exception as error:
             if not cancel.is_cancelled:
-                console.fail(as_error(error))
+                if not console.fail(as_error(error)):
+                    session.log(logging.ERROR, f"The sqlmesh run failed after its models: {error}")
                 return
         console.finish(CANCELLED if cancel.is_cancelled else None)
 
@@ -141,19 +144,8 @@ class SQLMeshRun:
             execution_time = options.execution_time or datetime.now(timezone.utc)
             if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
                 return told[0]
-            span = _audited_span(snapshots[name], snapshots, options, execution_time)
-            if span is None:
+            if not audit_alone(context, settings, name, snapshots, options, execution_time):
                 return ModelOutcome(name, "up_to_date", reason="it has never been built")
-            start, end = span
-            scheduler = context.scheduler(environment=settings.environment)
-            scheduler.audit(
-                settings.environment,
-                start,
-                end,
-                execution_time=execution_time,
-                ignore_cron=True,
-                selected_snapshots={name},
-            )
         console.finish(("up_to_date", "SQLMesh found nothing to audit"))
         return told[0]
 
@@ -224,33 +216,14 @@ class SQLMeshRun:
                 yield context
 
 
+def _has_after_all(context: CaptureContext, settings: ProjectSettings) -> bool:
+    """Whether the environment has statements that run after its models."""
+    statements = context.state_reader.get_environment_statements(settings.environment)
+    return any(statement.after_all for statement in statements)
+
+
 def _limit_environment_wait(context: CaptureContext, settings: ProjectSettings) -> None:
     """Caps SQLMesh's wait for an environment that a plan is updating: its own default is six hours."""
     run = context.config.run
     run.environment_check_max_wait = int(min(run.environment_check_max_wait, settings.wait_timeout))
     run.environment_check_interval = min(run.environment_check_interval, 5)
-
-
-def _audited_span(
-    snapshot: Snapshot,
-    snapshots: Mapping[str, Snapshot],
-    options: RunOptions,
-    execution_time: datetime,
-) -> tuple[TimeLike, TimeLike] | None:
-    """The time span to audit: what the options say, else all that is recorded as done."""
-    if options.partitions is not None:
-        return options.partitions
-    sources = [snapshot]
-    if isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external:
-        sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]
-        sources = [s for s in sources if not s.is_external]
-        if not sources:
-            day_before = execution_time - timedelta(days=1)
-            return options.start or day_before, options.end or execution_time
-    intervals = [interval for s in sources for interval in (*s.intervals, *s.dev_intervals)]
-    if not intervals:
-        return None
-    return (
-        options.start or to_datetime(min(low for low, _ in intervals)),
-        options.end or to_datetime(max(high for _, high in intervals)),
-    )

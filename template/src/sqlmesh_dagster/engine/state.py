@@ -82,12 +82,10 @@ def read_deployed(settings: ProjectSettings, state: StateReader) -> Deployed | N
         )
     wanted = {s.snapshot_id for s in environment.snapshots}
     snapshots = _snapshots_with_intervals(settings, state, wanted)
-    return Deployed(environment, snapshots, _deployability(settings, snapshots))
+    return Deployed(environment, snapshots, deployability(settings, snapshots))
 
 
-def _deployability(
-    settings: ProjectSettings, snapshots: Collection[Snapshot]
-) -> DeployabilityIndex:
+def deployability(settings: ProjectSettings, snapshots: Collection[Snapshot]) -> DeployabilityIndex:
     """As `Scheduler.run` has it: a preview's intervals are kept apart from those of production."""
     if settings.environment == "prod":
         return DeployabilityIndex.all_deployable()

@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from sqlmesh_dagster.definition.partitions import Interval
+from sqlmesh_dagster.definition.partitions import Interval, merged
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, Status
+from sqlmesh_dagster.facts.tables import BuiltTable
 
 CANCELLED: tuple[Status, str] = ("cancelled", "the Dagster run was cancelled")
 """Status and reason of a model that a cancelled run did not build."""
@@ -39,11 +40,13 @@ class DeployedModel:
         snapshot: Identifier of its snapshot; None if it is not known.
         version: What SQLMesh calls the version of its table.
         next_due: When it is due next, ISO 8601; None if never again.
+        table: Its table before the run; None if it held no data.
     """
 
     snapshot: str | None
     version: str | None = None
     next_due: str | None = None
+    table: BuiltTable | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,14 @@ class _Entry:
     failure: FailureKind | None = None
     error: ErrorOutcome | None = None
     is_told: bool = False
+    told_batches: int = 0
 
     def identify(self, model: DeployedModel) -> None:
         """Notes which snapshot it is about."""
-        next_due = model.next_due or (self.model.next_due if self.model else None)
-        self.model = replace(model, next_due=next_due)
+        known = self.model or model
+        self.model = replace(
+            model, next_due=model.next_due or known.next_due, table=model.table or known.table
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,8 @@ class Ledger:
         self._failures: list[str] = []
         self._run = _Run()
         self._is_planning = False
+        self._holds_last = False
+        self._held: ModelOutcome | None = None
 
     # ------------------------------------------------------------ the run
 
@@ -129,6 +137,8 @@ class Ledger:
         plan: str | None = None,
         below: Mapping[str, tuple[str, ...]] | None = None,
         above: Mapping[str, tuple[str, ...]] | None = None,
+        *,
+        holds_last: bool = False,
     ) -> list[str]:
         """Notes what the environment has, and tells the selected models that it does not have.
 
@@ -137,12 +147,15 @@ class Ledger:
             plan: Id of the plan that last changed the environment.
             below: Models that are restated with a selected one; they are taken, too.
             above: Models upstream of a selected one, which are built with it where they are missing.
+            holds_last: Whether the run does more after its last model, such as `after_all`: that model
+                is told when it is done, because somebody has to say so if it fails.
 
         Returns:
             The taken names that the environment has, sorted.
         """
         with self._lock:
             self._run = _Run(execution_time, plan, below or {}, above or {})
+            self._holds_last = holds_last
             self._selected.update(name for names in self._run.below.values() for name in names)
             for name in sorted(self._selected - deployed.keys()):
                 self._tell_once(name, "not_deployed", hint)
@@ -158,6 +171,8 @@ class Ledger:
             rest: Status and reason of models of which nothing was heard, if they were not just idle.
         """
         with self._lock:
+            self._tell_held(None)
+            self._tell_late()
             for name in self._untold():
                 entry = self._entry(name)
                 if entry.failure:
@@ -169,17 +184,29 @@ class Ledger:
                 else:
                     self._tell_idle(name)
             for name, entry in sorted(self._entries.items()):
-                if name not in self._selected and entry.built:
+                if name in self._selected:
+                    continue
+                if entry.failure == "audit_failed" and not entry.built:
+                    self._tell_once(name, "audit_failed", None)
+                elif entry.built:
                     self._tell_once(name, "executed", BUILT_BY_PLAN)
 
-    def fail(self, error: ErrorOutcome) -> None:
-        """Tells every untold model that the run as a whole failed."""
+    def fail(self, error: ErrorOutcome) -> bool:
+        """Tells every untold model that the run as a whole failed.
+
+        Returns:
+            Whether there was one to tell it to.
+        """
         with self._lock:
-            for name in self._untold():
+            untold = self._untold()
+            has_said_so = self._tell_held(error)
+            self._tell_late()
+            for name in untold:
                 entry = self._entry(name)
                 entry.failure = entry.failure or "failed"
                 entry.error = entry.error or error
                 self._tell_failed(name)
+            return has_said_so or bool(untold)
 
     @contextmanager
     def planning(self) -> Iterator[None]:
@@ -271,6 +298,11 @@ class Ledger:
             for result in results:
                 audits[result.check_name] = _added(audits.get(result.check_name), result)
 
+    def has_audited(self, name: str) -> bool:
+        """Whether audits of it ran."""
+        with self._lock:
+            return bool(self._entry(name).audits)
+
     def is_told(self, name: str) -> bool:
         """Whether the model's outcome is known."""
         with self._lock:
@@ -312,8 +344,30 @@ class Ledger:
         if entry.is_told:
             return
         entry.is_told = True
+        entry.told_batches = len(entry.built)
         above = tuple(n for n in self._run.above.get(name, ()) if self._entry(n).planned)
-        self._tell(_outcome(name, entry, self._run, status, reason, above))
+        outcome = _outcome(name, entry, self._run, status, reason, above)
+        if self._holds_last and status == "executed" and not self._untold():
+            self._held = outcome
+        else:
+            self._tell(outcome)
+
+    def _tell_held(self, error: ErrorOutcome | None) -> bool:
+        """Tells the model that waited for the end of the run."""
+        held, self._held, self._holds_last = self._held, None, False
+        if held is not None:
+            self._tell(replace(held, error=error))
+        return held is not None
+
+    def _tell_late(self) -> None:
+        """Tells what was built of a model after its failure was told."""
+        for name, entry in sorted(self._entries.items()):
+            late = entry.built[entry.told_batches :]
+            if name in self._selected and entry.is_told and entry.failure and late:
+                outcome = _outcome(
+                    name, replace(entry, built=late), self._run, entry.failure, None, ()
+                )
+                self._tell(replace(outcome, is_late=True))
 
 
 def _outcome(
@@ -345,6 +399,7 @@ def _outcome(
         error=entry.error,
         below=run.below.get(name, ()),
         above=above,
+        table=model.table,
     )
 
 
@@ -358,7 +413,8 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _added(before: AuditOutcome | None, result: AuditOutcome) -> AuditOutcome:
-    if before is None:
+    """Of a whole table, the last batch has looked at all that the others have."""
+    if before is None or not result.covered:
         return result
     shown = before if before.failing_rows and not result.failing_rows else result
     return replace(
@@ -366,6 +422,8 @@ def _added(before: AuditOutcome | None, result: AuditOutcome) -> AuditOutcome:
         failing_rows=before.failing_rows + result.failing_rows,
         query=shown.query,
         sample=result.sample or before.sample,
+        covered=tuple(merged((*before.covered, *result.covered))),
+        failing=(*before.failing, *result.failing),
     )
 
 

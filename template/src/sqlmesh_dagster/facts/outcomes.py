@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from sqlmesh_dagster.facts.tables import BuiltTable
+
 Status = Literal[
     "executed",
     "up_to_date",
@@ -40,6 +42,9 @@ class AuditOutcome:
         query: SQL of the last batch that found rows, else of the last batch; runs as it stands.
         arguments: Pairs of argument name and SQL text.
         sample: Some of the rows of the last batch that found any, where the settings ask for it.
+        covered: The intervals that it looked at, pairs of epoch milliseconds, end exclusive; none where
+            it looks at the whole table.
+        failing: Those of them in which it found rows, each with how many.
     """
 
     name: str
@@ -50,6 +55,8 @@ class AuditOutcome:
     query: str | None = None
     arguments: tuple[tuple[str, str], ...] = ()
     sample: RowSample | None = None
+    covered: tuple[tuple[int, int], ...] = ()
+    failing: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class ErrorOutcome:
 @dataclass(frozen=True)
 class ModelOutcome:
     """What became of one model in one sqlmesh run.
+
+    One that was executed and has an error was built, and the run failed after it.
 
     Attributes:
         fqn: The model's FQN, or a standalone audit's name.
@@ -84,6 +93,8 @@ class ModelOutcome:
             see `staleness`; None where nobody asked.
         stale: Why it is left as it is though an input has changed, since when, and what to do.
         renewed: Labels of the inputs because of which it was built again.
+        table: The model's table as it was before the run; None if it held no data.
+        is_late: Whether this is of batches that were built after the model's failure was told.
     """
 
     fqn: str
@@ -108,6 +119,8 @@ class ModelOutcome:
     inputs: tuple[tuple[str, str, int], ...] | None = None
     stale: str | None = None
     renewed: tuple[str, ...] = ()
+    table: BuiltTable | None = None
+    is_late: bool = False
 
     @property
     def besides(self) -> tuple[str, ...]:
@@ -117,7 +130,7 @@ class ModelOutcome:
     @property
     def is_success(self) -> bool:
         """Whether what Dagster runs next may build on the model."""
-        return self.status in ("executed", "up_to_date", "not_ready")
+        return self.error is None and self.status in ("executed", "up_to_date", "not_ready")
 
 
 def to_line(outcome: ModelOutcome) -> bytes:

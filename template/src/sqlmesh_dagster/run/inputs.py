@@ -137,11 +137,13 @@ def _recorded(entry: Any) -> Recorded | None:
     inputs = metadata.get(INPUTS)
     if not isinstance(inputs, dg.JsonMetadataValue) or not isinstance(inputs.data, dict):
         return None
-    table = metadata.get("sqlmesh/version")
+    table, built_at = metadata.get("sqlmesh/version"), metadata.get("sqlmesh/built_at")
+    # one with nothing due is reported once more, later than it was built
+    at = built_at.value if isinstance(built_at, dg.TimestampMetadataValue) else None
     return Recorded(
         {str(label): Input(str(v), int(place)) for label, (v, place) in inputs.data.items()},
         str(table.value) if table is not None else None,
-        round(event.timestamp * 1000),
+        round((at or event.timestamp) * 1000),
     )
 
 

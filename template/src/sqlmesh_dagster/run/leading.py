@@ -60,7 +60,8 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
     inputs = step.known_inputs([fqn])
 
     def tell(outcome: ModelOutcome) -> None:
-        outcomes[outcome.fqn] = outcome
+        if not outcome.is_late:
+            outcomes[outcome.fqn] = outcome
         step.report_besides(outcome, [fqn])
 
     held = _selection(step, step.results)[0].held
@@ -105,9 +106,10 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
     awaited = set(selection.taken)
 
     def tell(outcome: ModelOutcome) -> None:
-        known.add(outcome.fqn)
-        awaited.update(outcome.besides)
-        results.append(outcome)
+        if not outcome.is_late:
+            known.add(outcome.fqn)
+            awaited.update(outcome.besides)
+            results.append(outcome)
         step.report_besides(outcome, selection.taken)
 
     def work(cancel: CancelToken) -> None:

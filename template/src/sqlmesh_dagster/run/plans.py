@@ -9,13 +9,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.facts.findings import Verification
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import PlanRequest, PlanSummary
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.code_results import code_results
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.work import record, run_work, session_of
 from sqlmesh_dagster.settings import ProjectSettings, environment_name
@@ -161,15 +164,20 @@ def _plan(
         resource.say(logging.INFO, summary.markdown)
 
     def tell(outcome: ModelOutcome) -> None:
-        built.append(outcome.fqn)
-        asset = project.assets_by_fqn.get(outcome.fqn)
+        if outcome.status == "executed" and outcome.fqn in project.assets_by_fqn:
+            built.append(outcome.fqn)
         if not is_recorded:
             return
-        if asset is None:  # this process began with older files
+        asset, checks = project.assets_by_fqn.get(outcome.fqn), project.checks_of(outcome.fqn)
+        if asset is None and not checks:  # this process began with older files
             name = outcome.fqn.replace('"', "")
             resource.say(logging.WARNING, f"Reload the code location to see `{name}` in Dagster.")
             return
-        record(context.instance, asset, outcome, asset.checks)
+        record(context.instance, asset, outcome, checks)
+
+    def verified(verification: Verification) -> None:
+        for result in code_results(project.code_checks, verification) if is_recorded else ():
+            context.instance.report_runless_asset_event(runless_check(result))
 
     def applied(tables: BuiltTables) -> None:
         if not is_recorded:
@@ -187,7 +195,8 @@ def _plan(
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
         session = session_of(resource, settings, cancel)
-        Planning(session).plan(request, show, tell, applied)
+        audited = [table.snapshot for table in project.table_checks] if is_recorded else []
+        Planning(session, audited).plan(request, show, tell, applied, verified)
 
     try:
         run_work(context, resource, work)

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome, from_line, to_line
+from sqlmesh_dagster.facts.reported import Reports
 from sqlmesh_dagster.run.liveness import give_sign, read_sign
 
 RECORDS = "sqlmesh"
@@ -113,6 +114,7 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     )
 
     _open: dict[Path, RunResults] = PrivateAttr(default_factory=dict)
+    _reports: dict[tuple[str, str, int], Reports] = PrivateAttr(default_factory=dict)
 
     def of_run(
         self, instance: dg.DagsterInstance, run_id: str, project: str = "sqlmesh"
@@ -129,6 +131,20 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         """Says on which host the run is, for a tick that finds it active."""
         if context.run is not None and context.instance is not None:
             give_sign(self._root(context.instance) / context.run.run_id / SIGN)
+
+    def reports(
+        self, run_id: str, project: str, attempt: int, look: Callable[[], Reports]
+    ) -> Reports:
+        """What Dagster was told last of a run's models; the steps of this process look once.
+
+        Args:
+            attempt: How often the asking step was retried; a retry looks again.
+        """
+        key = (run_id, project, attempt)
+        if key not in self._reports:
+            self._reports.clear()
+            self._reports[key] = look()
+        return self._reports[key]
 
     def forget_old_runs(self, instance: dg.DagsterInstance) -> None:
         """Deletes the records of runs that ended more than `keep_days` ago, and nothing else.

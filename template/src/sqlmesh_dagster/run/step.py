@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sqlmesh_dagster.definition.partitions import Interval, existing_window
-from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
 from sqlmesh_dagster.facts.ledger import BUILT_BY_PLAN
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.reported import Reports
 from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.run.inputs import known_inputs
+from sqlmesh_dagster.run.reported import last_reports
 from sqlmesh_dagster.run.results import RunResults, SQLMeshResultsResource
 from sqlmesh_dagster.run.work import record, session_of
 from sqlmesh_dagster.settings import RunOptions
@@ -62,6 +64,30 @@ class Step:
         """How this Dagster run names itself to those who wait for the lock."""
         return self.resource.holder
 
+    @property
+    def reports(self) -> Reports:
+        """What Dagster was told last of the models of this run."""
+        context = self.context
+        return self.store.reports(
+            context.run_id,
+            self.project.name,
+            context.retry_number,
+            lambda: last_reports(context.instance, self.project, run_plan(context)),
+        )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether checks stay failed until what failed is audited well."""
+        return self.resource.settings.keep_checks_failed
+
+    def is_observed(self, asset: ModelAsset, outcome: ModelOutcome) -> bool:
+        """Whether a model that was left alone is observed and not materialized.
+
+        Dagster takes each materialization for fresh data: not so where a model waits for its data.
+        """
+        is_late = outcome.status == "not_ready" and asset.spec.freshness_policy is not None
+        return is_late or self.resource.settings.nothing_due == "observe"
+
     def sqlmesh_run(
         self, cancel: CancelToken, known: Known | None = None, *, has_project_lock: bool = False
     ) -> SQLMeshRun:
@@ -99,11 +125,16 @@ class Step:
         Args:
             selected: FQNs of the models that steps of this run report.
         """
-        if outcome.fqn not in selected:
-            checks = () if outcome.reason == BUILT_BY_PLAN else self.project.checks_of(outcome.fqn)
-            record(
-                self.context.instance, self.project.assets_by_fqn.get(outcome.fqn), outcome, checks
-            )
+        if outcome.fqn in selected and not outcome.is_late:
+            return
+        is_audited = outcome.reason != BUILT_BY_PLAN and not outcome.is_late
+        record(
+            self.context.instance,
+            self.project.assets_by_fqn.get(outcome.fqn),
+            outcome,
+            self.project.checks_of(outcome.fqn) if is_audited else (),
+            self.context.run_id,
+        )
 
 
 def _options(

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
 from sqlmesh_dagster import events
+from sqlmesh_dagster.checks import as_result, check_results, kept, kept_results
 from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
 from sqlmesh_dagster.errors import ModelSkippedError, RestatementRefusedError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.reported import has_moved
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.run.leading import own_outcome, shared_outcome
 from sqlmesh_dagster.run.selection import restated_below
 from sqlmesh_dagster.run.step import Step
-from sqlmesh_dagster.run.work import run_work
+from sqlmesh_dagster.run.sync import report_partitions
+from sqlmesh_dagster.run.work import record, run_work
 from sqlmesh_dagster.upstream.dagster import output_without_materialization, run_plan
 
 StepEvent = (
     dg.MaterializeResult[None]
     | dg.AssetMaterialization
     | dg.AssetCheckResult
+    | dg.AssetCheckEvaluation
     | dg.AssetObservation
     | dg.Output[None]
 )
@@ -45,21 +49,17 @@ def materialize_model(
     is_shared = step.resource.settings.execution == "shared"
     outcome, besides = (shared_outcome if is_shared else own_outcome)(step, asset.model.fqn)
     _refuse_failed_upstream(step, asset, outcome, besides)
-    if asset.partitions and outcome.intervals:  # also when a later batch failed
-        yield from events.partition_materializations(asset, outcome)
-        if outcome.status == "executed":
-            yield output_without_materialization(context.output_for_asset_key(asset.spec.key))
+    failed = [other for other in (outcome, *besides) if not other.is_success]
+    if failed:
+        _record_built(step, asset, outcome)
     elif outcome.status == "executed":
-        yield events.materialization(asset, outcome)
-    elif outcome.is_success:
-        yield events.observation(asset, outcome)
-        yield output_without_materialization(context.output_for_asset_key(asset.spec.key))
-    yield from events.check_results(selected, outcome)
-    if not outcome.is_success:
-        events.raise_for(asset.model.name, outcome)
-    for other in besides:
-        if not other.is_success:
-            events.raise_for(step.project.plain_name(other.fqn), other)
+        yield from _built(step, asset, outcome)
+    else:
+        yield from _left_alone(step, asset, outcome, selected)
+    found = step.reports.checks if outcome.audits and step.remembers else {}
+    yield from check_results(selected, outcome, found)
+    for other in failed:
+        events.raise_for(step.project.plain_name(other.fqn), other)
 
 
 def _refuse_failed_upstream(
@@ -90,6 +90,57 @@ def check_table(
     """Yields the result of a standalone audit, or of an external table's audits."""
     selected = tuple(c for c in check.checks if c[1].key in context.selected_asset_check_keys)
     yield from _audit(Step.of(context, project), check.snapshot, check.snapshot, selected)
+
+
+def _built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> Iterator[StepEvent]:
+    if not asset.partitions:
+        yield events.materialization(asset, outcome)
+        return
+    yield from events.partition_materializations(asset, outcome)
+    yield _passed_on(step, asset)
+
+
+def _record_built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> None:
+    """Records what was built of a model whose step fails, without a run.
+
+    A retry from asset failure takes what the run has not materialized: a model that is materialized
+    before its step fails is left out, and what reads it is built on the gap.
+    """
+    record(step.context.instance, asset, outcome, (), step.context.run_id)
+
+
+def _left_alone(
+    step: Step, asset: ModelAsset, outcome: ModelOutcome, selected: Checks
+) -> Iterator[StepEvent]:
+    """Reports a model that was not executed: the table as it is, and the last result of each check."""
+    reports, key, table = step.reports, asset.spec.key, outcome.table
+    last = reports.assets.get(key)
+    is_new = table is not None and has_moved(table, last)
+    event = None if step.is_observed(asset, outcome) else events.unchanged(asset, outcome, last)
+    if table is not None and is_new and event is not None and asset.partitions:
+        for _ in report_partitions(step.context.instance, step.project, [table]):
+            pass
+    yield event or events.observation(asset, outcome)
+    yield _passed_on(step, asset)
+    if table is None:
+        return
+    own = () if is_new else kept_results(asset.checks, outcome, reports.checks)
+    beside = (kept(reports.checks[k]) for k in reports.beside.get(key, ()) if k in reports.checks)
+    yield from _with_outputs((*own, *beside), selected)
+
+
+def _with_outputs(
+    results: Iterable[dg.AssetCheckEvaluation], selected: Checks
+) -> Iterator[StepEvent]:
+    """A blocking check of the owner's has an output, for which steps downstream wait."""
+    waited_for = {spec.key for _, spec in selected if spec.blocking}
+    for result in results:
+        yield as_result(result) if result.asset_check_key in waited_for else result
+
+
+def _passed_on(step: Step, asset: ModelAsset) -> dg.Output[None]:
+    """Lets the steps downstream go on."""
+    return output_without_materialization(step.context.output_for_asset_key(asset.spec.key))
 
 
 def _refuse_unclear_restatement(step: Step) -> None:
@@ -136,6 +187,6 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
     if outcome.is_success:
         step.context.log.warning(f"The audits of {name} did not run: {outcome.reason}.")
     elif outcome.status in ("audited", "audit_failed"):
-        yield from events.check_results(checks, outcome)
+        yield from check_results(checks, outcome)
     else:
         events.raise_for(name, outcome)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
+_MATERIALIZED = "materialized"
 _SHOWN = ("sqlmesh/plan_summary", "sqlmesh/verification")
 
 
@@ -25,10 +28,8 @@ def summarize(instance: dg.DagsterInstance) -> Iterator[str]:
         if isinstance(event.event_specific_data, dg.AssetCheckEvaluation)
     ]
     yield from (f"{text.value}\n" for event in events for text in _texts(event))
-    built = [e.asset_key for e in events if e.is_step_materialization and e.asset_key]
-    seen = [e.asset_key for e in events if e.is_asset_observation and e.asset_key]
-    for key in dict.fromkeys([*built, *seen]):
-        done = "materialized" if key in built else "up to date"
+    done_by_key = dict(_done(events))
+    for key, done in done_by_key.items():
         yield f"{done}  {key.to_user_string()}{_checked([c for c in checks if c.asset_key == key])}"
     yield from (
         f"{'warning' if check.severity is dg.AssetCheckSeverity.WARN else 'FAILED'}: check"
@@ -43,8 +44,32 @@ def summarize(instance: dg.DagsterInstance) -> Iterator[str]:
     )
     passed = sum(check.passed for check in checks)
     yield (
-        f"Run {run.run_id[:8]} ended as {run.status.value}: {len(set(built))} assets materialized,"
-        f" {len(seen)} up to date, {passed} of {len(checks)} checks passed."
+        f"Run {run.run_id[:8]} ended as {run.status.value}: {_counted(done_by_key.values())},"
+        f" {passed} of {len(checks)} checks passed."
+    )
+
+
+def _done(events: Iterable[dg.DagsterEvent]) -> Iterator[tuple[dg.AssetKey, str]]:
+    """Each asset, with `built`, or why it was left alone; an asset of yours is materialized."""
+    for event in events:
+        if event.asset_key is None:
+            continue
+        if event.is_step_materialization:
+            yield event.asset_key, _status(event.materialization.metadata) or _MATERIALIZED
+        elif event.is_asset_observation:
+            observed = event.asset_observation_data.asset_observation
+            yield event.asset_key, _status(observed.metadata) or "observed"
+
+
+def _status(metadata: Mapping[str, dg.MetadataValue[Any]]) -> str | None:
+    status = metadata.get("sqlmesh/status")
+    return status.text if isinstance(status, dg.TextMetadataValue) else None
+
+
+def _counted(done: Iterable[str]) -> str:
+    """`6 materialized, 17 built, 3 up to date`, in the order in which they came first."""
+    return (
+        ", ".join(f"{count} {status}" for status, count in Counter(done).items()) or "nothing done"
     )
 
 

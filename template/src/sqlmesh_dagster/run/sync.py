@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import dagster as dg
 
 from sqlmesh_dagster import events
 from sqlmesh_dagster.definition.names import digest
-from sqlmesh_dagster.definition.partitions import Interval, keys_within
-from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
+from sqlmesh_dagster.definition.partitions import keys_within
+from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import SQLMeshDagsterError
+from sqlmesh_dagster.facts.reported import has_moved
 from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.run.active import active_run
+from sqlmesh_dagster.run.reported import last_materializations
 from sqlmesh_dagster.settings import ProjectSettings
 
 _INTERVAL_SECONDS = 60
@@ -142,12 +144,12 @@ def report_moved(
         for table in tables
         if table.fqn in assets and assets[table.fqn].spec.partitions_def is None
     ]
-    last = _last_materializations(instance, [asset.spec.key for asset, _ in candidates])
+    last = last_materializations(instance, [asset.spec.key for asset, _ in candidates])
     for asset, table in candidates:
         known = last.get(asset.spec.key)
         is_newer = known and looked_at is not None and known.reported_at > looked_at
         if not is_newer and has_moved(table, known):
-            instance.report_runless_asset_event(_materialization(asset, table))
+            instance.report_runless_asset_event(events.built_outside(asset, table))
             yield asset.spec.key
 
 
@@ -167,78 +169,10 @@ def report_partitions(
         known = instance.get_materialized_partitions(asset.spec.key)
         unknown = [w for w in keys_within(asset.partitions, table.done) if w[0] not in known]
         for partition, interval in unknown:
-            instance.report_runless_asset_event(_materialization(asset, table, partition, interval))
+            event = events.built_outside(asset, table, partition, interval)
+            instance.report_runless_asset_event(event)
         if unknown:
             yield asset.spec.key
-
-
-@dataclass(frozen=True)
-class Reported:
-    """What the last materialization of an asset says.
-
-    Attributes:
-        version: None in one of an earlier version of this package, or of another's.
-        built_at: Epoch milliseconds; where it is not told, when it was reported.
-        reported_at: Epoch seconds.
-    """
-
-    version: str | None
-    built_at: int
-    reported_at: float = 0.0
-
-
-def has_moved(table: BuiltTable, last: Reported | None) -> bool:
-    """Whether the table is another one than was reported, or holds newer data.
-
-    A change of metadata alone makes a new snapshot of the same version, and no new data.
-    """
-    if last is None:
-        return True
-    if last.version is not None and last.version != table.version:
-        return True
-    return table.built_at is not None and table.built_at > last.built_at
-
-
-def _last_materializations(
-    instance: dg.DagsterInstance, keys: list[dg.AssetKey]
-) -> Mapping[dg.AssetKey, Reported]:
-    found = {}
-    for record in instance.get_asset_records(keys) if keys else ():
-        event = record.asset_entry.last_materialization
-        if event is None or event.asset_materialization is None:
-            continue
-        facts = event.asset_materialization.metadata
-        version, built_at = facts.get("sqlmesh/version"), facts.get("sqlmesh/built_at")
-        seconds = event.timestamp
-        if isinstance(built_at, dg.TimestampMetadataValue):
-            seconds = built_at.value
-        found[record.asset_entry.asset_key] = Reported(
-            version=version.text if isinstance(version, dg.TextMetadataValue) else None,
-            built_at=round(seconds * 1000),
-            reported_at=event.timestamp,
-        )
-    return found
-
-
-def _materialization(
-    asset: ModelAsset,
-    table: BuiltTable,
-    partition: str | None = None,
-    interval: Interval | None = None,
-) -> dg.AssetMaterialization:
-    return dg.AssetMaterialization(
-        asset.spec.key,
-        description="Built outside Dagster.",
-        partition=partition,
-        metadata={
-            "sqlmesh/source": "outside Dagster",
-            **events.interval_facts(interval or (table.start, table.end)),
-            **events.table_facts(table.snapshot, table.version, table.built_at),
-        },
-        tags=events.version_tags(
-            digest(f"{table.version}|{table.built_at}", 16), table.code_version
-        ),
-    )
 
 
 def _active(

@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 
-from sqlmesh_dagster import events
-from sqlmesh_dagster.definition.markdown import cell
-from sqlmesh_dagster.definition.project import CodeCheck, DagsterProject
-from sqlmesh_dagster.facts.findings import Finding, Verification, told
+from sqlmesh_dagster.checks import runless_check
+from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.facts.findings import Verification
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.code_results import code_results
 from sqlmesh_dagster.run.plans import OP_TAGS
 from sqlmesh_dagster.run.work import run_work, session_of
 
@@ -30,8 +30,8 @@ def verify_job(project: DagsterProject) -> dg.JobDefinition:
         from sqlmesh_dagster.engine.verification import refuse_errors  # imports SQLMesh
 
         found = _verify(context, project, None)
-        for result in _results(project.code_checks, found):
-            context.instance.report_runless_asset_event(events.runless_check(result))
+        for result in code_results(project.code_checks, found):
+            context.instance.report_runless_asset_event(runless_check(result))
         facts: dict[str, Any] = {
             "sqlmesh/verification": dg.MetadataValue.md(found.markdown),
             "sqlmesh/unit_tests": found.test_count,
@@ -71,7 +71,7 @@ def code_checks(project: DagsterProject, op_tags: Mapping[str, str]) -> list[dg.
         selected = context.selected_asset_check_keys
         checks = [check for check in project.code_checks if check.spec.key in selected]
         found = _verify(context, project, {check.model.fqn for check in checks})
-        yield from _results(checks, found)
+        yield from code_results(checks, found)
 
     return [execute]
 
@@ -93,36 +93,3 @@ def _verify(
 
     run_work(context, resource, work)
     return found[0]
-
-
-def _results(checks: Collection[CodeCheck], found: Verification) -> Iterator[dg.AssetCheckResult]:
-    counts = dict(found.tests)
-    for check in checks:
-        source = found.failures if check.kind == "unit_tests" else found.violations
-        own = [finding for finding in source if finding.model == check.model.fqn]
-        yield dg.AssetCheckResult(
-            asset_key=check.spec.asset_key,
-            check_name=check.spec.name,
-            passed=not own,
-            severity=dg.AssetCheckSeverity.ERROR
-            if any(finding.is_error for finding in own)
-            else dg.AssetCheckSeverity.WARN,
-            description=_description(check, own, counts.get(check.model.fqn, 0)),
-            metadata={
-                **(
-                    {"sqlmesh/unit_tests": counts.get(check.model.fqn, 0)}
-                    if check.kind == "unit_tests"
-                    else {}
-                ),
-                "sqlmesh/findings": len(own),
-                **({"sqlmesh/details": dg.MetadataValue.md("\n\n".join(told(own)))} if own else {}),
-            },
-        )
-
-
-def _description(check: CodeCheck, own: list[Finding], tests: int) -> str:
-    rules = ", ".join(dict.fromkeys(cell(finding.rule) for finding in own))
-    if check.kind == "lint":
-        return f"the linter found: {rules}" if own else "the linter found nothing"
-    failed = f"{len(own)} of {tests} unit tests failed: {rules}"
-    return failed if own else f"{tests} unit tests passed"

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sqlmesh_dagster import events
+from sqlmesh_dagster.checks import check_evaluations
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.reported import last_results
 from sqlmesh_dagster.settings import ProjectSettings
 
 if TYPE_CHECKING:
@@ -48,15 +50,21 @@ def session_of(
 
 
 def record(
-    instance: dg.DagsterInstance, asset: ModelAsset | None, outcome: ModelOutcome, checks: Checks
+    instance: dg.DagsterInstance,
+    asset: ModelAsset | None,
+    outcome: ModelOutcome,
+    checks: Checks,
+    run_id: str | None = None,
 ) -> None:
-    """Records a model that was built although no step of a Dagster run stands for it.
+    """Records a model that was built although no step of a Dagster run says so.
 
     Args:
         asset: None for what is only audited, as an external table.
+        run_id: The Dagster run that built it.
     """
-    if asset and outcome.intervals and (outcome.is_success or asset.partitions):
-        for materialization in events.runless_materializations(asset, outcome):
+    if asset and outcome.intervals and (outcome.status == "executed" or asset.partitions):
+        for materialization in events.runless_materializations(asset, outcome, run_id):
             instance.report_runless_asset_event(materialization)
-    for evaluation in events.check_evaluations(checks, outcome):
+    found = last_results(instance, [spec.key for _, spec in checks])
+    for evaluation in check_evaluations(checks, outcome, found):
         instance.report_runless_asset_event(evaluation)

@@ -6,7 +6,7 @@ Verified on Dagster 1.13.27.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +20,28 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
+from dagster._core.storage.event_log.base import EventLogStorage
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_END_TAG,
     ASSET_PARTITION_RANGE_START_TAG,
     PARTITION_NAME_TAG,
 )
 from dagster._utils.interrupts import check_captured_interrupt
+from sqlalchemy import func, select
 
 AssetJob = UnresolvedAssetJobDefinition
 """What `dagster.define_asset_job` returns; Dagster exports no name for it."""
+_COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+_ROWS_PER_CHECK = 20
+"""How far back most results are looked for: the table keeps a row for each check and run, for ever."""
+_KEYS_PER_STATEMENT = 900
+"""SQLite before 3.32 takes 999 parameters in a statement."""
 
 
 class PartitionedAsset(dg.AssetsDefinition):
@@ -129,11 +142,13 @@ class RunPlan:
         upstream: The steps that this run executes, each with the keys of its direct upstream steps
             in this run; blocking checks are steps, too.
         assets: Selected asset keys, each with the key of its step.
+        checks: Selected checks.
     """
 
     own_step: str
     upstream: Mapping[str, frozenset[str]]
     assets: Mapping[dg.AssetKey, str]
+    checks: frozenset[dg.AssetCheckKey] = frozenset()
 
 
 def run_plan(context: dg.OpExecutionContext) -> RunPlan:
@@ -153,6 +168,12 @@ def run_plan(context: dg.OpExecutionContext) -> RunPlan:
         own_step=step_context.step.key,
         upstream={key: frozenset(deps[key] & executed) for key in deps if key in executed},
         assets={key: step for key, step in assets.items() if step in executed},
+        checks=frozenset(
+            key
+            for data in layer.data
+            if str(data.node_handle) in executed
+            for key in data.assets_def.check_keys
+        ),
     )
 
 
@@ -211,3 +232,79 @@ def launches_here(instance: dg.DagsterInstance) -> bool:
 def end_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:
     """Ends a run as failed, as Dagster's run monitoring does."""
     instance.report_run_failed(run, message)
+
+
+CheckResult = tuple[dg.AssetCheckEvaluation, str, float]
+"""A result, the id of its run (empty where there is none), and when it was found, in epoch seconds."""
+
+
+def last_check_results(
+    instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey]
+) -> dict[dg.AssetCheckKey, CheckResult]:
+    """The last result of each check, in a few statements for all of them.
+
+    `instance.get_latest_asset_check_evaluation_record` asks for one check, and answers with what the
+    current run has merely planned. In an event log that is no SQL database each check is asked for.
+    """
+    storage = instance.event_log_storage
+    if not isinstance(storage, SqlEventLogStorage):
+        return _one_by_one(storage, keys)
+    known: dict[dg.AssetCheckKey, CheckResult] = {}
+    newest = _newest_check_row(storage) if keys else 0
+    for after in (newest - _ROWS_PER_CHECK * len(keys), 0):  # most are among the newest rows
+        missing = [key for key in keys if key not in known]
+        for begin in range(0, len(missing), _KEYS_PER_STATEMENT):
+            part = missing[begin : begin + _KEYS_PER_STATEMENT]
+            known.update(_completed_checks(storage, part, after))
+        if after <= 0:
+            break
+    return known
+
+
+def _completed_checks(
+    storage: SqlEventLogStorage, keys: Sequence[dg.AssetCheckKey], after: int
+) -> Iterator[tuple[dg.AssetCheckKey, CheckResult]]:
+    columns = AssetCheckExecutionsTable.c
+    wanted = {(key.asset_key.to_string(), key.name): key for key in keys}
+    latest = (
+        select(func.max(columns.id))
+        .where(
+            columns.id > after,
+            columns.asset_key.in_({asset for asset, _ in wanted}),
+            columns.execution_status.in_([status.value for status in _COMPLETED]),
+        )
+        .group_by(columns.asset_key, columns.check_name)
+    )
+    query = select(AssetCheckExecutionsTable).where(columns.id.in_(latest))
+    with storage.index_connection() as connection:
+        rows = connection.execute(query).mappings().all()
+    for row in rows:
+        key = wanted.get((row["asset_key"], row["check_name"]))
+        if key is not None:
+            yield from _results([AssetCheckExecutionRecord.from_db_row(row, key=key)])
+
+
+def _newest_check_row(storage: SqlEventLogStorage) -> int:
+    with storage.index_connection() as connection:
+        newest = connection.execute(select(func.max(AssetCheckExecutionsTable.c.id))).scalar()
+    return int(newest or 0)
+
+
+def _one_by_one(
+    storage: EventLogStorage, keys: Sequence[dg.AssetCheckKey]
+) -> dict[dg.AssetCheckKey, CheckResult]:
+    return {
+        name: result
+        for key in keys
+        for name, result in _results(
+            storage.get_asset_check_execution_history(key, limit=1, status=_COMPLETED)
+        )
+    }
+
+
+def _results(
+    records: Iterable[AssetCheckExecutionRecord],
+) -> Iterator[tuple[dg.AssetCheckKey, CheckResult]]:
+    for record in records:
+        if record.evaluation is not None and record.event is not None:
+            yield record.key, (record.evaluation, record.run_id, record.event.timestamp)

@@ -42,10 +42,10 @@ def model_path(model: Model) -> Path | None:
 
 def on_audit(
     evaluator: SnapshotEvaluator,
-    seen: Callable[[Any, list[Any]], None],
+    seen: Callable[[Any, list[Any], tuple[Any, Any]], None],
     around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Calls `seen(snapshot, audit_results)` after each model's audits, which run in `around(snapshot)`.
+    """Calls `seen(snapshot, results, (start, end))` after each model's audits, run in `around(snapshot)`.
 
     A console hears only how many failed, and nothing of a blocking failure; the results themselves
     are what `SnapshotEvaluator.audit` returns. Evaluators are cloned for each run, and wrapped once.
@@ -59,7 +59,7 @@ def on_audit(
             results = (
                 audit(snapshot, *args, **kwargs) if args else audit(snapshot=snapshot, **kwargs)
             )
-        seen(snapshot, results)
+        seen(snapshot, results, (kwargs.get("start"), kwargs.get("end")))
         return results
 
     evaluator.audit = audit_and_tell  # type: ignore[method-assign]

@@ -8,9 +8,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sqlmesh_dagster import errors, events
+from sqlmesh_dagster import checks, errors, events
 from sqlmesh_dagster.definition.project import ModelAsset, translate
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, RowSample
+from sqlmesh_dagster.facts.reported import Found, Reported, reported
+from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 from tests.sqlmesh_dagster.pure.records import audit, fqn, manifest, model
 
@@ -60,6 +62,7 @@ def test_a_materialization_says_what_was_built() -> None:
     assert result.asset_key == dg.AssetKey(["db", "demo", "m"])
     shown = values(result.metadata)
     assert {key: shown[key] for key in shown if key != "sqlmesh/intervals"} == {
+        "sqlmesh/status": "built",
         "sqlmesh/batches": 1,
         "sqlmesh/duration_seconds": 1.5,
         "sqlmesh/audits": 0,
@@ -78,6 +81,7 @@ def test_a_materialization_says_what_was_built() -> None:
 def test_what_is_not_known_is_not_shown() -> None:
     """Promise: an outcome without numbers or intervals has no empty entries."""
     shown = events.metadata(ModelOutcome("m", "executed"))
+    assert shown.pop("sqlmesh/status") == "built"
     assert sorted(shown) == [
         "sqlmesh/audits",
         "sqlmesh/audits_failed",
@@ -171,10 +175,114 @@ def test_what_no_step_reports_has_the_versions_that_a_step_would_give_it() -> No
     assert events.version_tags("v", None) == {"dagster/data_version": "v"}
 
 
+TABLE = BuiltTable(fqn("m"), "snapshot", "7", "1", THIRD, FIRST, THIRD, ((FIRST, THIRD),))
+IDLE = ModelOutcome(
+    fqn("m"),
+    "up_to_date",
+    snapshot="snapshot",
+    version="7",
+    next_due="2025-01-04T00:00:00+00:00",
+    reason="nothing is due",
+    table=TABLE,
+)
+
+
+def last_of(event: dg.AssetMaterialization, run_id: str = "run-1") -> Reported:
+    """What is known of an asset after this event."""
+    return reported(event, run_id, THIRD / 1000)
+
+
+def test_a_model_with_nothing_due_keeps_its_data_version_and_its_inputs() -> None:
+    """Promise: the table as it is, built when and where; however often it is told."""
+    (built,) = events.runless_materializations(asset_of(), replace(BUILT, row_count=3))
+    tags = {**(built.tags or {}), "dagster/input_data_version/raw/a": "5", "dagster/backfill": "b"}
+    first = events.unchanged(
+        asset_of(), IDLE, last_of(dg.AssetMaterialization("m", metadata=built.metadata, tags=tags))
+    )
+    assert first is not None
+    del tags["dagster/backfill"]
+    assert first.tags == tags
+    assert first.description == "Nothing is due. The data is the same as before."
+    assert values(first.metadata) == {
+        "dagster/row_count": 3,
+        "sqlmesh/status": "up to date",
+        "sqlmesh/reason": "nothing is due",
+        "sqlmesh/next_due": 1735948800.0,
+        "sqlmesh/interval_start": FIRST / 1000,
+        "sqlmesh/interval_end": THIRD / 1000,
+        "sqlmesh/snapshot": "snapshot",
+        "sqlmesh/version": "7",
+        "sqlmesh/built_at": THIRD / 1000,
+        "sqlmesh/built_in_run": "run-1",
+    }
+    again = events.unchanged(asset_of(), IDLE, last_of(first, "run-2"))
+    assert again is not None
+    assert (values(again.metadata), again.tags) == (values(first.metadata), first.tags)
+
+
+def test_a_table_of_which_dagster_does_not_know_is_told_as_that() -> None:
+    """Promise: with a data version that any instance gives it; and never where there is no data."""
+    fresh = events.unchanged(asset_of(), IDLE, None)
+    (built,) = events.runless_materializations(asset_of(), BUILT)
+    newer = replace(IDLE, table=replace(TABLE, built_at=THIRD + 1))
+    moved = events.unchanged(asset_of(), newer, last_of(built))
+    assert fresh is not None and moved is not None
+    assert values(fresh.metadata)["sqlmesh/source"] == "outside Dagster"
+    assert values(moved.metadata)["sqlmesh/source"] == "outside Dagster"
+    assert fresh.tags == events.built_outside(asset_of(), TABLE).tags
+    assert (moved.tags or {})["dagster/data_version"] != (built.tags or {})["dagster/data_version"]
+    assert events.unchanged(asset_of(), replace(IDLE, table=None), last_of(built)) is None
+
+
+def test_what_the_audits_of_later_days_do_not_cover_stays_failed() -> None:
+    """Promise: a clean day does not hide the rows of another; a good audit of that day does."""
+    own = asset_of(audits=(audit("not_null"),)).checks
+
+    def found(
+        covered: tuple[int, int], rows: int, last: dg.AssetCheckEvaluation | None, **of: Any
+    ) -> Any:
+        failing = ((*covered, rows),) if rows else ()
+        ran = replace(FOUND, failing_rows=rows, blocking=False, covered=(covered,), failing=failing)
+        before = {own[0][1].key: Found(last, "run-1", 1.0)} if last else {}
+        (one,) = checks.check_evaluations(own, replace(BUILT, audits=(ran,), **of), before)
+        return one
+
+    bad = found((FIRST, SECOND), 2, None)
+    assert (bad.passed, bad.description) == (False, "found 2 rows in 2025-01-01")
+    clean = found((SECOND, THIRD), 0, bad)
+    assert clean.passed is False
+    assert clean.description == (
+        "found no rows in 2025-01-02; what an earlier run found in 2025-01-01 has not been audited"
+        " well since"
+    )
+    shown = values(clean.metadata)
+    assert (shown["sqlmesh/covers"], shown["sqlmesh/failing_rows"]) == ("2025-01-02", 0)
+    assert [(f["rows"], f["run"]) for f in shown["sqlmesh/failing_intervals"]] == [(2, "run-1")]
+    assert found((FIRST, THIRD), 0, clean).passed is True
+    assert found((SECOND, THIRD), 0, bad, version="8").passed is True  # another table
+
+
+def test_a_last_result_says_when_and_where_it_was_found() -> None:
+    """Promise: the first time, however often it is told; none of an audit that has changed."""
+    own = asset_of(audits=(audit("not_null"),)).checks
+    (evaluation,) = checks.check_evaluations(own, replace(BUILT, audits=(FOUND,)))
+    key = own[0][1].key
+    (kept,) = checks.kept_results(own, IDLE, {key: Found(evaluation, "run-1", 5.0)})
+    assert (kept.passed, kept.description) == (False, "found 2 rows")
+    assert values(kept.metadata)["sqlmesh/found_at"] == 5.0
+    assert values(kept.metadata)["sqlmesh/found_in_run"] == "run-1"
+    (again,) = checks.kept_results(own, IDLE, {key: Found(kept, "run-2", 9.0)})
+    assert values(again.metadata) == values(kept.metadata)
+    assert checks.as_result(again).passed is False
+    changed = asset_of(audits=(audit("not_null", query="SELECT 2"),)).checks
+    assert not list(checks.kept_results(changed, IDLE, {key: Found(evaluation, "run-1", 5.0)}))
+    assert not list(checks.kept_results(own, IDLE, {}))
+
+
 def check(outcome: AuditOutcome) -> dg.AssetCheckResult:
     """The result of the check of one audit that ran."""
-    checks = asset_of(audits=(audit("not_null"), audit("other"))).checks
-    (result,) = events.check_results(checks, replace(BUILT, audits=(outcome,)))
+    own = asset_of(audits=(audit("not_null"), audit("other"))).checks
+    (result,) = checks.check_results(own, replace(BUILT, audits=(outcome,)))
     return result
 
 
@@ -207,7 +315,14 @@ def test_a_check_fails_when_its_audit_finds_rows(
 def test_a_check_shows_what_its_audit_was_called_with_and_found() -> None:
     """Promise: the call, its SQL, and rows where they were asked for."""
     plain = values(check(replace(FOUND, query=None)).metadata)
-    assert sorted(plain) == ["sqlmesh/audit", "sqlmesh/blocking", "sqlmesh/failing_rows"]
+    assert sorted(plain) == [
+        "sqlmesh/audit",
+        "sqlmesh/blocking",
+        "sqlmesh/covers",
+        "sqlmesh/definition",
+        "sqlmesh/failing_rows",
+        "sqlmesh/version",
+    ]
     sample = RowSample(("id", "n"), (("1", "a"), ("2", "b")))
     shown = check(replace(FOUND, arguments=(("columns", "(id)"),), sample=sample)).metadata
     assert values(shown)["sqlmesh/audit"] == "not_null(columns=(id))"
@@ -227,8 +342,8 @@ def test_a_check_shows_what_its_audit_was_called_with_and_found() -> None:
 
 def test_a_check_that_no_step_reports_is_the_same() -> None:
     """Promise: whoever records it, it reads alike."""
-    checks = asset_of(audits=(audit("not_null"),)).checks
-    (evaluation,) = events.check_evaluations(checks, replace(BUILT, audits=(FOUND,)))
+    own = asset_of(audits=(audit("not_null"),)).checks
+    (evaluation,) = checks.check_evaluations(own, replace(BUILT, audits=(FOUND,)))
     result = check(FOUND)
     assert (evaluation.asset_key, evaluation.check_name) == (result.asset_key, "not_null")
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlmesh_dagster.facts.ledger import CANCELLED, Batch, DeployedModel, Ledger
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, RowSample
 
@@ -302,10 +304,23 @@ def test_the_audits_of_batches_add_up() -> None:
     ledger, told = _ledger(A)
     ledger.planned({A: [(1, 2)]})
     first, last = RowSample(("n",), (("1",),)), RowSample(("n",), (("2",),))
-    for found in (_audit(0, "q1"), _audit(2, "q2", first), _audit(3, "q3", last), _audit(0, "q4")):
-        ledger.audited(A, [found])
+    found = (_audit(0, "q1"), _audit(2, "q2", first), _audit(3, "q3", last), _audit(0, "q4"))
+    for day, result in enumerate(found):
+        rows = result.failing_rows
+        failing = ((day, day + 1, rows),) if rows else ()
+        ledger.audited(A, [replace(result, covered=((day, day + 1),), failing=failing)])
     ledger.built(A, _batch())
-    assert told[0].audits == (_audit(5, "q3", last),)
+    total = replace(_audit(5, "q3", last), covered=((0, 4),), failing=((1, 2, 2), (2, 3, 3)))
+    assert told[0].audits == (total,)
+
+
+def test_an_audit_of_the_whole_table_has_seen_it_all_in_the_last_batch() -> None:
+    """Promise: rows that each batch finds once more are not counted twice."""
+    ledger, told = _ledger(A)
+    for rows in (1, 2):
+        ledger.audited(A, [_audit(rows, f"q{rows}")])
+    ledger.end()
+    assert told[0].audits == (_audit(2, "q2"),)
 
 
 def test_an_audit_that_never_finds_anything_shows_its_last_query() -> None:

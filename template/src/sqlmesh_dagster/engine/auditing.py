@@ -1,0 +1,74 @@
+"""The audits of one table on their own; nothing is built again.
+
+Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from sqlmesh.core.audit import StandaloneAudit
+from sqlmesh.core.snapshot import Snapshot
+from sqlmesh.utils.date import TimeLike, to_datetime
+
+from sqlmesh_dagster.engine.context import CaptureContext
+from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+
+
+def audit_alone(
+    context: CaptureContext,
+    settings: ProjectSettings,
+    name: str,
+    snapshots: Mapping[str, Snapshot],
+    options: RunOptions,
+    execution_time: datetime,
+) -> bool:
+    """Runs the audits of a deployed model, an external table or a standalone audit; the console hears them.
+
+    They cover every interval that is recorded as done, unless the options narrow it.
+
+    Args:
+        snapshots: What the environment runs, by name.
+
+    Returns:
+        False if there is nothing that they could look at yet.
+    """
+    span = _audited_span(snapshots[name], snapshots, options, execution_time)
+    if span is None:
+        return False
+    start, end = span
+    context.scheduler(environment=settings.environment).audit(
+        settings.environment,
+        start,
+        end,
+        execution_time=execution_time,
+        ignore_cron=True,
+        selected_snapshots={name},
+    )
+    return True
+
+
+def _audited_span(
+    snapshot: Snapshot,
+    snapshots: Mapping[str, Snapshot],
+    options: RunOptions,
+    execution_time: datetime,
+) -> tuple[TimeLike, TimeLike] | None:
+    """The time span to audit: what the options say, else all that is recorded as done."""
+    if options.partitions is not None:
+        return options.partitions
+    sources = [snapshot]
+    if isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external:
+        sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]
+        sources = [s for s in sources if not s.is_external]
+        if not sources:
+            day_before = execution_time - timedelta(days=1)
+            return options.start or day_before, options.end or execution_time
+    intervals = [interval for s in sources for interval in (*s.intervals, *s.dev_intervals)]
+    if not intervals:
+        return None
+    return (
+        options.start or to_datetime(min(low for low, _ in intervals)),
+        options.end or to_datetime(max(high for _, high in intervals)),
+    )

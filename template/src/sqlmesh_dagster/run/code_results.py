@@ -1,0 +1,47 @@
+"""What unit tests and linter say of each model, as check results."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.markdown import cell
+from sqlmesh_dagster.definition.project import CodeCheck
+from sqlmesh_dagster.facts.findings import Finding, Verification, told
+
+
+def code_results(
+    checks: Collection[CodeCheck], found: Verification
+) -> Iterator[dg.AssetCheckResult]:
+    """One for each model that has a check of its unit tests or of the linter."""
+    counts = dict(found.tests)
+    for check in checks:
+        source = found.failures if check.kind == "unit_tests" else found.violations
+        own = [finding for finding in source if finding.model == check.model.fqn]
+        yield dg.AssetCheckResult(
+            asset_key=check.spec.asset_key,
+            check_name=check.spec.name,
+            passed=not own,
+            severity=dg.AssetCheckSeverity.ERROR
+            if any(finding.is_error for finding in own)
+            else dg.AssetCheckSeverity.WARN,
+            description=_description(check, own, counts.get(check.model.fqn, 0)),
+            metadata={
+                **(
+                    {"sqlmesh/unit_tests": counts.get(check.model.fqn, 0)}
+                    if check.kind == "unit_tests"
+                    else {}
+                ),
+                "sqlmesh/findings": len(own),
+                **({"sqlmesh/details": dg.MetadataValue.md("\n\n".join(told(own)))} if own else {}),
+            },
+        )
+
+
+def _description(check: CodeCheck, own: list[Finding], tests: int) -> str:
+    rules = ", ".join(dict.fromkeys(cell(finding.rule) for finding in own))
+    if check.kind == "lint":
+        return f"the linter found: {rules}" if own else "the linter found nothing"
+    failed = f"{len(own)} of {tests} unit tests failed: {rules}"
+    return failed if own else f"{tests} unit tests passed"

@@ -1,0 +1,53 @@
+"""What Dagster was told last of all models of a run: one look into the event log, not one for each step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.facts.reported import Found, Reported, Reports, reported
+from sqlmesh_dagster.upstream.dagster import RunPlan, last_check_results
+
+
+def last_reports(instance: dg.DagsterInstance, project: DagsterProject, plan: RunPlan) -> Reports:
+    """The last materialization of each model that a run selects, and the last result of each of its checks."""
+    assets = [asset for asset in project.assets if asset.spec.key in plan.assets]
+    keys = {asset.spec.key for asset in assets}
+    beside: dict[dg.AssetKey, tuple[dg.AssetCheckKey, ...]] = {}
+    for check in project.checks_beside:
+        if check.asset_key in keys and check not in plan.checks:
+            beside[check.asset_key] = (*beside.get(check.asset_key, ()), check)
+    own = [spec.key for asset in assets for _, spec in asset.checks]
+    checks = [*own, *(key for found in beside.values() for key in found)]
+    return Reports(
+        assets=last_materializations(instance, keys),
+        checks=last_results(instance, checks),
+        beside=beside,
+    )
+
+
+def last_materializations(
+    instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]
+) -> dict[dg.AssetKey, Reported]:
+    """The last materialization of each asset that has one."""
+    wanted = list(keys)
+    found = {}
+    for record in instance.get_asset_records(wanted) if wanted else ():
+        event = record.asset_entry.last_materialization
+        if event is not None and event.asset_materialization is not None:
+            found[record.asset_entry.asset_key] = reported(
+                event.asset_materialization, event.run_id, event.timestamp
+            )
+    return found
+
+
+def last_results(
+    instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]
+) -> dict[dg.AssetCheckKey, Found]:
+    """The last result of each check that has one; a check that a run has only planned has none of it."""
+    return {
+        key: Found(evaluation, run_id or None, at)
+        for key, (evaluation, run_id, at) in last_check_results(instance, list(keys)).items()
+    }

@@ -1,0 +1,98 @@
+"""What fails, fails: nothing of it is materialized in the run, and what was built is known all the same."""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster._core.instance.runs.run_domain import RunDomain
+from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
+
+from sqlmesh_dagster import SQLMeshTranslator, TranslatorSettings
+
+PARTITIONED = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
+BATCHED = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)"
+DAYS = [f"2025-01-0{day}" for day in range(1, 10)]
+
+
+def key(name: str) -> dg.AssetKey:
+    """A model's asset key."""
+    return dg.AssetKey(["warehouse", "demo", name])
+
+
+def retried(instance: dg.DagsterInstance, run: Run) -> list[str]:
+    """What Dagster builds again in a re-execution from asset failure."""
+    record = instance.get_run_by_id(run.run_id)
+    assert record is not None and record.execution_plan_snapshot_id is not None
+    plan = instance.get_execution_plan_snapshot(record.execution_plan_snapshot_id)
+    keys, _ = RunDomain(instance).get_keys_to_reexecute(run.run_id, plan)
+    return sorted(k.path[-1] for k in keys if isinstance(k, dg.AssetKey))
+
+
+def test_a_retry_takes_a_partitioned_model_of_which_one_day_failed(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: days before and after the one that failed are known; the retry leaves no gap."""
+    project.execute("CREATE TABLE main.flag AS SELECT true AS is_down")
+    fails = (
+        "CASE WHEN @start_ds = '2025-01-04' AND (SELECT is_down FROM main.flag)"
+        " THEN error('bad day') ELSE 1 END::INT AS id"
+    )
+    project.model("m", f"SELECT @start_ds::DATE AS day, {fails}", BATCHED)
+    child = "SELECT day, id FROM demo.m WHERE day BETWEEN @start_ds AND @end_ds"
+    project.model("child", child, BATCHED)
+    definitions = project.definitions(translator=PARTITIONED)
+    run = run_in_process(definitions, instance)
+    assert not run.success
+    assert (run.materialized, run.unchanged) == ([], [])
+    assert retried(instance, run) == ["child", "m"]
+    known = sorted(instance.get_materialized_partitions(key("m")))
+    assert known == [day for day in DAYS if day != "2025-01-04"]
+    assert known == [str(day) for (day,) in project.query("SELECT day FROM demo__dev.m ORDER BY 1")]
+    project.execute("UPDATE main.flag SET is_down = false")
+    assert run_in_process(definitions, instance, *retried(instance, run)).success
+    assert sorted(instance.get_materialized_partitions(key("m"))) == DAYS
+    rows = "SELECT (SELECT count(*) FROM demo__dev.m), (SELECT count(*) FROM demo__dev.child)"
+    assert project.query(rows) == [(9, 9)]
+
+
+def test_a_retry_takes_a_model_whose_restatement_failed_further_down(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the step that stands for a model below it has failed, so that its own is not done either."""
+    project.execute("CREATE TABLE main.flag AS SELECT false AS is_down")
+    project.model("m", "SELECT 1::INT AS id")
+    below = "CASE WHEN (SELECT is_down FROM main.flag) THEN error('boom') ELSE id END::INT AS id"
+    project.model("below", f"SELECT {below} FROM demo.m")
+    definitions = project.definitions()
+    run_in_process(definitions, instance)
+    project.execute("UPDATE main.flag SET is_down = true")
+    options = {"restate": True, "restate_downstream": True}
+    run = run_in_process(definitions, instance, "m", options=options)
+    assert "boom" in str(run.failed)
+    assert run.materialized == []
+    assert retried(instance, run) == ["m"]
+    last = instance.get_latest_materialization_event(key("m"))
+    assert last is not None and last.asset_materialization is not None and last.run_id == ""
+    assert last.asset_materialization.metadata["sqlmesh/built_in_run"].value == run.run_id
+
+
+def test_an_after_all_that_fails_fails_the_run_and_says_why(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: as `sqlmesh run` does; what was built is known."""
+    config = (project.root / "config.yaml").read_text()
+    project.write("config.yaml", f"{config}after_all:\n  - INSERT INTO main.finished VALUES (1)\n")
+    project.execute("CREATE TABLE main.finished (id INT)")
+    project.model("first", "SELECT 1::INT AS id")
+    project.model("second", "SELECT id FROM demo.first")
+    definitions = project.definitions()
+    assert run_in_process(definitions, instance).success
+    project.execute("DROP TABLE main.finished")
+    run = run_in_process(definitions, instance, now="2025-01-11T00:30:00")
+    assert not run.success
+    ((step, error),) = run.failed.items()
+    assert step == "warehouse__demo__second"
+    assert "after_all" in error and "finished" in error and "was built" in error
+    assert run.materialized == ["first"]
+    last = instance.get_latest_materialization_event(key("second"))
+    assert last is not None and last.asset_materialization is not None
+    assert last.asset_materialization.metadata["sqlmesh/built_in_run"].value == run.run_id
