@@ -54,3 +54,22 @@ def _write(root: Path, page: str, text: str) -> None:
     path = root / named[1]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text[named.end() :])
+
+
+def test_each_outcome_is_linked_to_a_test_that_exists() -> None:
+    """Promise: no row of the table of outcomes is a claim alone."""
+    text = (ROOT / "docs/outcomes.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    own = ROOT / "template/tests/sqlmesh_dagster"
+    for row in rows:
+        cell = row.rstrip("| ").rsplit("|", 1)[1].strip()
+        if cell == "shown by":
+            continue
+        named = re.findall(r"`([\w/…]+(?:\.py)?)(?:::(\w+))?`", cell)
+        assert named, row
+        file = ""
+        for path, test in named:
+            file = file if path == "…" else path
+            found = [f for f in (own / file, ROOT / "tests" / file) if f.exists()]
+            assert found, f"{row}: there is no `{file}`"
+            assert not test or f"def {test}(" in found[0].read_text(), f"{file} has no `{test}`"

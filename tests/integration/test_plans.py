@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
 
-from sqlmesh_dagster import SQLMeshResource
+from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.facts.plan_summary import PlannedChange, PlanSummary
 from sqlmesh_dagster.guard.locks import ProjectLock
 
@@ -33,7 +33,13 @@ def execute(
     project: Project, instance: dg.DagsterInstance, what: str = "plan", **options: Any
 ) -> tuple[Run, dict[str, Any]]:
     """Runs the job of that name; the run, and its step's metadata as plain values."""
-    definitions = project.definitions()
+    return execute_of(project.definitions(), instance, what, **options)
+
+
+def execute_of(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, what: str = "plan", **options: Any
+) -> tuple[Run, dict[str, Any]]:
+    """The same with definitions that are at hand."""
     result = definitions.resolve_job_def(f"sqlmesh_{what}_job").execute_in_process(
         instance=instance,
         run_config={"ops": {f"sqlmesh_{what}": {"config": options}}},
@@ -270,6 +276,60 @@ def test_audits_of_an_applied_plan_are_check_results(
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     evaluations = [record.evaluation for record in found.values()]
     assert sorted(e.passed for e in evaluations if e is not None) == [False, True]
+
+
+def test_an_applied_plan_leaves_no_check_unevaluated(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: audits of models and tables, standalone audits, unit tests and the linter, all that are shown."""
+    project.execute("CREATE SCHEMA raw; CREATE TABLE raw.a AS SELECT NULL::INT AS v")
+    project.write(
+        "external_models.yaml",
+        """
+        - name: raw.a
+          columns: {v: int}
+          audits:
+          - name: not_null
+            columns: "[v]"
+            blocking: false
+        """,
+    )
+    project.write(
+        "audits/alone.sql",
+        "AUDIT (name alone, standalone true, blocking false);\nSELECT id FROM demo.full WHERE id > 5;",
+    )
+    project.write(
+        "tests/test_full.yaml",
+        """
+        test_full:
+          model: demo.full
+          inputs: {raw.a: {rows: [{v: 1}]}}
+          outputs: {query: {rows: [{id: 1}]}}
+        """,
+    )
+    query = "SELECT COALESCE(v, 1)::INT AS id FROM raw.a"
+    project.model("full", query, "kind FULL, audits (not_null(columns := (id)))")
+    settings = TranslatorSettings(unit_test_checks=True, lint_checks=True)
+    definitions = project.definitions(translator=SQLMeshTranslator(settings=settings))
+    for _ in range(2):  # the second time the plan itself has nothing to do
+        run, _shown = execute_of(definitions, instance, apply=True)
+        assert run.success, run.failed
+        found = {
+            f"{check.asset_key.path[-1]}:{check.name}": _latest(instance, check)
+            for check in definitions.resolve_asset_graph().asset_check_keys
+        }
+        assert found == {
+            "full:not_null_id": True,
+            "full:alone": True,
+            "full:unit_tests": True,
+            "full:lint": True,
+            "a:not_null_v": False,
+        }
+
+
+def _latest(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> bool | None:
+    record = instance.get_latest_asset_check_evaluation_record(key)
+    return record.evaluation.passed if record and record.evaluation else None
 
 
 def test_a_plan_that_is_stopped_promotes_nothing(project: Project, tmp_path: Path) -> None:

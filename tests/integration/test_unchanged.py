@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event
 from tests.sqlmesh_dagster.projects import NOW, Project, Run, run_in_process
 
-from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings
+from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings, on_new_data
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.run.sync import synchronize
 
@@ -283,3 +283,37 @@ def statements() -> Iterator[list[str]]:
         yield seen
     finally:
         event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_an_asset_on_new_data_follows_new_data_only(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: `eager` requests it for a model with nothing due, once; `on_new_data` never does, and both
+    do when the model is built."""
+    project.model("full", "SELECT 1::INT AS id")
+
+    @dg.asset(deps=[key("full")], automation_condition=on_new_data())
+    def careful() -> None: ...
+
+    @dg.asset(deps=[key("full")], automation_condition=dg.AutomationCondition.eager())
+    def eager() -> None: ...
+
+    definitions = dg.Definitions.merge(
+        project.definitions(), dg.Definitions(assets=[careful, eager])
+    )
+    cursor = None
+
+    def requested() -> set[str]:
+        nonlocal cursor
+        result = dg.evaluate_automation_conditions(definitions, instance, cursor=cursor)
+        cursor = result.cursor
+        names = ("careful", "eager")
+        return {name for name in names if result.get_num_requested(dg.AssetKey(name))}
+
+    run_in_process(definitions, instance)  # all of it
+    requested()
+    assert requested() == set()
+    run_in_process(definitions, instance, "full")
+    assert (requested(), requested()) == ({"eager"}, set())
+    run_in_process(definitions, instance, "full", now=NEXT_DAY)
+    assert (requested(), requested()) == ({"careful", "eager"}, set())

@@ -7,6 +7,8 @@ What owners read and edit first stands here; behind it are rooms, in the order i
     translator    how a model looks in Dagster: key, group, tags, metadata
     resource      one project: its settings, its context, its connection, its run options
     console       what SQLMesh says while it works → outcomes (imports SQLMesh)
+    automation    conditions for assets that read models
+    checks        audit → check result: what it covers, what it found before
     events        outcome → Dagster events: the table of what each outcome becomes
     settings      a project and a run, as plain data
     times         times that a person gives: read, or refused
@@ -23,6 +25,7 @@ What owners read and edit first stands here; behind it are rooms, in the order i
 Only `engine/` and `console` import SQLMesh, which costs 2 to 5 CPU seconds in each process.
 """
 
+from sqlmesh_dagster.automation import on_new_data
 from sqlmesh_dagster.component import SQLMeshProjectComponent
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -101,6 +104,7 @@ __all__ = [
     "TranslatorSettings",
     "UndeployedChangesError",
     "VerificationFailedError",
+    "on_new_data",
     "sqlmesh_adaptive_schedule_factory",
     "sqlmesh_assets_factory",
     "sqlmesh_definitions_factory",

@@ -204,3 +204,69 @@ def test_a_sample_is_shown_for_a_check_alone_and_for_a_blocking_audit(
     for checks in (run.checks, run_in_process(definitions, instance).checks):
         (check,) = checks.values()
         assert [row["name"] for row in _sample(check) or []] == ["x"]
+
+
+def _bad_day(project: Project, day: str) -> None:
+    project.execute(f"CREATE OR REPLACE TABLE main.bad AS SELECT '{day}'::DATE AS day")
+
+
+def _with_a_bad_day(project: Project) -> None:
+    """A model of which the rows of one day, named by a table, are worse than its audit allows."""
+    _bad_day(project, "2025-01-09")
+    project.model(
+        "daily",
+        "SELECT @start_ds::DATE AS day, CASE WHEN @start_ds::DATE = (SELECT day FROM main.bad)"
+        " THEN 0 ELSE 1 END::INT AS n",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1),"
+        " audits (accepted_range(column := n, min_v := 1, blocking := false))",
+    )
+
+
+def test_a_check_of_an_incremental_model_says_what_it_covers(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the intervals that the run built; all of them when the check is executed alone."""
+    _with_a_bad_day(project)
+    definitions = project.definitions()
+    (first,) = run_in_process(definitions, instance).checks.values()
+    assert first.metadata["sqlmesh/covers"].value == "2025-01-01 to 2025-01-09"
+    (second,) = run_in_process(definitions, instance, now="2025-01-11T00:30:00").checks.values()
+    assert second.metadata["sqlmesh/covers"].value == "2025-01-10"
+    key = second.asset_check_key
+    alone = run_in_process(definitions, instance, checks=[key], now="2025-01-11T00:30:00")
+    (third,) = alone.checks.values()
+    assert third.metadata["sqlmesh/covers"].value == "2025-01-01 to 2025-01-10"
+
+
+def test_a_clean_day_does_not_hide_the_rows_of_another(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a check stays failed until what failed is audited and found well; a setting forgets it."""
+    _with_a_bad_day(project)
+    definitions = project.definitions()
+    (bad,) = run_in_process(definitions, instance).checks.values()
+    assert (bad.passed, bad.description) == (False, "found 1 row in 2025-01-01 to 2025-01-09")
+    (clean,) = run_in_process(definitions, instance, now="2025-01-11T00:30:00").checks.values()
+    assert clean.passed is False
+    assert clean.description == (
+        "found no rows in 2025-01-10; what an earlier run found in 2025-01-09 has not been audited"
+        " well since"
+    )
+    (kept,) = run_in_process(definitions, instance, now="2025-01-11T00:30:00").checks.values()
+    assert (kept.passed, kept.description) == (False, clean.description)
+    forgetful = project.definitions(keep_checks_failed=False)
+    (forgot,) = run_in_process(forgetful, instance, now="2025-01-12T00:30:00").checks.values()
+    assert forgot.passed is True
+
+
+def test_a_check_passes_again_once_the_bad_day_is_mended(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a restatement of that day, or the check alone, looks at it again."""
+    _with_a_bad_day(project)
+    definitions = project.definitions()
+    run_in_process(definitions, instance)
+    _bad_day(project, "2030-01-01")
+    options = {"restate": True, "start": "2025-01-09", "end": "2025-01-09"}
+    (mended,) = run_in_process(definitions, instance, options=options).checks.values()
+    assert (mended.passed, mended.description) == (True, "found no rows in 2025-01-09")

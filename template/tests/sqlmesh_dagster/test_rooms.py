@@ -39,6 +39,7 @@ _MAY_IMPORT = {
     "guard": {"errors", "upstream"},
     "events": {"checks", "definition", "errors", "facts"},
     "checks": {"definition", "facts"},
+    "automation": set(),
     "resource": {"errors", "guard", "settings", "times", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard"},
     "engine": {"console", "definition", "errors", "facts", "guard", "settings", "upstream"},
