@@ -282,7 +282,7 @@ def test_an_applied_plan_leaves_no_check_unevaluated(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: audits of models and tables, standalone audits, unit tests and the linter, all that are shown."""
-    project.execute("CREATE SCHEMA raw; CREATE TABLE raw.a AS SELECT NULL::INT AS v")
+    project.execute("CREATE SCHEMA raw; CREATE TABLE raw.a AS SELECT 1::INT AS v")
     project.write(
         "external_models.yaml",
         """
@@ -291,7 +291,6 @@ def test_an_applied_plan_leaves_no_check_unevaluated(
           audits:
           - name: not_null
             columns: "[v]"
-            blocking: false
         """,
     )
     project.write(
@@ -323,7 +322,7 @@ def test_an_applied_plan_leaves_no_check_unevaluated(
             "full:alone": True,
             "full:unit_tests": True,
             "full:lint": True,
-            "a:not_null_v": False,
+            "a:not_null_v": True,
         }
 
 
