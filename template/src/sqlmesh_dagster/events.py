@@ -326,10 +326,10 @@ def _version_of(table: BuiltTable) -> str:
 
 
 def _status(outcome: ModelOutcome) -> dict[str, str]:
-    is_built = outcome.status == "executed" or outcome.intervals
-    words = "stale" if outcome.stale else outcome.status.replace("_", " ")
+    if outcome.status == "executed" or outcome.intervals:
+        return {"sqlmesh/status": "built"}
     return {
-        "sqlmesh/status": "built" if is_built else words,
+        "sqlmesh/status": "stale" if outcome.stale else outcome.status.replace("_", " "),
         **({"sqlmesh/reason": outcome.reason} if outcome.reason else {}),
     }
 

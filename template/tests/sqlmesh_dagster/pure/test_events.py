@@ -350,7 +350,7 @@ def test_a_check_that_no_step_reports_is_the_same() -> None:
     assert evaluation.description == result.description
     assert values(evaluation.metadata) == values(result.metadata)
     passed = replace(FOUND, failing_rows=0, blocking=False)
-    (evaluation,) = events.check_evaluations(checks, replace(BUILT, audits=(passed,)))
+    (evaluation,) = checks.check_evaluations(own, replace(BUILT, audits=(passed,)))
     assert (evaluation.passed, evaluation.severity) == (True, dg.AssetCheckSeverity.WARN)
 
 
