@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -134,14 +133,18 @@ def _recorded(entry: Any) -> Recorded | None:
     if event is None or event.asset_materialization is None:
         return None
     metadata = event.asset_materialization.metadata
-    inputs = metadata.get(INPUTS)
-    if not isinstance(inputs, dg.JsonMetadataValue) or not isinstance(inputs.data, dict):
+    told = metadata.get(INPUTS)
+    if not isinstance(told, dg.JsonMetadataValue) or not isinstance(told.data, dict):
+        return None
+    try:
+        inputs = {str(label): Input(str(v), int(place)) for label, (v, place) in told.data.items()}
+    except (TypeError, ValueError):  # of another version; then the time decides
         return None
     table, built_at = metadata.get("sqlmesh/version"), metadata.get("sqlmesh/built_at")
     # one with nothing due is reported once more, later than it was built
     at = built_at.value if isinstance(built_at, dg.TimestampMetadataValue) else None
     return Recorded(
-        {str(label): Input(str(v), int(place)) for label, (v, place) in inputs.data.items()},
+        inputs,
         str(table.value) if table is not None else None,
         round((at or event.timestamp) * 1000),
     )
@@ -197,15 +200,13 @@ def _histories(
 def loaded_range(metadata: Mapping[str, Any]) -> Interval | None:
     """The time that an asset's metadata names, its end exclusive; None if it names none."""
     value = metadata.get(LOADED_RANGE)
-    told = value.data if isinstance(value, dg.JsonMetadataValue) else None
-    if isinstance(value, dg.TextMetadataValue):
-        told = json.loads(value.text) if value.text and value.text.startswith("{") else None
-    if not isinstance(told, dict) or not {"start", "end"} <= told.keys():
+    if value is None:
         return None
+    told = value.data if isinstance(value, dg.JsonMetadataValue) else value.value
     try:
         start, _ = _moments(str(told["start"]))
         _, end = _moments(str(told["end"]))
-    except ValueError:
+    except (KeyError, TypeError, ValueError):
         _log.warning("`%s` is %s, which names no time. It is ignored.", LOADED_RANGE, told)
         return None
     return (start, end) if start < end else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
+import dagster as dg
 import pytest
 
 from sqlmesh_dagster.definition.new_data import Policy, policies_of
@@ -24,6 +25,7 @@ from sqlmesh_dagster.facts.staleness import (
     judge,
     widened,
 )
+from sqlmesh_dagster.run.inputs import LOADED_RANGE, loaded_range
 
 
 def _at(text: str) -> int:
@@ -281,3 +283,29 @@ def test_a_span_is_widened_to_whole_intervals(unit: str, end: str) -> None:
     low, high = widened((moment, moment + 1), unit)
     assert (low <= moment, high) == (True, _at(end))
     assert widened((low, high), unit) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("told", "span"),
+    [
+        ({"start": "2025-01-02", "end": "2025-01-03"}, _span("2025-01-02", "2025-01-04")),
+        (
+            {"start": "2025-01-02T05:00:00", "end": "2025-01-02T07:00:00+02:00"},
+            (_at("2025-01-02T05:00:00"), _at("2025-01-02T05:00:00") + 1),
+        ),
+        (
+            {"start": "2025-01-02T05:00:00Z", "end": "2025-01-02"},
+            _span("2025-01-02T05:00:00", "2025-01-03"),
+        ),
+        ({"start": "2025-01-03", "end": "2025-01-01"}, None),
+        ({"start": "yesterday", "end": "2025-01-01"}, None),
+        ({"start": "2025-01-01"}, None),
+        ("2025-01-01", None),
+        (["2025-01-01", "2025-01-02"], None),
+    ],
+)
+def test_a_range_names_its_first_and_its_last_row(told: object, span: object) -> None:
+    """Promise: a date is the whole day, in UTC; what names no time is ignored, and fails nothing."""
+    event = dg.AssetMaterialization("raw", metadata={LOADED_RANGE: told})  # type: ignore[dict-item]
+    assert loaded_range(event.metadata) == span
+    assert loaded_range({}) is None
