@@ -25,12 +25,22 @@ pytestmark = pytest.mark.generated
 
 _PACKAGE = EXAMPLE["package_name"]
 _CLOCK = """\
-import datetime, os, time_machine  # which SQLMesh requires
-now = datetime.datetime.now(datetime.timezone.utc)
-seconds = float(os.environ["CLOCK_AHEAD"])
-time_machine.travel(now + datetime.timedelta(seconds=seconds), tick=True).start()
+import os, sys, time
+from datetime import datetime, timedelta, timezone
+
+ahead = float(os.environ["CLOCK_AHEAD"])
+command = " ".join(sys.orig_argv)
+if "dagster._daemon" in command:  # the names that Dagster's own tests use
+    from dagster import _time
+    _time._mockable_get_current_timestamp = lambda: time.time() + ahead
+    _time._mockable_get_current_datetime = (
+        lambda: datetime.now(timezone.utc) + timedelta(seconds=ahead)
+    )
+elif "multiprocessing" in command:  # the process of a run
+    import time_machine  # which SQLMesh requires
+    time_machine.travel(datetime.now(timezone.utc) + timedelta(seconds=ahead), tick=True).start()
 """
-"""Python starts with it: the process, and each that it starts, lives on another day."""
+"""Python starts with it. Only what asks for the day lives on another one: gRPC's deadlines stay true."""
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _PATIENCE = 600
 
