@@ -33,7 +33,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 """Segments that a Dagster `@asset` can have in its key, so that a mapping lines up with them."""
 _PROPERTY = "dagster:"
 """Tags `dagster:<property>:<value>` of a model set a property of its asset."""
-_PROPERTIES = ("group_name", "owner", "description", *(f"new_data:{p}" for p in POLICIES))
+_PROPERTIES = ("group_name", "owner", "description")
+_NEW_DATA = {f"{_PROPERTY}new_data:{policy}" for policy in POLICIES}
 
 
 @dataclass(frozen=True)
@@ -382,7 +383,8 @@ def _property(tags: Sequence[str], name: str) -> str | None:
 def unknown_properties(tags: Sequence[str]) -> list[str]:
     """Tags that begin with `dagster:` and set nothing: most likely misspelt."""
     known = tuple(f"{_PROPERTY}{name}:" for name in _PROPERTIES)
-    return [tag for tag in tags if tag.startswith(_PROPERTY) and not f"{tag}:".startswith(known)]
+    unknown = [tag for tag in tags if tag.startswith(_PROPERTY) and not tag.startswith(known)]
+    return [tag for tag in unknown if tag not in _NEW_DATA]
 
 
 def _is_dagster_owner(owner: str) -> bool:

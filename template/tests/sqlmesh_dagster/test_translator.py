@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -259,6 +260,36 @@ def test_an_unknown_dagster_tag_warns_and_names_the_model(project: Project) -> N
     with pytest.warns(UserWarning, match=r"`dagster:groupname:x` of model `demo\.tagged`"):
         spec = _tagged(project, "dagster:groupname:x", "dagster:group_name")
     assert spec.group_name == "sqlmesh"
+    with pytest.warns(UserWarning, match=r"`dagster:new_data:some` of model `demo\.tagged`"):
+        _tagged(project, "dagster:new_data:some")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tag", "policy"),
+    [
+        ("FULL", None, "all"),
+        ("FULL", "newest", "all"),
+        ("FULL", "nothing", "nothing"),
+        ("VIEW", None, "all"),
+        ("INCREMENTAL_BY_TIME_RANGE", None, "touched"),
+        ("INCREMENTAL_BY_TIME_RANGE", "newest", "newest"),
+        ("INCREMENTAL_BY_UNIQUE_KEY", None, "nothing"),
+        ("INCREMENTAL_BY_UNIQUE_KEY", "touched", "nothing"),
+        ("SCD_TYPE_2_BY_COLUMN", "newest", "newest"),
+        ("INCREMENTAL_UNMANAGED", "newest", "nothing"),
+        ("SEED", "all", "nothing"),
+    ],
+)
+def test_a_tag_says_what_new_data_makes_of_a_model(kind: str, tag: str | None, policy: str) -> None:
+    """Promise: the kind's own policy, or the tag's, where it cannot lose or repeat rows."""
+    tags = (f"dagster:new_data:{tag}",) if tag else ()
+    assert SQLMeshTranslator().get_new_data_policy(_record(kind, tags)) == policy
+
+
+def _record(kind: str, tags: tuple[str, ...]) -> ModelRecord:
+    needed = [f for f in fields(ModelRecord) if f.default is f.default_factory is MISSING]
+    missing = dict.fromkeys((field.name for field in needed), "")
+    return ModelRecord(**{**missing, "kind": kind, "tags": tags})  # type: ignore[arg-type]
 
 
 def test_an_odd_group_is_made_valid_and_an_empty_one_is_the_default(project: Project) -> None:

@@ -202,7 +202,7 @@ def loaded_range(metadata: Mapping[str, Any]) -> Interval | None:
     value = metadata.get(LOADED_RANGE)
     if value is None:
         return None
-    told = value.data if isinstance(value, dg.JsonMetadataValue) else value.value
+    told: Any = value.data if isinstance(value, dg.JsonMetadataValue) else value.value
     try:
         start, _ = _moments(str(told["start"]))
         _, end = _moments(str(told["end"]))
