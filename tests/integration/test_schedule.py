@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
@@ -234,6 +234,18 @@ def _state(project: Project, copy: Path) -> dict[str, list[tuple[object, ...]]]:
         name: sorted(project.query(f'SELECT * FROM sqlmesh."{name}"'), key=str)
         for (name,) in tables
     }
+
+
+def test_a_tick_that_is_tried_for_a_later_day_answers_for_that_day(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: as "Test schedule" does in the UI; the clock of the process has no say."""
+    project.model("daily", "SELECT 1::INT AS id")
+    definitions = project.definitions()
+    assert run_in_process(definitions, instance, now=None).success
+    later = datetime.now(timezone.utc) + timedelta(days=2)
+    requests, _ = _tick(definitions, instance, f"{later:%Y-%m-%d}T00:00:00")
+    assert _requested(requests) == ["daily"]
 
 
 def _ingest(name: str, *deps: str, partitioned: bool = False) -> dg.AssetsDefinition:

@@ -36,11 +36,11 @@ if "dagster._daemon" in command:  # the names that Dagster's own tests use
     _time._mockable_get_current_datetime = (
         lambda: datetime.now(timezone.utc) + timedelta(seconds=ahead)
     )
-elif "api grpc" in command or "multiprocessing" in command:  # the code server, and runs
+elif "multiprocessing" in command:  # the process of a run
     import time_machine  # which SQLMesh requires
     time_machine.travel(datetime.now(timezone.utc) + timedelta(seconds=ahead), tick=True).start()
 """
-"""Python starts with it. The daemon's own calls keep the time, from which gRPC counts its deadlines."""
+"""Python starts with it. The servers keep the time, from which gRPC counts its deadlines."""
 _ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _PATIENCE = 600
 

@@ -49,8 +49,8 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
     snapshots = deployed.snapshots
     if deployed.environment.name == c.PROD:
         snapshots = _with_auto_restatements(snapshots, at)
-    due = missing_intervals(
-        snapshots, execution_time=at, deployability_index=deployed.deployability
+    due = missing_intervals(  # whatever the clock says: a tick may be tried for another time
+        snapshots, end=at, execution_time=at, deployability_index=deployed.deployability
     )
     models = sorted(s.name for s, intervals in due.items() if intervals and _is_built(s))
     return Due(models=tuple(models), next_due=None if models else _next_due(snapshots, at))
