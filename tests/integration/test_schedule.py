@@ -315,6 +315,23 @@ def test_a_tick_loads_nothing_that_is_fresher_than_itself(
     assert _requested([request]) == ["daily", "parted"]
 
 
+def test_what_one_op_loads_is_loaded_together(
+    loaded: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: an op that cannot load a part of its assets neither breaks the location nor the tick."""
+    names = [["warehouse", "raw", "events"], ["warehouse", "raw", "beside"]]
+
+    @dg.multi_asset(specs=[dg.AssetSpec(name) for name in names])
+    def load() -> Iterator[dg.MaterializeResult[None]]:
+        yield from (dg.MaterializeResult(name) for name in names)
+
+    definitions = dg.Definitions.merge(loaded.definitions(), dg.Definitions(assets=[load]))
+    dg.Definitions.validate_loadable(definitions)
+    assert run_in_process(definitions, instance, "seen", "daily", "parted", now=BUILT_AT).success
+    requests, _ = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert _requested(requests) == ["beside", "daily", "events", "parted"]
+
+
 def test_a_choice_that_there_is_not_is_named(loaded: Project) -> None:
     """Promise: with the choices."""
     with pytest.raises(InvalidSettingError, match="`schedule_loads` is `some`"):

@@ -777,19 +777,20 @@ def test_what_has_partitions_is_known_when_a_job_is_resolved_and_not_before() ->
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["a"]))
     def parted() -> None: ...
 
-    @dg.asset(deps=["outside"])
-    def whole() -> None: ...
+    @dg.multi_asset(specs=[dg.AssetSpec("whole", deps=["outside"]), dg.AssetSpec("beside")])
+    def both() -> Iterator[dg.MaterializeResult[None]]:
+        yield from ()
 
-    @dg.asset(deps=[parted, whole])
+    @dg.asset(deps=[parted, "whole"])
     def reader() -> None: ...
 
     upstream = dg.AssetSelection.assets("reader").upstream()
     job = dg.define_asset_job("load", selection=in_dagster.loadable(upstream))
-    definitions = dg.Definitions([parted, whole, reader], jobs=[job])
-    assert {node.name for node in definitions.resolve_job_def("load").nodes} == {"whole", "reader"}
+    definitions = dg.Definitions([parted, both, reader], jobs=[job])
+    assert {node.name for node in definitions.resolve_job_def("load").nodes} == {"both", "reader"}
     repository = definitions.get_repository_def()
     assert isinstance(repository, dg.RepositoryDefinition)
     keys = [dg.AssetKey("reader")]
-    for with_ancestors, names in ((False, {"reader"}), (True, {"reader", "whole"})):
+    for with_ancestors, names in ((False, {"reader"}), (True, {"reader", "whole", "beside"})):
         found = in_dagster.loadable_upstream(repository, keys, with_ancestors=with_ancestors)
         assert {key.path[-1] for key in found} == names

@@ -129,8 +129,15 @@ def loadable_upstream(
 
 
 def _loadable(graph: BaseAssetGraph[Any], keys: AbstractSet[dg.AssetKey]) -> set[dg.AssetKey]:
+    """With what one op materializes together, which a run takes whole or not at all."""
     materializable = graph.materializable_asset_keys
-    return {k for k in keys if k in materializable and not graph.get(k).is_partitioned}
+    together = (graph.get(key).execution_set_asset_keys for key in keys & materializable)
+    return {
+        key
+        for neighbors in together
+        if not any(graph.get(neighbor).is_partitioned for neighbor in neighbors)
+        for key in neighbors
+    }
 
 
 @dataclass(frozen=True)
