@@ -516,3 +516,10 @@ def test_another_package_name_is_refused_until_the_folder_has_moved(
     assert text(project, "src/theirs/defs.py").startswith("import theirs\n")
     assert 'root_module = "theirs"' in text(project, "pyproject.toml")
     assert not (project.root / "src/ours").exists()
+
+
+def test_each_condition_in_the_documents_has_its_test() -> None:
+    """docs/update.md names one for each row of its table."""
+    text = (ROOT / "docs/update.md").read_text()
+    named = re.findall(r"test_conditions\.py\) `(\w+)`", text)
+    assert len(named) > 15 and {f"test_{name}" for name in named} <= set(globals())
