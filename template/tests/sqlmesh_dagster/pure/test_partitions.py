@@ -97,7 +97,7 @@ def test_time_before_the_first_and_after_the_last_partition_is_left_out() -> Non
     assert [key for key, _ in keys_within(partitions, everything)] == ["2025-01-01", "2025-01-02"]
     before, after = (at("2024-01-01"), at("2025-01-01")), (at("2025-01-03"), at("2025-02-01"))
     assert list(keys_within(partitions, [before, after])) == []
-    assert [key for key, _ in keys_within(daily(), [after])][::30] == ["2025-01-03"]
+    assert [key for key, _ in keys_within(daily(), [before, after])][::30] == ["2025-01-03"]
 
 
 def test_partitions_come_oldest_first_from_intervals_in_any_order() -> None:

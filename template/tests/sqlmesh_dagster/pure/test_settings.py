@@ -52,6 +52,11 @@ def test_settings_come_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"project_dir": ""}, "`project_dir` is empty."),
         ({"environment": ""}, "`environment` is empty."),
+        (
+            {"gateway": dg.EnvVar("UNSET")},
+            "`gateway` is taken from the environment variable `UNSET`, which is not set. Set it, e.g."
+            " in `.env`.",
+        ),
         ({"concurrency_limit": 0}, "`concurrency_limit` is 0. It must be 1 or more."),
         ({"wait_timeout": -1.0}, "`wait_timeout` is -1.0. It must be 0 or more."),
         ({"failing_rows_sample": -1}, "`failing_rows_sample` is -1. It must be 0 or more."),
