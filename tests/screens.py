@@ -37,7 +37,7 @@ TUESDAY, WEDNESDAY, THURSDAY = (f"2025-01-0{day}T00:30:00" for day in (7, 8, 9))
 """Of one week: SQLMesh's weeks begin on Sundays."""
 _STATE = """
 query { assetNodes {
-  assetKey { path }
+  assetKey { path } isExecutable
   assetMaterializations(limit: 1) { runId timestamp metadataEntries { label
     ... on TextMetadataEntry { text } } tags { key value } }
   assetChecksOrError { ... on AssetChecks { checks { name
@@ -95,7 +95,7 @@ class Stage:
 
     def shown(self) -> dict[str, Shown]:
         """Each asset's state, by the last part of its key."""
-        nodes = self.ask(_STATE)["assetNodes"]
+        nodes = [node for node in self.ask(_STATE)["assetNodes"] if node["isExecutable"]]
         keys = [{"path": node["assetKey"]["path"]} for node in nodes]
         latest = {
             tuple(info["assetKey"]["path"]): info["latestRun"]

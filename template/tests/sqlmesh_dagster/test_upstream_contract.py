@@ -794,3 +794,29 @@ def test_what_has_partitions_is_known_when_a_job_is_resolved_and_not_before() ->
     for with_ancestors, names in ((False, {"reader"}), (True, {"reader", "whole", "beside"})):
         found = in_dagster.loadable_upstream(repository, keys, with_ancestors=with_ancestors)
         assert {key.path[-1] for key in found} == names
+
+
+def test_the_last_result_of_a_check_is_known_while_a_run_has_planned_another(
+    tmp_path: Path,
+) -> None:
+    """`upstream.dagster.last_check_results` reads Dagster's table of check executions, in few statements."""
+    seen: list[dict[dg.AssetCheckKey, in_dagster.CheckResult]] = []
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="a") for name in ("one", "two")])
+    def a(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        keys = [dg.AssetCheckKey(dg.AssetKey("a"), name) for name in ("one", "two", "never")]
+        seen.append(in_dagster.last_check_results(context.instance, keys))
+        seen.append(in_dagster._one_by_one(context.instance.event_log_storage, keys))
+        yield dg.MaterializeResult()
+        for name in ("one", "two"):
+            yield dg.AssetCheckResult(check_name=name, passed=name == "one", metadata={"n": 1})
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first = dg.materialize([a], instance=instance)
+        dg.materialize([a], instance=instance)
+    assert seen[:2] == [{}, {}]
+    told = {key.name: (found[0].passed, found[1]) for key, found in seen[2].items()}
+    assert told == {"one": (True, first.run_id), "two": (False, first.run_id)}, (
+        "Dagster's table of check executions has moved (upstream/dagster.py, run/reported.py)."
+    )
+    assert seen[2] == seen[3]
