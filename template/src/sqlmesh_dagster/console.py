@@ -77,6 +77,8 @@ class CaptureConsole(NoopConsole):
         self._log = log
         self._cancel = cancel or CancelToken()
         self._errors: list[str] = []
+        self.failures: dict[str, ErrorOutcome] = {}
+        """What failed so far, by snapshot name."""
 
     @property
     def errors(self) -> str:
@@ -238,6 +240,7 @@ class CaptureConsole(NoopConsole):
         kind, told = _failure(error, query)
         self.ledger.failed(name, kind, told)
         if told:
+            self.failures[name] = told
             self._errors.append(f"`{name}`: {told.message}")
 
     @_guarded

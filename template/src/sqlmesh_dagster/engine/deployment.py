@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from sqlmesh.core.environment import Environment
 from sqlmesh.core.snapshot import Snapshot
@@ -15,8 +17,28 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import CaptureContext, load_files, wait_for_database
 from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.engine.state_lock import StateLock
+from sqlmesh_dagster.engine.verification import verify
+from sqlmesh_dagster.facts.outcomes import ErrorOutcome
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions
 from sqlmesh_dagster.upstream.sqlmesh import has_state
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What of the local changes could not be deployed.
+
+    Attributes:
+        errors: Why, for each model that is the cause.
+        below: What is downstream of one of these, with its name.
+    """
+
+    errors: Mapping[str, ErrorOutcome] = field(default_factory=dict)
+    below: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """All of them: they stay as they are deployed, and are not built."""
+        return {*self.errors, *self.below}
 
 
 def prepare_environment(
@@ -27,8 +49,11 @@ def prepare_environment(
     console: CaptureConsole,
     log: Callable[[int, str], None],
     lock: StateLock,
-) -> None:
+) -> Refused:
     """Compares the files with what the environment runs, and does what the settings say.
+
+    Returns:
+        What could not be deployed, where the settings say `apply`.
 
     Raises:
         EnvironmentMissingError: There is none, and the settings don't let a run create it.
@@ -37,25 +62,26 @@ def prepare_environment(
     """
     environment = _environment(context, settings)
     what = _difference(settings, manifest, environment)
-    if what is None:
-        return
     policy = settings.deployment_policy
+    if what is None:
+        is_broken = policy == "apply" and manifest.problem is not None
+        return unreadable(manifest, manifest.problem or "") if is_broken else Refused()
     if policy == "apply":
         with lock.comparing():
             environment = _environment(context, settings)
             what = _difference(settings, manifest, environment)
             if what is None:  # another step deployed it meanwhile
-                return
+                return Refused()
             with lock.alone():
                 wait_for_database(context, settings, log)
                 log(logging.INFO, f"{what} Deploying the project's files.")
-                _deploy(context, settings, options, environment, console)
-    elif environment is None:
+                return _deploy(context, settings, options, manifest, environment, console, log)
+    if environment is None:
         raise errors.EnvironmentMissingError(f"{what} {settings.plan_hint}")
-    elif policy == "fail":
+    if policy == "fail":
         raise errors.UndeployedChangesError(f"{what} {settings.plan_hint}")
-    else:
-        log(logging.WARNING, f"{what} This run uses the deployed versions. {settings.plan_hint}")
+    log(logging.WARNING, f"{what} This run uses the deployed versions. {settings.plan_hint}")
+    return Refused()
 
 
 def changed_nodes(manifest: Manifest, environment: Environment | None) -> list[str]:
@@ -111,37 +137,162 @@ def _deploy(
     context: CaptureContext,
     settings: ProjectSettings,
     options: RunOptions,
+    manifest: Manifest,
     environment: Environment | None,
     console: CaptureConsole,
-) -> None:
+    log: Callable[[int, str], None],
+) -> Refused:
     """Plans and applies without prompts; the run that follows builds the selected models.
 
-    A development environment, and one that is new, is planned without a backfill, so that models
-    that are not selected are not touched. An existing production environment is backfilled by the
-    plan before it is promoted, as its readers must never see an empty table. Previews are off:
+    A model that cannot be deployed is left out with what is downstream of it, and the rest is planned
+    again. A development environment, and one that is new, is planned without a backfill, so that
+    models that are not selected are not touched. An existing production environment is backfilled by
+    the plan before it is promoted, as its readers must never see an empty table. Previews are off:
     with them, one forward-only model makes SQLMesh build every model since yesterday only.
+
+    Raises:
+        PlanFailedError: Nothing can be deployed.
+        ProjectLoadError: As above, because the files cannot be loaded.
     """
-    is_production = settings.environment == "prod"
-    load_files(context, settings)
+    try:
+        load_files(context, settings)
+    except errors.ProjectLoadError as error:
+        refused = unreadable(manifest, str(error.description))
+        if environment is None or not refused.errors:
+            raise
+        log(logging.WARNING, f"{error.description} Other models run as they are deployed.")
+        return refused
     context.cancel_token.check()
-    with console.planning():
-        try:
-            context.plan(
-                settings.environment,
-                auto_apply=True,
-                no_prompts=True,
-                skip_backfill=not is_production or environment is None,
-                enable_preview=False,
-                # without it, SQLMesh refuses a new environment that equals production
-                include_unmodified=True if environment is None else None,
-                execution_time=options.execution_time,
+    changed = set(changed_nodes(manifest, environment))
+    found = _findings(context, changed)
+    while True:
+        refused = _refused(context, settings, found)
+        rest = sorted(changed - refused.names)
+        cause: str | None = None
+        if found and not rest:
+            cause = "\n".join(error.message for error in found.values())
+        else:
+            try:
+                _plan(context, settings, options, environment, console, rest, refused)
+                return refused
+            except SQLMeshError as error:
+                new = _culprits(context, console, changed - refused.names, error)
+                if new:
+                    found.update(new)
+                    continue
+                cause = console.errors or str(error)
+        if not found or not _is_whole(context, settings):
+            raise errors.PlanFailedError(_told(settings, cause))
+        if rest:
+            log(
+                logging.WARNING,
+                f"SQLMesh cannot deploy the other local changes either, so that these models run as"
+                f" they are deployed. {cause.strip()}",
             )
-        except SQLMeshError as error:
-            cause = console.errors or str(error)
-            raise errors.PlanFailedError(
-                f"Could not deploy the local changes to environment `{settings.environment}`:"
-                f" {cause.strip()}\nMend it, or run `sqlmesh plan {settings.environment}` to see more."
-            ) from error
+        return refused
+
+
+def _is_whole(context: CaptureContext, settings: ProjectSettings) -> bool:
+    """Whether the environment is there, and no plan has left it half changed."""
+    environment = _environment(context, settings)
+    return environment is not None and environment.finalized_ts is not None
+
+
+def _plan(
+    context: CaptureContext,
+    settings: ProjectSettings,
+    options: RunOptions,
+    environment: Environment | None,
+    console: CaptureConsole,
+    names: list[str],
+    refused: Refused,
+) -> None:
+    """Applies a plan of all local changes; if some are refused, of those of the other models.
+
+    What is downstream of both is built here with these: its new version would be an empty table.
+    """
+    between = {n for n in refused.below if not context.dag.upstream(n).isdisjoint(names)}
+    is_built_here = settings.environment == "prod" and environment is not None
+    is_mixed = bool(between) and environment is not None
+    with console.planning():
+        context.plan(
+            settings.environment,
+            auto_apply=True,
+            no_prompts=True,
+            skip_tests=True,  # they ran already, model by model
+            skip_linter=True,
+            select_models=names if refused.errors else None,
+            backfill_models=[*names, *sorted(between)] if is_mixed else None,
+            skip_backfill=not (is_built_here or is_mixed),
+            enable_preview=False,
+            # without it, SQLMesh refuses a new environment that equals production
+            include_unmodified=True if environment is None else None,
+            execution_time=options.execution_time,
+        )
+
+
+def _findings(context: CaptureContext, changed: set[str]) -> dict[str, ErrorOutcome]:
+    """What SQLMesh's unit tests and linter forbid of the changed models."""
+    names = changed & context.models.keys()
+    texts: dict[str, list[str]] = {}
+    for finding in verify(context, context.cancel_token, names).errors if names else ():
+        name = context.models[finding.model].name
+        texts.setdefault(finding.model, []).append(f"`{name}`: {finding.rule}: {finding.text}")
+    return {fqn: ErrorOutcome("PlanFailedError", "\n".join(told)) for fqn, told in texts.items()}
+
+
+def _culprits(
+    context: CaptureContext, console: CaptureConsole, changed: set[str], error: SQLMeshError
+) -> dict[str, ErrorOutcome]:
+    """The changed models that a plan failed for: those that SQLMesh could not build, or names."""
+    failed = {name: told for name, told in console.failures.items() if name in changed}
+    if failed:
+        return failed
+    text = str(error)
+    named = {
+        fqn: ErrorOutcome("PlanFailedError", text)
+        for fqn in changed & context.models.keys()
+        if fqn in text
+        or re.search(rf"(?<![\w.]){re.escape(context.models[fqn].name)}(?![\w.])", text)
+    }
+    return named
+
+
+def _refused(
+    context: CaptureContext, settings: ProjectSettings, found: Mapping[str, ErrorOutcome]
+) -> Refused:
+    below: dict[str, str] = {}
+    for name in found:
+        below.update(dict.fromkeys(context.dag.downstream(name), name))
+    return Refused(
+        {
+            name: replace(error, kind="PlanFailedError", message=_told(settings, error.message))
+            for name, error in found.items()
+        },
+        {name: culprit for name, culprit in below.items() if name not in found},
+    )
+
+
+def _told(settings: ProjectSettings, cause: str) -> str:
+    return (
+        f"Could not deploy the local changes to environment `{settings.environment}`:"
+        f" {cause.strip()}\nMend it, or run `sqlmesh plan {settings.environment}` to see more."
+    )
+
+
+def unreadable(manifest: Manifest, problem: str) -> Refused:
+    """The models of a file that cannot be loaded, as they last were, and what is downstream of them."""
+    broken = {
+        model.fqn: ErrorOutcome("ProjectLoadError", problem)
+        for model in manifest.models
+        if model.path and re.search(rf"(?<![\w.-]){re.escape(model.path)}(?![\w.-])", problem)
+    }
+    below: dict[str, str] = {}
+    for model in manifest.models:  # upstream before downstream
+        for parent in model.depends_on:
+            if model.fqn not in broken and (parent in broken or parent in below):
+                below[model.fqn] = below.get(parent, parent)
+    return Refused(broken, below)
 
 
 def _shortened(names: list[str], most: int = 5) -> str:

@@ -15,7 +15,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.auditing import audit_alone
 from sqlmesh_dagster.engine.built import tables_of
 from sqlmesh_dagster.engine.context import CaptureContext
-from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_environment
+from sqlmesh_dagster.engine.deployment import Refused, deployed_snapshots, prepare_environment
 from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
 from sqlmesh_dagster.engine.rebuild import Freshness
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
@@ -63,15 +63,18 @@ class SQLMeshRun:
 
         console = CaptureConsole(fqns, complete, session.log, cancel)
         try:
-            with self._prepared(console, fqns, held) as context:
+            with self._prepared(console, fqns, held) as (context, refused):
                 _limit_environment_wait(context, settings)
                 snapshots, plan = deployed_snapshots(context, settings)
+                console.ledger.refused(refused.errors, refused.below)
+                fqns = [name for name in fqns if name not in refused.names]
+                held = {*held, *refused.names}
                 execution_time = options.execution_time or datetime.now(timezone.utc)
                 restated = self._restatement(snapshots, fqns, execution_time)
                 upstream = self._upstream(snapshots, fqns, restated, held)
                 if self.known is not None:
                     freshness = Freshness(self.known, snapshots, settings, options, execution_time)
-                deployed = console.begin(
+                begun = console.begin(
                     snapshots,
                     execution_time,
                     settings.plan_hint,
@@ -81,6 +84,7 @@ class SQLMeshRun:
                     tables_of(settings, snapshots),
                     holds_last=_has_after_all(context, settings),
                 )
+                deployed = [name for name in begun if name not in refused.names]
                 if deployed:
                     context.selected = {*deployed, *upstream.along}
                     context.upstream = upstream
@@ -139,7 +143,7 @@ class SQLMeshRun:
         told: list[ModelOutcome] = []
         session, options, settings = self.session, self.options, self.session.settings
         console = CaptureConsole([name], told.append, session.log, session.cancel, audit_only=True)
-        with self._prepared(console, [name]) as context:
+        with self._prepared(console, [name]) as (context, _):
             snapshots, plan = deployed_snapshots(context, settings)
             execution_time = options.execution_time or datetime.now(timezone.utc)
             if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
@@ -195,15 +199,15 @@ class SQLMeshRun:
     @contextmanager
     def _prepared(
         self, console: CaptureConsole, fqns: Collection[str], held: Collection[str] | None = None
-    ) -> Iterator[CaptureContext]:
-        """A context whose environment runs what it should, and on which nobody else works.
+    ) -> Iterator[tuple[CaptureContext, Refused]]:
+        """A context whose environment runs what it should, and what could not be deployed; nobody else works on it.
 
         Args:
             held: As in `run_models`; None where nothing is built.
         """
         session, settings = self.session, self.session.settings
         with session.opened(console) as context, session.state_locked(context) as lock:
-            prepare_environment(
+            refused = prepare_environment(
                 context, settings, self.options, self.manifest, console, session.log, lock
             )
             with (
@@ -213,7 +217,7 @@ class SQLMeshRun:
                     fqns if held is None else self._with_missing(context, fqns, held)
                 )
             ):
-                yield context
+                yield context, refused
 
 
 def _has_after_all(context: CaptureContext, settings: ProjectSettings) -> bool:

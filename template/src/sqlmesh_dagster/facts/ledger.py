@@ -208,6 +208,23 @@ class Ledger:
                 self._tell_failed(name)
             return has_said_so or bool(untold)
 
+    def refused(self, errors: Mapping[str, ErrorOutcome], below: Mapping[str, str]) -> None:
+        """Tells the selected models whose local changes could not be deployed, and those below them.
+
+        Args:
+            below: Models that are downstream of one of these, with its name.
+        """
+        with self._lock:
+            for name, error in errors.items():
+                entry = self._entry(name)
+                entry.failure, entry.error = "failed", error
+                if name in self._selected:
+                    self._tell_failed(name)
+            for name, culprit in below.items():
+                if name in self._selected:
+                    reason = f"upstream could not be deployed: {_quoted([culprit])}"
+                    self._tell_once(name, "upstream_failed", reason)
+
     @contextmanager
     def planning(self) -> Iterator[None]:
         """While a plan is applied: what it builds is kept, and told with what the run builds."""
