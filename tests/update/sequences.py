@@ -320,6 +320,8 @@ def main() -> None:
         for seed in range(options.first, options.first + options.count):
             with tempfile.TemporaryDirectory() as folder:
                 counts += live(template, Path(folder), seed)
+            if seed % 100 == 99:
+                print(f"{seed + 1 - options.first} sequences, nothing lost", flush=True)
     minutes = (time.monotonic() - start) / 60
     print(f"{options.count} sequences, {counts.total()} steps, nothing lost; {minutes:.1f} minutes")
     print(", ".join(f"{name} {count}" for name, count in counts.most_common()))
