@@ -270,6 +270,20 @@ def test_one_look_into_the_event_log_serves_all_models_of_a_run(
     assert lookups[0] == lookups[1] <= 3
 
 
+def test_a_model_with_nothing_due_costs_no_more_records_than_it_must(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: of a model, six, planned and logged ones among them; of a check, what was planned and its result."""
+    for number in range(4):
+        project.model(f"m{number}", "SELECT 1::INT AS id", NOT_NULL)
+    definitions = project.definitions()
+    run_in_process(definitions, instance)
+    one = run_in_process(definitions, instance, "m0")
+    all_of_them = run_in_process(definitions, instance)
+    records = [len(instance.all_logs(run.run_id)) for run in (one, all_of_them)]
+    assert (records[1] - records[0]) / 3 <= 6 + 2
+
+
 @contextmanager
 def statements() -> Iterator[list[str]]:
     """Every SQL statement that SQLAlchemy executes meanwhile."""

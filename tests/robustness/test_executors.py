@@ -71,7 +71,15 @@ _OF_THE_EXECUTOR = {
     "STEP_WORKER_STARTING",
 }
 """Types of events that tell how steps are run, and nothing of assets."""
-_VARYING = {"sqlmesh/duration_seconds", "sqlmesh/built_at", "sqlmesh/plan", "path"}
+_VARYING = {
+    "sqlmesh/duration_seconds",
+    "sqlmesh/built_at",
+    "sqlmesh/built_in_run",
+    "sqlmesh/found_at",
+    "sqlmesh/found_in_run",
+    "sqlmesh/plan",
+    "path",
+}
 """Metadata that tells of the time and the place."""
 
 
