@@ -14,6 +14,7 @@ from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator
 from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.run.inputs import known_inputs
+from sqlmesh_dagster.run.summary import summarize
 
 _NOW = "2025-01-10T00:30:00"
 _LATER = "2025-01-10T06:00:00"
@@ -356,6 +357,7 @@ def test_what_cannot_be_repeated_without_loss_is_left_and_says_so(
         assert f"a {kind.split(' ')[0]} model may be built again" in text
         assert "The clock asks for it next at 2025-01-11T00:00:00+00:00." in text
         assert "`build: all`" in text or "`dagster:new_data:" in text
+        assert f"stale: warehouse/demo/keyed: {text}" in summarize(instance)
     assert source.project.query("SELECT * FROM demo__dev.keyed ORDER BY ALL") == rows
 
 

@@ -42,6 +42,7 @@ def summarize(instance: dg.DagsterInstance) -> Iterator[str]:
         for event in events
         if event.event_type is dg.DagsterEventType.STEP_FAILURE
     )
+    yield from (f"stale: {key.to_user_string()}: {text}" for key, text in _stale(events))
     passed = sum(check.passed for check in checks)
     yield (
         f"Run {run.run_id[:8]} ended as {run.status.value}: {_counted(done_by_key.values())},"
@@ -59,6 +60,15 @@ def _done(events: Iterable[dg.DagsterEvent]) -> Iterator[tuple[dg.AssetKey, str]
         elif event.is_asset_observation:
             observed = event.asset_observation_data.asset_observation
             yield event.asset_key, _status(observed.metadata) or "observed"
+
+
+def _stale(events: Iterable[dg.DagsterEvent]) -> Iterator[tuple[dg.AssetKey, str]]:
+    """Each model that is behind its inputs, with why, and how to build it."""
+    for event in events:
+        if event.asset_key and event.is_step_materialization:
+            text = event.materialization.metadata.get("sqlmesh/stale")
+            if isinstance(text, dg.TextMetadataValue) and text.text:
+                yield event.asset_key, text.text
 
 
 def _status(metadata: Mapping[str, dg.MetadataValue[Any]]) -> str | None:
