@@ -20,7 +20,7 @@ from copier import run_copy
 from tests.conftest import ROOT
 
 WATCHED = ("dagster", "dagster-webserver", "sqlmesh", "sqlglot", "duckdb", "copier")
-_PIN = re.compile(r'^(    "(?:dagster[\w-]*|sqlmesh|duckdb|sqlglot))[^"]*"', re.MULTILINE)
+_RANGE = re.compile(r'^(    "[\w-]+)[<>=!~][^"]*"', re.MULTILINE)
 STEPS = {
     "contracts": ("pytest", "-q", "tests/sqlmesh_dagster/test_upstream_contract.py"),
     "check": ("poe", "check"),
@@ -45,7 +45,7 @@ def try_newest(folder: Path, python: str, mode: str) -> tuple[dict[str, str], li
     run_copy(str(ROOT), project, vcs_ref="HEAD", defaults=True, quiet=True)
     if mode == "beyond":
         settings = project / "pyproject.toml"
-        settings.write_text(_PIN.sub(r'\1"', settings.read_text()))
+        settings.write_text(_RANGE.sub(r'\1"', settings.read_text()))
     subprocess.run([python, "-m", "venv", folder / "venv"], check=True)
     tools = folder / "venv/bin"
     pip = (str(tools / "python"), "-m", "pip", "--quiet")
@@ -77,6 +77,14 @@ def report(mode: str, versions: Mapping[str, str], tried: list[Tried]) -> str:
         if result.code:
             lines += ["", "```", *result.output.splitlines()[-40:], "```"]
     return "\n".join(lines)
+
+
+def _newest(name: str) -> str:
+    """What the index has; other packages may not go with it."""
+    command = [sys.executable, "-m", "pip", "index", "versions", name]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.match(r"\S+ \((\S+)\)", said)
+    return found[1] if found else "unknown"
 
 
 def _versions(project: Path, tools: Path) -> dict[str, str]:
