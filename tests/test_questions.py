@@ -151,7 +151,14 @@ def test_reserved_names_cover_this_python_and_what_a_project_installs(source: Pa
     package_name = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
     assert set(filter(package_name.fullmatch, sys.stdlib_module_names)) <= listed
     dependencies = {"dagster", "sqlmesh", "duckdb", "anyio", "filelock", "pytest", "mypy", "typer"}
-    dependencies |= {"pydantic", "python-dotenv", "SQLAlchemy", "sqlglot", "watchdog", "pytest-xdist"}
+    dependencies |= {
+        "pydantic",
+        "python-dotenv",
+        "SQLAlchemy",
+        "sqlglot",
+        "watchdog",
+        "pytest-xdist",
+    }
     for package, distributions in importlib.metadata.packages_distributions().items():
         if dependencies & set(distributions) and package_name.fullmatch(package):
             assert package in listed

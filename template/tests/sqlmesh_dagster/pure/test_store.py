@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,11 +38,26 @@ def test_a_later_one_replaces_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"inputs": 1}'])
-def test_what_is_no_manifest_is_none(tmp_path: Path, content: str) -> None:
-    """Promise: it is made anew, and no error."""
+def test_what_is_no_manifest_is_none(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise: it is made anew, which the log says, with the file and the reason; it is no error."""
     store = ManifestStore.in_folder(tmp_path, None)
     store.path.write_text(content)
-    assert store.read() is None
+    with caplog.at_level(logging.INFO):
+        assert store.read() is None
+    (line,) = caplog.messages
+    text = f"The manifest `{store.path}` cannot be used and is made anew: "
+    assert line.startswith(text) and "validation error" in line
+
+
+def test_a_manifest_that_is_not_there_is_nothing_to_tell(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise: the first load of a project is silent."""
+    with caplog.at_level(logging.INFO):
+        assert ManifestStore.in_folder(tmp_path, None).read() is None
+    assert caplog.messages == []
 
 
 def test_a_manifest_of_another_format_is_none(tmp_path: Path) -> None:
