@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 from sqlmesh_dagster import SQLMeshResultsResource
-from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.outcomes import ModelOutcome, to_line
 from sqlmesh_dagster.run.step import Step
 
 
@@ -32,13 +33,16 @@ def test_a_run_deletes_the_records_of_runs_that_ended_long_ago(
     project.model("first", "SELECT 1::INT AS id")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         records = Path(instance.storage_directory()) / "sqlmesh"
-        for name, days in (("long ago", 8), ("lately", 6)):
+        long_ago, lately = (str(uuid.uuid4()) for _ in range(2))
+        for name, days in ((long_ago, 8), (lately, 6)):
             (records / name).mkdir(parents=True)
             then = time.time() - days * 86400
-            os.utime(records / name, (then, then))
+            file = records / name / "sqlmesh.jsonl"
+            file.write_bytes(to_line(ModelOutcome("m", "executed")))
+            os.utime(file, (then, then))
         run = run_in_process(project.definitions(), instance)
     assert run.success
-    assert {folder.name for folder in records.iterdir()} == {"lately", run.run_id}
+    assert {folder.name for folder in records.iterdir()} == {lately, run.run_id}
 
 
 def test_checks_of_a_model_that_only_the_deployment_built_are_not_reported(
