@@ -111,11 +111,21 @@ def _checked(checks: Sequence[dg.AssetCheckEvaluation]) -> str:
     return f"  ({passed} of {len(checks)} checks passed)"
 
 
-def main() -> None:
-    """Prints the summary of the instance in `DAGSTER_HOME`."""
+def next_step(instance: dg.DagsterInstance) -> str:
+    """What to do after the newest run."""
+    records = instance.get_run_records(limit=1)
+    if records and records[0].dagster_run.is_success:
+        return "Done. `poe dev` opens the UI on http://localhost:3000."
+    return "Not done. `poe dev` opens the UI on http://localhost:3000, where each failed step has its log."
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the summary of the instance in `DAGSTER_HOME`, and with `--next` what to do next."""
     with dg.DagsterInstance.get() as instance:
         sys.stdout.writelines(f"{line}\n" for line in summarize(instance))
+        if "--next" in arguments:
+            sys.stdout.write(f"{next_step(instance)}\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
