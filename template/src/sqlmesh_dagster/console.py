@@ -16,10 +16,6 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from sqlglot import exp
-from sqlmesh.core.console import NoopConsole
-from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.utils.date import now_timestamp
-from sqlmesh.utils.errors import NodeAuditsErrors
 
 from sqlmesh_dagster.definition.names import audit_identity, check_names
 from sqlmesh_dagster.definition.partitions import Interval
@@ -35,6 +31,12 @@ from sqlmesh_dagster.facts.outcomes import (
 )
 from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
+from sqlmesh_dagster.upstream.internals import (
+    NodeAuditsErrors,
+    NoopConsole,
+    Snapshot,
+    now_timestamp,
+)
 
 _log = logging.getLogger(__name__)
 _Callback = TypeVar("_Callback", bound=Callable[..., None])

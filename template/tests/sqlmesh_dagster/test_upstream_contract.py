@@ -35,6 +35,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.settings import environment_name
 from sqlmesh_dagster.upstream import dagster as in_dagster
+from sqlmesh_dagster.upstream import internals
 from sqlmesh_dagster.upstream import sqlmesh as in_sqlmesh
 from sqlmesh_dagster.upstream.event_log import PooledSqliteEventLog, PooledSqliteStorage
 from tests.sqlmesh_dagster.projects import Project
@@ -282,6 +283,107 @@ def test_the_records_that_are_read_still_have_their_fields(where: str, fields: s
     present: set[str] = set(getattr(_find(where), "model_fields", {}))
     gone = [name for name in fields.split() if name not in present]
     assert not gone, f"`{where}` has no field {gone} any more; it has {sorted(present)}."
+
+
+# ---------------------------------------------------------------------------- SQLMesh's names
+
+_USED = {
+    "Audit": "",
+    "CompletionStatus": "__name__",
+    "Console": "plan",
+    "CroniterCache": "get_next get_prev",
+    "DeployabilityIndex": "all_deployable create is_deployable is_representative",
+    "EngineAdapter": (
+        "DIALECT close columns connection cursor default_catalog execute fetchdf fetchone session"
+    ),
+    "Environment": "finalized_ts name plan_id promoted_snapshots snapshots",
+    "EnvironmentNamingInfo": "name",
+    "IntervalUnit": "__name__",
+    "Intervals": "",
+    "Model": "",
+    "Node": "",
+    "NodeAuditsErrors": "",
+    "NoopConsole": "plan",
+    "Plan": (
+        "context_diff deployability_index directly_modified effective_from end "
+        "environment execution_time forward_only has_changes has_unmodified_unpromoted "
+        "ignore_cron include_unmodified indirectly_modified missing_intervals "
+        "modified_snapshots plan_id requires_backfill skip_backfill snapshots start "
+        "uncategorized"
+    ),
+    "RuntimeStage": "EVALUATING __name__",
+    "SQLMeshError": "",
+    "Scheduler": "audit evaluate merged_missing_intervals run",
+    "SeedModel": (
+        "audits_with_args auto_restatement_cron catalog column_descriptions "
+        "columns_to_types cron cron_floor cron_next cron_tz data_hash default_catalog "
+        "depends_on description dialect disable_restatement end forward_only fqn gateway "
+        "grains interval_unit is_model is_seed is_sql kind lookback metadata_hash name "
+        "owner partitioned_by references render_query schema_name seed_path source_type "
+        "start tags text_diff time_column view_name"
+    ),
+    "Snapshot": (
+        "audit change_category depends_on_past dev_intervals dev_last_altered_ts "
+        "disable_restatement effective_from evaluatable fingerprint forward_only "
+        "get_next_auto_restatement_interval get_removal_interval identifier intervals "
+        "is_embedded is_external is_forward_only is_incremental is_incremental_unmanaged "
+        "is_materialized is_materialized_view is_model is_paused is_seed is_symbolic "
+        "is_view last_altered_ts missing_intervals model model_gateway name "
+        "next_auto_restatement_ts node parents pending_restatement_intervals snapshot_id "
+        "table_name version"
+    ),
+    "SnapshotEvaluator": "audit close create evaluate get_adapter",
+    "SnapshotFingerprint": "data_hash metadata_hash parent_data_hash parent_metadata_hash",
+    "SnapshotId": "identifier name snapshot_id",
+    "SnapshotToIntervals": "",
+    "StandaloneAudit": (
+        "audits_with_args blocking cron cron_floor cron_next cron_tz data_hash "
+        "default_catalog depends_on description dialect end fqn interval_unit is_model "
+        "metadata_hash name owner query skip source_type start tags text_diff"
+    ),
+    "StateReader": (
+        "close get_environment get_environment_statements get_snapshots refresh_snapshot_intervals"
+    ),
+    "StateSync": (
+        "close get_environment get_environment_statements get_snapshots "
+        "invalidate_environment refresh_snapshot_intervals remove_intervals"
+    ),
+    "TimeLike": "",
+    "ViewKind": (
+        "is_embedded is_external is_incremental is_incremental_unmanaged is_materialized "
+        "is_seed is_symbolic is_view materialized name"
+    ),
+    "apply_auto_restatements": "",
+    "constants": "",
+    "expand_range": "",
+    "fingerprint_from_node": "",
+    "format_intervals": "",
+    "identify_restatement_intervals_across_snapshot_versions": "",
+    "is_date": "",
+    "missing_intervals": "",
+    "normalize_model_name": "",
+    "now": "",
+    "now_timestamp": "",
+    "set_console": "",
+    "snapshots_to_dag": "",
+    "to_datetime": "",
+    "to_timestamp": "",
+}
+"""Each name of `upstream/internals.py`, with the members that `engine/` and `console.py` use of it."""
+
+
+def test_every_name_of_sqlmesh_that_is_used_has_its_members() -> None:
+    """Promise: what SQLMesh promises nobody is listed here, whole, and a member that moves is named."""
+    assert sorted(_USED) == sorted(internals.__all__)
+    for name, members in _USED.items():
+        kind = getattr(internals, name)
+        known = (
+            {*dir(kind), *getattr(kind, "model_fields", {}), *vars(kind).get("__annotations__", {})}
+            if members
+            else set()
+        )
+        gone = [member for member in members.split() if member not in known]
+        assert not gone, f"SQLMesh's `{name}` has no {gone} any more."
 
 
 # ---------------------------------------------------------------------------- SQLMesh's behaviour

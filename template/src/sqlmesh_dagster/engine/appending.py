@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlmesh.core.engine_adapter.base import EngineAdapter
-from sqlmesh.core.snapshot import Snapshot
+from sqlmesh_dagster.upstream.internals import EngineAdapter, Snapshot
 
 
 @contextmanager

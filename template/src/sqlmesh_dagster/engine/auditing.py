@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from sqlmesh.core.audit import StandaloneAudit
-from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.utils.date import TimeLike, to_datetime
-
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.upstream.internals import Snapshot, StandaloneAudit, TimeLike, to_datetime
 
 
 def audit_alone(

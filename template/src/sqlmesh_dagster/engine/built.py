@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
-from sqlmesh.core.state_sync import StateReader
-
 from sqlmesh_dagster.engine.state import (
     Deployed,
     Obstructed,
@@ -19,6 +16,7 @@ from sqlmesh_dagster.engine.state import (
 )
 from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.internals import DeployabilityIndex, Snapshot, StateReader
 
 
 def find_built(settings: ProjectSettings) -> BuiltTables:

@@ -16,15 +16,6 @@ from typing import Any
 import duckdb
 from sqlglot import exp
 from sqlmesh import Context
-from sqlmesh.core import constants as c
-from sqlmesh.core.console import Console, NoopConsole, set_console
-from sqlmesh.core.engine_adapter.base import EngineAdapter
-from sqlmesh.core.environment import EnvironmentNamingInfo
-from sqlmesh.core.macros import RuntimeStage
-from sqlmesh.core.scheduler import Scheduler, SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotEvaluator
-from sqlmesh.utils import CompletionStatus
-from sqlmesh.utils.date import to_timestamp
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
@@ -42,6 +33,22 @@ from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.environment import EnvironmentChanges
 from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.internals import (
+    CompletionStatus,
+    Console,
+    DeployabilityIndex,
+    EngineAdapter,
+    EnvironmentNamingInfo,
+    NoopConsole,
+    RuntimeStage,
+    Scheduler,
+    Snapshot,
+    SnapshotEvaluator,
+    SnapshotToIntervals,
+    set_console,
+    to_timestamp,
+)
+from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     duckdb_files,

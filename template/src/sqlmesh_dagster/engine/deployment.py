@@ -7,10 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.utils.errors import SQLMeshError
-
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.records import Manifest
@@ -20,6 +16,7 @@ from sqlmesh_dagster.engine.state_lock import StateLock
 from sqlmesh_dagster.engine.verification import verify
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.upstream.internals import Environment, Snapshot, SQLMeshError
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
 

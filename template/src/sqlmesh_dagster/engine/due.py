@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmesh.core import constants as c
-from sqlmesh.core.snapshot import Snapshot, missing_intervals
-from sqlmesh.core.snapshot.definition import apply_auto_restatements
-from sqlmesh.utils.date import to_datetime
-
 from sqlmesh_dagster.engine.state import Deployed, Obstructed, find_deployed
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.internals import (
+    Snapshot,
+    apply_auto_restatements,
+    missing_intervals,
+    to_datetime,
+)
+from sqlmesh_dagster.upstream.internals import constants as c
 
 
 @dataclass(frozen=True)

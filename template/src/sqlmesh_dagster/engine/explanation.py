@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import duckdb
-from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.internals import SQLMeshError
 
 _REMEDIES = (
     (

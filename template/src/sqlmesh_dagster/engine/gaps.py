@@ -9,12 +9,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sqlmesh.core.scheduler import SnapshotToIntervals
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
-from sqlmesh.core.snapshot.definition import Intervals, expand_range
-
 from sqlmesh_dagster.facts.gaps import Buildable, without_gaps
 from sqlmesh_dagster.settings import MissingUpstream
+from sqlmesh_dagster.upstream.internals import (
+    DeployabilityIndex,
+    Intervals,
+    Snapshot,
+    SnapshotToIntervals,
+    expand_range,
+)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.lineage import lineage
 from sqlglot.optimizer.scope import build_scope
-from sqlmesh.core.model import Model
-from sqlmesh.utils.errors import SQLMeshError
+
+from sqlmesh_dagster.upstream.internals import Model, SQLMeshError
 
 _log = logging.getLogger(__name__)
 ColumnSources = tuple[tuple[str, str], ...]

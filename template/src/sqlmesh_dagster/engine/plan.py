@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import duckdb
-from sqlmesh.core.plan import Plan
-from sqlmesh.core.snapshot import Snapshot
-from sqlmesh.core.snapshot.definition import format_intervals
-from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
@@ -34,6 +30,7 @@ from sqlmesh_dagster.facts.plan_summary import (
 )
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.settings import RunOptions
+from sqlmesh_dagster.upstream.internals import Plan, Snapshot, SQLMeshError, format_intervals
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 
 from sqlglot import exp
-from sqlmesh.core.engine_adapter.base import EngineAdapter
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot
 
 from sqlmesh_dagster.facts.outcomes import RowSample
+from sqlmesh_dagster.upstream.internals import DeployabilityIndex, EngineAdapter, Snapshot
 
 _log = logging.getLogger(__name__)
 _COUNTING_DIALECTS = ("duckdb",)

@@ -15,14 +15,6 @@ from typing import Any
 import sqlmesh
 from sqlglot import exp
 from sqlmesh import Context
-from sqlmesh.core.audit import Audit, StandaloneAudit
-from sqlmesh.core.dialect import normalize_model_name
-from sqlmesh.core.model import Model, SeedModel, ViewKind
-from sqlmesh.core.node import IntervalUnit
-from sqlmesh.core.snapshot import SnapshotFingerprint, fingerprint_from_node
-from sqlmesh.core.snapshot.definition import Node
-from sqlmesh.utils.cron import CroniterCache
-from sqlmesh.utils.date import TimeLike, is_date, to_datetime
 
 from sqlmesh_dagster.definition.names import check_names
 from sqlmesh_dagster.definition.records import (
@@ -35,6 +27,22 @@ from sqlmesh_dagster.definition.records import (
 )
 from sqlmesh_dagster.engine.lineage import ColumnSources, column_lineages
 from sqlmesh_dagster.engine.source import definition_line
+from sqlmesh_dagster.upstream.internals import (
+    Audit,
+    CroniterCache,
+    IntervalUnit,
+    Model,
+    Node,
+    SeedModel,
+    SnapshotFingerprint,
+    StandaloneAudit,
+    TimeLike,
+    ViewKind,
+    fingerprint_from_node,
+    is_date,
+    normalize_model_name,
+    to_datetime,
+)
 from sqlmesh_dagster.upstream.sqlmesh import model_path
 
 _CRON_EPOCH = "2024-01-01"

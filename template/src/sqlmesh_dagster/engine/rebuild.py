@@ -11,10 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import zip_longest
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
-from sqlmesh.core.state_sync import StateSync
-from sqlmesh.utils.date import to_timestamp
-
 from sqlmesh_dagster.definition.partitions import Interval, merged
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.staleness import (
@@ -30,6 +26,13 @@ from sqlmesh_dagster.facts.staleness import (
     judge,
 )
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.upstream.internals import (
+    DeployabilityIndex,
+    Snapshot,
+    SnapshotId,
+    StateSync,
+    to_timestamp,
+)
 
 
 @dataclass(frozen=True)

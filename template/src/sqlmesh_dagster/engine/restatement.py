@@ -7,14 +7,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlmesh.core.plan.common import identify_restatement_intervals_across_snapshot_versions
-from sqlmesh.core.snapshot import Snapshot, SnapshotId
-from sqlmesh.core.snapshot.definition import snapshots_to_dag
-from sqlmesh.core.state_sync import StateSync
-from sqlmesh.utils.date import TimeLike, now, to_timestamp
-
 from sqlmesh_dagster.errors import RestatementRefusedError
 from sqlmesh_dagster.settings import RunOptions
+from sqlmesh_dagster.upstream.internals import (
+    Snapshot,
+    SnapshotId,
+    StateSync,
+    TimeLike,
+    identify_restatement_intervals_across_snapshot_versions,
+    now,
+    snapshots_to_dag,
+    to_timestamp,
+)
 
 Interval = tuple[int, int]
 

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, missing_intervals
-
 from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.auditing import audit_alone
@@ -24,6 +22,7 @@ from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.upstream.internals import DeployabilityIndex, Snapshot, missing_intervals
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import duckdb
-from sqlmesh.core.environment import Environment
-from sqlmesh.core.snapshot import DeployabilityIndex, Snapshot, SnapshotId
-from sqlmesh.core.state_sync import StateReader
 
 from sqlmesh_dagster.engine.context import open_context
 from sqlmesh_dagster.errors import EnvironmentBusyError
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.internals import (
+    DeployabilityIndex,
+    Environment,
+    Snapshot,
+    SnapshotId,
+    StateReader,
+)
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
 _PROCESS_SECONDS = 5.0

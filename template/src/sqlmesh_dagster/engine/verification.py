@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from sqlmesh import Context
-from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.engine.reader import unit_tests_by_model
 from sqlmesh_dagster.facts.findings import Finding, Verification, shown
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.upstream.internals import SQLMeshError
 
 
 def verify(

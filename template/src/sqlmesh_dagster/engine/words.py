@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlmesh.utils.date import to_datetime
+from sqlmesh_dagster.upstream.internals import to_datetime
 
 
 def read_moment(text: str) -> datetime:
