@@ -236,7 +236,9 @@ def slow_git(folder: Path) -> Path:
     folder.mkdir()
     script, done = folder / "git", folder / "done"
     script.write_text(
-        f"#!/bin/sh\ncase \"$*\" in *--index-info*) touch '{done}'; exec sleep 3600 ;; esac\n"
+        '#!/bin/sh\ncase "$GIT_INDEX_FILE$*" in\n'
+        f"  -C*--index-info*) touch '{done}'; exec sleep 3600 ;; # the project's own index\n"
+        "esac\n"
         f"exec '{shutil.which('git')}' \"$@\"\n"
     )
     script.chmod(0o755)

@@ -46,6 +46,8 @@ class Notes:
     written: Mapping[str, str]
     """A digest of each file that it writes: `GONE` where it deletes, `UNKNOWN` where it is."""
     is_finished: bool = False
+    is_of_0_2_0: bool = False
+    """Whether that version's command wrote it, whose report is not the last word: files have moved."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def _parse(content: Mapping[str, object]) -> Notes:
     head, changed = content["head"], content["changed"]
     if not isinstance(head, str) or not isinstance(changed, dict | None):
         raise TypeError
-    return Notes(head, changed or {}, is_finished=changed is not None)
+    return Notes(head, changed or {}, is_finished=changed is not None, is_of_0_2_0=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -143,7 +143,7 @@ def _plain(project: Project, trees: Trees, notes: Notes) -> Plain:
         merge_trees(trees, merge),
         project.on_disk({*trees.paths, *rejected}),
         frozenset(project.unmerged()),
-        frozenset(notes.written) if notes.is_finished else frozenset(),
+        frozenset(notes.written if notes.is_finished and not notes.is_of_0_2_0 else ()),
     )
 
 
