@@ -77,6 +77,7 @@ _VARYING = {
     "sqlmesh/built_in_run",
     "sqlmesh/found_at",
     "sqlmesh/found_in_run",
+    "sqlmesh/inputs",
     "sqlmesh/plan",
     "path",
 }
