@@ -79,13 +79,13 @@ def test_a_change_is_in_the_ui_after_a_reload(project: Project) -> None:
         broken = _assets(ask)
         model.write_text(good)
         assert _reload(ask, location) == "RepositoryLocation"
-        mended = _assets(ask)
+        fixed = _assets(ask)
     assert set(added) - set(before) == {"warehouse/reference/places"}
     assert added["warehouse/reference/places"]["description"] == "A place."
     assert changed["warehouse/reference/places"]["description"] == "Another."
     assert set(broken) == set(changed)
     assert "payments" in _problem(broken["warehouse/reference/places"])
-    assert not _problem(mended["warehouse/reference/places"])
+    assert not _problem(fixed["warehouse/reference/places"])
 
 
 def _listed(project: Project) -> dict[str, Any]:

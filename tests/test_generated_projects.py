@@ -206,7 +206,7 @@ def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
 def test_a_reexecution_runs_what_failed_and_what_is_below_it(
     project: Project, tmp_path: Path, strategy: str
 ) -> None:
-    """The raw data was wrong and is mended: the models that succeeded are left alone."""
+    """The raw data was wrong and is fixed: the models that succeeded are left alone."""
     warehouse = tmp_path / "warehouse.duckdb"
     location_of_failure = ["warehouse", "staging", "payments"]
     raw = {"assetSelection": [{"path": ["raw", "payments"]}], "assetCheckSelection": []}

@@ -215,7 +215,7 @@ def _is_gone(group: int) -> bool:
 def test_an_environment_that_a_dead_plan_left_is_told_after_the_limit(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: SQLMesh would wait for six hours; a run says what is wrong and how to mend it."""
+    """Promise: SQLMesh would wait for six hours; a run says what is wrong and how to fix it."""
     project.model("full", "SELECT 1::INT AS id")
     run_in_process(project.definitions(), instance)
     project.execute("UPDATE sqlmesh._environments SET finalized_ts = NULL")

@@ -262,8 +262,8 @@ def test_what_fails_while_it_is_restated_is_missing_afterwards(
     assert list(run.passed.values()) == [False]
     assert run.materialized == []  # a retry must take it
     project.execute("UPDATE raw.bad SET day = NULL")
-    mended = run_in_process(definitions, instance, now="2025-01-10T06:10:00")
-    assert mended.materialized == ["checked"] * 2
+    fixed = run_in_process(definitions, instance, now="2025-01-10T06:10:00")
+    assert fixed.materialized == ["checked"] * 2
     assert _rebuilt(project, "checked") == [3, 4, 5]
 
 

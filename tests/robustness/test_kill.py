@@ -138,7 +138,7 @@ def test_the_whole_run_is_killed(
 def test_a_plan_is_killed_before_it_is_finished(
     platform: Platform, worker: Worker, undisturbed: Undisturbed
 ) -> None:
-    """A run says what is wrong and the command that mends it; after it nothing is missing."""
+    """A run says what is wrong and the command that fixes it; after it nothing is missing."""
     _back_to(undisturbed.start, platform)
     model = platform.root / "sqlmesh_project/models/unrelated.sql"
     model.write_text(model.read_text().replace("1::INT", "2::INT"))

@@ -102,7 +102,7 @@ def platform(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_the_daemon_retries_what_failed_as_often_as_it_is_told(platform: _Served) -> None:
-    """Promise: once it is asked for, a failure that passes is mended without a hand, only failed
+    """Promise: once it is asked for, a failure that passes is fixed without a hand, only failed
     models and what is below them run again, and one that stays is a failed run each time, to the limit.
     """
     project = platform.project

@@ -181,10 +181,10 @@ def _failing_before(
 def _is_of(last: Found, record: AuditRecord, version: str | None) -> bool:
     """Whether a result is one of this audit and this table; results of 0.2 do not say."""
     facts = last.evaluation.metadata
-    told = {"sqlmesh/definition": definition_of(record), "sqlmesh/version": version}
+    wanted = {"sqlmesh/definition": definition_of(record), "sqlmesh/version": version}
     return all(
         not isinstance(fact := facts.get(key), dg.TextMetadataValue) or fact.text == value
-        for key, value in told.items()
+        for key, value in wanted.items()
     )
 
 
@@ -201,8 +201,8 @@ def _as_json(failing: Iterable[Failing]) -> list[dict[str, Any]]:
 
 
 def _from_json(value: object) -> Iterator[Failing]:
-    told = value.data if isinstance(value, dg.JsonMetadataValue) else None
-    for item in told if isinstance(told, list) else ():
+    data = value.data if isinstance(value, dg.JsonMetadataValue) else None
+    for item in data if isinstance(data, list) else ():
         span = [milliseconds(datetime.fromisoformat(item[key])) for key in ("from", "to")]
         yield Failing((span[0], span[1]), item["rows"], item.get("run"))
 

@@ -59,8 +59,8 @@ class CaptureConsole(NoopConsole):
     """Captures one run, plan or audit; the outcomes come from its ledger.
 
     Args:
-        selected: FQNs that the run is to take; a plan may build others, which are told, too.
-        tell: Receives each outcome once, from SQLMesh's threads.
+        selected: FQNs that the run is to take; a plan may build others, which are reported, too.
+        report: Receives each outcome once, from SQLMesh's threads.
         log: Receives a logging level and a message: what SQLMesh itself says.
         cancel: Once it is cancelled, a plan is stopped before it promotes anything, and a run while
             it waits for a plan; queries are interrupted elsewhere.
@@ -69,13 +69,13 @@ class CaptureConsole(NoopConsole):
     def __init__(
         self,
         selected: Iterable[str],
-        tell: Callable[[ModelOutcome], None],
+        report: Callable[[ModelOutcome], None],
         log: Callable[[int, str], None] = _log.log,
         cancel: CancelToken | None = None,
         *,
         audit_only: bool = False,
     ) -> None:
-        self.ledger = Ledger(selected, tell, is_audit=audit_only)
+        self.ledger = Ledger(selected, report, is_audit=audit_only)
         self._log = log
         self._cancel = cancel or CancelToken()
         self._errors: list[str] = []
@@ -120,11 +120,11 @@ class CaptureConsole(NoopConsole):
         )
 
     def finish(self, rest: tuple[Status, str] | None = None) -> None:
-        """Tells what is still untold; see `Ledger.end`."""
+        """Reports what was not reported yet; see `Ledger.end`."""
         self.ledger.end(rest)
 
     def fail(self, error: ErrorOutcome) -> bool:
-        """Tells every untold model that the run as a whole failed; see `Ledger.fail`."""
+        """Reports every model that was not reported yet: that the run as a whole failed; see `Ledger.fail`."""
         return self.ledger.fail(error)
 
     # ------------------------------------------------------------ what SQLMesh calls
@@ -188,7 +188,7 @@ class CaptureConsole(NoopConsole):
         """Notes failures that happened outside an evaluation, such as creating a table."""
         for error in errors:
             name = getattr(error.node, "snapshot_name", None) or error.node.name
-            if not self.ledger.is_told(name):
+            if not self.ledger.is_reported(name):
                 self.capture_failure(name, error.__cause__ or error)
                 self.ledger.batch_ended(name)
 
@@ -239,11 +239,11 @@ class CaptureConsole(NoopConsole):
     @_guarded
     def capture_failure(self, name: str, error: BaseException, query: str | None = None) -> None:
         """Notes why an evaluation failed."""
-        kind, told = _failure(error, query)
-        self.ledger.failed(name, kind, told)
-        if told:
-            self.failures[name] = told
-            self._errors.append(f"`{name}`: {told.message}")
+        kind, failure = _failure(error, query)
+        self.ledger.failed(name, kind, failure)
+        if failure:
+            self.failures[name] = failure
+            self._errors.append(f"`{name}`: {failure.message}")
 
     @_guarded
     def capture_row_count(self, name: str, count: int | None) -> None:
@@ -304,8 +304,8 @@ def _failure(error: BaseException, query: str | None) -> tuple[FailureKind, Erro
     if isinstance(error, NodeAuditsErrors):
         found = "; ".join(str(audit) for audit in error.errors)
         return "audit_failed", ErrorOutcome("audit", found)
-    told = as_error(unavailable_database(error) or error)
-    return "failed", ErrorOutcome(told.kind, told.message, query, told.traceback)
+    failure = as_error(unavailable_database(error) or error)
+    return "failed", ErrorOutcome(failure.kind, failure.message, query, failure.traceback)
 
 
 def _sql(query: object, dialect: str | None) -> str | None:

@@ -74,4 +74,4 @@ class ModelSkippedError(SQLMeshDagsterError):
 
 
 class RestatementRefusedError(SQLMeshDagsterError):
-    """A model must not be built again, or it was not said what is to become of its downstream."""
+    """A model must not be built again, or the run must say whether the models downstream are."""

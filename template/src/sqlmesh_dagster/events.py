@@ -211,7 +211,7 @@ def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
         raise errors.AuditFailedError(
             f"Model `{name}`: "
             + "; ".join(f"blocking audit `{a.identity}` found {rows_of(a)}" for a in failed)
-            + ". Its interval is not recorded as done; mend the data and run it again.",
+            + ". Its interval is not recorded as done; fix the data and run it again.",
             metadata={f"sqlmesh/{a.check_name}": sql_block(a.query) for a in failed if a.query},
         )
     if outcome.status == "failed" and error is not None:

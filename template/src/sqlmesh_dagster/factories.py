@@ -140,7 +140,7 @@ def sqlmesh_sync_sensor_factory(
 def sqlmesh_plan_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
-    """The job `<project_name>_plan_job`: shows the plan of an environment, and applies it if told to.
+    """The job `<project_name>_plan_job`: shows the plan of an environment, and applies it if asked to.
 
     It needs the resource `<project_name>`. What it builds in the resource's own environment is recorded
     as materializations of the models' assets.

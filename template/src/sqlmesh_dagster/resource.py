@@ -126,7 +126,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
 
     @contextmanager
     def open_context(self, *, load: bool = True) -> Iterator["Context"]:
-        """SQLMesh's own context, for what the integration has no word for.
+        """SQLMesh's own context, for what the integration does not offer.
 
         It is alone on the project: runs of this host wait. All connections are released at the end.
 

@@ -179,7 +179,7 @@ class ProjectSettings(BaseModel):
 
     @property
     def plan_hint(self) -> str:
-        """What to tell who has to deploy."""
+        """How to deploy, for a message."""
         target = "" if self.environment == "prod" else f" {self.environment}"
         return f"Run `sqlmesh -p {self.project_dir} plan{target}` to deploy."
 
@@ -242,7 +242,7 @@ class RunOptions:
         end: As `start`.
         execution_time: The run's "now", in UTC.
         restate: Whether what is done between `start` and `end` is built again.
-        restate_downstream: Whether what reads the restated models is, too; None if nobody said so.
+        restate_downstream: Whether what reads the restated models is, too; None if the run does not say.
         partitions: The time that the partitions of the Dagster run cover, in epoch milliseconds; it
             is built, and built again where it is done.
     """

@@ -268,5 +268,5 @@ def test_a_check_passes_again_once_the_bad_day_is_mended(
     run_in_process(definitions, instance)
     _bad_day(project, "2030-01-01")
     options = {"restate": True, "start": "2025-01-09", "end": "2025-01-09"}
-    (mended,) = run_in_process(definitions, instance, options=options).checks.values()
-    assert (mended.passed, mended.description) == (True, "found no rows in 2025-01-09")
+    (fixed,) = run_in_process(definitions, instance, options=options).checks.values()
+    assert (fixed.passed, fixed.description) == (True, "found no rows in 2025-01-09")

@@ -240,10 +240,10 @@ def test_a_mended_model_and_what_is_below_it_are_built_by_the_next_run(
     definitions = project.definitions()
     assert not run_in_process(definitions, instance).success
     project.execute("UPDATE main.source SET id = 1")
-    mended = run_in_process(definitions, instance)
-    assert mended.success
-    assert mended.materialized == ["reader", "below"]
-    assert mended.passed == {"reader:not_null_id": True}
+    fixed = run_in_process(definitions, instance)
+    assert fixed.success
+    assert fixed.materialized == ["reader", "below"]
+    assert fixed.passed == {"reader:not_null_id": True}
 
 
 def test_the_data_version_changes_exactly_when_a_model_was_executed(

@@ -1,6 +1,6 @@
 """What the integration leans on in Dagster and SQLMesh: an upgrade that moves it fails here, by name.
 
-Whatever fails here names what has moved and who uses it; mend that module before any other test.
+Whatever fails here names what has moved and who uses it; fix that module before any other test.
 """
 
 # No `from __future__ import annotations`: Dagster reads the type of an op's `context` unquoted.

@@ -34,7 +34,7 @@ _RESERVED = frozenset(
         "type",
     ]
 )
-"""Names that Dagster refuses for an op, beside Python's keywords (`dagster._core.definitions.utils`)."""
+"""Names that Dagster refuses for an op, as well as Python's keywords (`dagster._core.definitions.utils`)."""
 
 _COLUMNS = ("column", "columns")
 """Arguments whose values say enough: `not_null_id`, but `number_of_rows_threshold_1`."""

@@ -14,7 +14,7 @@ class ColumnRecord:
     Attributes:
         data_type: In the model's dialect.
         sources: The columns that it is made of, as pairs of a table's FQN and a column's name;
-            empty where SQL does not tell, as for Python models.
+            empty where SQL does not show them, as for Python models.
     """
 
     name: str
@@ -61,7 +61,7 @@ class ModelRecord:
             by what they read themselves.
         path: File of the definition, relative to the project's folder.
         line: Where the definition begins in that file, from 1.
-        references: Columns by which other models join it, beside its grains.
+        references: Columns by which other models join it, in addition to its grains.
         fingerprint: All of SQLMesh's hashes, see `manifest.fingerprint_text`: changes with anything
             that makes a new version of the model, of those upstream too.
         time_column: Of an `INCREMENTAL_BY_TIME_RANGE` model.

@@ -1,1 +1,1 @@
-"""SQLMesh at work. The only room that imports it, beside `console.py`: 2 to 5 CPU seconds in each process that does."""
+"""SQLMesh at work. The only room that imports it, apart from `console.py`: 2 to 5 CPU seconds in each process that does."""

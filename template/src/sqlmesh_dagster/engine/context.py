@@ -1,4 +1,4 @@
-"""One SQLMesh context at a time in a process, opened and released; what it captures, it tells its console.
+"""One SQLMesh context at a time in a process, opened and released; it reports to its console.
 
 Importing this module imports SQLMesh (2 to 5 CPU seconds); only what really runs SQLMesh does.
 """
@@ -70,7 +70,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class CaptureScheduler(Scheduler):
-    """SQLMesh's scheduler, that tells its console why a model failed and what each audit found."""
+    """SQLMesh's scheduler, which reports to its console why a model failed and what each audit found."""
 
     def __init__(
         self,
@@ -233,7 +233,7 @@ class CaptureContext(Context):
     upstream: Upstream | None = None
     """What lies above those that a run was asked for."""
     restatement: Restatement | None = None
-    """What a run builds again because it was told to."""
+    """What a run builds again because it was asked to."""
     rebuild: Rebuild | None = None
     """What a run builds again because it is stale."""
     sample_size = 0
@@ -391,7 +391,7 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
         message = _ANSI.sub("", str(error)).strip()
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {message}\n"
-            "Mend it, and reload the code location."
+            "Fix it, and reload the code location."
         ) from error
 
 

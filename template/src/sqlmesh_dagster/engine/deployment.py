@@ -1,4 +1,4 @@
-"""Local changes are not deployed changes: compared before a run, then applied, told or refused."""
+"""Local changes are not deployed changes: compared before a run, then applied, reported or refused."""
 
 from __future__ import annotations
 
@@ -235,14 +235,14 @@ def _findings(context: CaptureContext, changed: set[str]) -> dict[str, ErrorOutc
     for finding in verify(context, context.cancel_token, names).errors if names else ():
         name = context.models[finding.model].name
         texts.setdefault(finding.model, []).append(f"`{name}`: {finding.rule}: {finding.text}")
-    return {fqn: ErrorOutcome("PlanFailedError", "\n".join(told)) for fqn, told in texts.items()}
+    return {fqn: ErrorOutcome("PlanFailedError", "\n".join(lines)) for fqn, lines in texts.items()}
 
 
 def _culprits(
     context: CaptureContext, console: CaptureConsole, changed: set[str], error: SQLMeshError
 ) -> dict[str, ErrorOutcome]:
     """The changed models that a plan failed for: those that SQLMesh could not build, or names."""
-    failed = {name: told for name, told in console.failures.items() if name in changed}
+    failed = {name: failure for name, failure in console.failures.items() if name in changed}
     if failed:
         return failed
     text = str(error)
@@ -273,7 +273,7 @@ def _refused(
 def _told(settings: ProjectSettings, cause: str) -> str:
     return (
         f"Could not deploy the local changes to environment `{settings.environment}`:"
-        f" {cause.strip()}\nMend it, or run `sqlmesh plan {settings.environment}` to see more."
+        f" {cause.strip()}\nFix it, or run `sqlmesh plan {settings.environment}` to see more."
     )
 
 

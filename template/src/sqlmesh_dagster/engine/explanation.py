@@ -15,7 +15,7 @@ _REMEDIES = (
         ("Permission denied", "Read-only file system", "read-only mode"),
         "Let the user that runs Dagster write to the file and to its folder.",
     ),
-    (("No such file or directory",), "Create its folder, or mend its path in SQLMesh's config."),
+    (("No such file or directory",), "Create its folder, or correct its path in SQLMesh's config."),
     (("No space left", "File too large", "quota exceeded"), "Make room on its disk."),
     (
         ("not a valid DuckDB database", "Serialization Error", "corrupt"),
@@ -53,7 +53,7 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
 
 
 def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableError | None:
-    """What to tell if DuckDB could not write to its own file; None for any other error.
+    """The error to show if DuckDB could not write to its own file; None for any other error.
 
     An error of a file that a model reads is the model's own.
     """
@@ -68,7 +68,7 @@ def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableErro
 def _unavailable(message: str) -> errors.DatabaseUnavailableError:
     helps = [remedy for words, remedy in _REMEDIES if any(word in message for word in words)]
     return errors.DatabaseUnavailableError(
-        f"DuckDB cannot work on its file. {' '.join(helps) or 'Mend what it says.'} Then run again:"
+        f"DuckDB cannot work on its file. {' '.join(helps) or 'Fix what it says.'} Then run again:"
         f" what was not finished is not recorded as done. {message.strip()}"
     )
 

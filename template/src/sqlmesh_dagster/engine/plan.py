@@ -1,4 +1,4 @@
-"""A plan of an environment, shown and, when told to, applied; and the end of an environment.
+"""A plan of an environment, shown and, when asked to, applied; and the end of an environment.
 
 Importing this module imports SQLMesh.
 """
@@ -49,7 +49,7 @@ class Planning:
         self,
         request: PlanRequest,
         show: Callable[[PlanSummary], None],
-        tell: Callable[[ModelOutcome], None],
+        report: Callable[[ModelOutcome], None],
         applied: Callable[[BuiltTables], None],
         verified: Callable[[Verification], None] = lambda verification: None,
     ) -> None:
@@ -57,7 +57,7 @@ class Planning:
 
         Args:
             show: Receives the plan before anything is changed.
-            tell: Receives each model that was built, after the environment was changed.
+            report: Receives each model that was built, after the environment was changed.
             applied: Receives what the environment shows then.
             verified: Receives what unit tests and linter say of the files.
 
@@ -66,7 +66,7 @@ class Planning:
             PlanFailedError: SQLMesh cannot plan or apply it, in its words.
         """
         session = self.session
-        console = CaptureConsole((), tell, session.log, session.cancel)
+        console = CaptureConsole((), report, session.log, session.cancel)
         with self._context(console, load=True) as context:
             verification = verify(context, session.cancel)
             verified(verification)

@@ -129,7 +129,7 @@ class Freshness:
         audited = {self._known.subjects[label].fqn for label, v in chosen.items() if v.only_audits}
         return Rebuild(intervals, previews, frozenset(audited))
 
-    def told(self, outcome: ModelOutcome) -> ModelOutcome:
+    def with_reason(self, outcome: ModelOutcome) -> ModelOutcome:
         """The outcome, with what the model is made of, and why it was built again or left alone."""
         subject = self._subjects.get(outcome.fqn)
         if subject is None or not outcome.is_success:

@@ -18,7 +18,7 @@ from sqlmesh_dagster.settings import ProjectSettings
 
 @dataclass(frozen=True)
 class Session:
-    """Who works on which project, and whom it tells. `guard.locks` has the table of locks.
+    """Who works on which project, and who gets its messages. `guard.locks` has the table of locks.
 
     Attributes:
         holder: How the Dagster run names itself to those who wait for it.
@@ -53,10 +53,10 @@ class Session:
             ):
                 yield context
         except Exception as error:
-            told = explained(error, settings)
-            if told is error:
+            clear = explained(error, settings)
+            if clear is error:
                 raise
-            raise told from error
+            raise clear from error
 
     @contextmanager
     def state_locked(self, context: CaptureContext) -> Iterator[StateLock]:

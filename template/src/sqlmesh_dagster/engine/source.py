@@ -10,10 +10,10 @@ _DDL = re.compile(r"^\s*(?:MODEL|AUDIT)\s*\(", re.IGNORECASE | re.MULTILINE)
 
 
 def definition_line(path: Path, name: str) -> int:
-    """The line, from 1, of the `MODEL (` or of the decorated function; 1 where it cannot be told.
+    """The line, from 1, of the `MODEL (` or of the decorated function; 1 where it is not known.
 
     Args:
-        name: The model's name, to tell several Python models of one file apart.
+        name: The model's name, where one file has several Python models.
     """
     try:
         text = path.read_text(encoding="utf-8")

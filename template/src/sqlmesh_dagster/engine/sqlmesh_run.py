@@ -1,4 +1,4 @@
-"""One `sqlmesh run`, or the audits of one table: from a prepared environment to told outcomes."""
+"""One `sqlmesh run`, or the audits of one table: from a prepared environment to reported outcomes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SQLMeshRun:
     """SQLMesh's part of a Dagster run.
 
     Attributes:
-        manifest: The project's files, to tell local changes from what is deployed.
+        manifest: The project's files, to see local changes.
         known: What is known of the models' inputs; without it no model is stale.
     """
 
@@ -42,13 +42,13 @@ class SQLMeshRun:
     def run_models(
         self,
         fqns: Collection[str],
-        tell: Callable[[ModelOutcome], None],
+        report: Callable[[ModelOutcome], None],
         held: Collection[str] = (),
     ) -> None:
-        """One `sqlmesh run` of these models, and of what they lack upstream; tells the outcome of each.
+        """One `sqlmesh run` of these models, and of what they lack upstream; reports the outcome of each.
 
         Deploys local changes first, or refuses, as `settings.undeployed_changes` says. Returns
-        normally whatever happens to the models; an error of the whole run is told for every model.
+        normally whatever happens to the models; an error of the whole run is reported for every model.
 
         Args:
             held: Models that must not be built now, though one of these may read them.
@@ -58,7 +58,7 @@ class SQLMeshRun:
         freshness: Freshness | None = None
 
         def complete(outcome: ModelOutcome) -> None:
-            tell(freshness.told(outcome) if freshness is not None else outcome)
+            report(freshness.with_reason(outcome) if freshness is not None else outcome)
 
         console = CaptureConsole(fqns, complete, session.log, cancel)
         try:
@@ -139,18 +139,20 @@ class SQLMeshRun:
         Raises:
             SQLMeshDagsterError: The environment or the database is not available.
         """
-        told: list[ModelOutcome] = []
+        outcomes: list[ModelOutcome] = []
         session, options, settings = self.session, self.options, self.session.settings
-        console = CaptureConsole([name], told.append, session.log, session.cancel, audit_only=True)
+        console = CaptureConsole(
+            [name], outcomes.append, session.log, session.cancel, audit_only=True
+        )
         with self._prepared(console, [name]) as (context, _):
             snapshots, plan = deployed_snapshots(context, settings)
             execution_time = options.execution_time or datetime.now(timezone.utc)
             if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
-                return told[0]
+                return outcomes[0]
             if not audit_alone(context, settings, name, snapshots, options, execution_time):
                 return ModelOutcome(name, "up_to_date", reason="it has never been built")
         console.finish(("up_to_date", "SQLMesh found nothing to audit"))
-        return told[0]
+        return outcomes[0]
 
     def _restatement(
         self, snapshots: Mapping[str, Snapshot], fqns: Collection[str], execution_time: datetime

@@ -56,7 +56,7 @@ def refuse_errors(verification: Verification) -> None:
         return
     raise errors.VerificationFailedError(
         f"{len(verification.failures)} of {verification.test_count} unit tests fail, and the linter"
-        f" finds {len(verification.errors) - len(verification.failures)} errors. Mend the models or"
+        f" finds {len(verification.errors) - len(verification.failures)} errors. Fix the models or"
         f" the tests.\n{shown(verification.errors)}"
     )
 

@@ -17,7 +17,7 @@ class Finding:
         rule: Name of the test or of the rule.
         text: In SQLMesh's own words.
         is_error: Whether it stops a plan; the linter also warns.
-        line: Line of the model's file, from 1, where the linter tells.
+        line: Line of the model's file, from 1, where the linter says so.
     """
 
     model: str
@@ -62,11 +62,11 @@ class Verification:
             *(_row(found, "linter") for found in self.violations),
         ]
         found = "\n".join(rows) if len(rows) > 2 else "Unit tests and linter have nothing to say."
-        details = "\n\n".join(told(self.failures))
+        details = "\n\n".join(texts(self.failures))
         return "\n\n".join(part for part in (title, found, details) if part)
 
 
-def told(findings: Iterable[Finding]) -> Iterable[str]:
+def texts(findings: Iterable[Finding]) -> Iterable[str]:
     """Each finding as a paragraph of Markdown."""
     for found in findings:
         place = f", line {found.line}" if found.line else ""

@@ -1,4 +1,4 @@
-"""What happened to each model of one run, and so its outcome: pure, told once, as soon as it is known.
+"""What happened to each model of one run, and so its outcome: pure; each is reported once, as soon as it is known.
 
 The rules that turn what SQLMesh says into an outcome stand here alone:
 
@@ -79,7 +79,7 @@ class _Entry:
     audits: dict[str, AuditOutcome] = field(default_factory=dict)
     failure: FailureKind | None = None
     error: ErrorOutcome | None = None
-    is_told: bool = False
+    is_reported: bool = False
     told_batches: int = 0
 
     def identify(self, model: DeployedModel) -> None:
@@ -104,21 +104,21 @@ class Ledger:
     """The outcomes of one run or audit; methods may be called from any thread.
 
     Args:
-        selected: FQNs that the run is to take; a plan may build others, which are told, too.
-        tell: Receives each outcome once, in the thread that caused it.
+        selected: FQNs that the run is to take; a plan may build others, which are reported, too.
+        report: Receives each outcome once, in the thread that caused it.
         is_audit: Whether models are audited and not built.
     """
 
     def __init__(
         self,
         selected: Iterable[str],
-        tell: Callable[[ModelOutcome], None],
+        report: Callable[[ModelOutcome], None],
         *,
         is_audit: bool = False,
     ) -> None:
         self._lock = threading.RLock()
         self._selected = set(selected)
-        self._tell = tell
+        self._report = report
         self._is_audit = is_audit
         self._entries: dict[str, _Entry] = {}
         self._failures: list[str] = []
@@ -140,7 +140,7 @@ class Ledger:
         *,
         holds_last: bool = False,
     ) -> list[str]:
-        """Notes what the environment has, and tells the selected models that it does not have.
+        """Notes what the environment has, and reports the selected models that it does not have.
 
         Args:
             hint: How to deploy a model that is missing.
@@ -148,7 +148,7 @@ class Ledger:
             below: Models that are restated with a selected one; they are taken, too.
             above: Models upstream of a selected one, which are built with it where they are missing.
             holds_last: Whether the run does more after its last model, such as `after_all`: that model
-                is told when it is done, because somebody has to say so if it fails.
+                is reported when it is done, because somebody has to say so if it fails.
 
         Returns:
             The taken names that the environment has, sorted.
@@ -158,55 +158,55 @@ class Ledger:
             self._holds_last = holds_last
             self._selected.update(name for names in self._run.below.values() for name in names)
             for name in sorted(self._selected - deployed.keys()):
-                self._tell_once(name, "not_deployed", hint)
+                self._report_once(name, "not_deployed", hint)
             present = sorted(self._selected & deployed.keys())
             for name in present:
                 self._entry(name).identify(deployed[name])
             return present
 
     def end(self, rest: tuple[Status, str] | None = None) -> None:
-        """Tells what is still untold: models that were idle or not reached, and what a plan built beside.
+        """Reports what was not reported yet: models that were idle or not reached, and what a plan built beside.
 
         Args:
             rest: Status and reason of models of which nothing was heard, if they were not just idle.
         """
         with self._lock:
-            self._tell_held(None)
-            self._tell_late()
-            for name in self._untold():
+            self._report_held(None)
+            self._report_late()
+            for name in self._unreported():
                 entry = self._entry(name)
                 if entry.failure:
-                    self._tell_failed(name)
+                    self._report_failed(name)
                 elif rest is not None:
-                    self._tell_once(name, *rest)
+                    self._report_once(name, *rest)
                 elif entry.planned:
-                    self._tell_once(name, "upstream_failed", None)
+                    self._report_once(name, "upstream_failed", None)
                 else:
-                    self._tell_idle(name)
+                    self._report_idle(name)
             for name, entry in sorted(self._entries.items()):
                 if name in self._selected:
                     continue
                 if entry.failure == "audit_failed" and not entry.built:
-                    self._tell_once(name, "audit_failed", None)
+                    self._report_once(name, "audit_failed", None)
                 elif entry.built:
-                    self._tell_once(name, "executed", BUILT_BY_PLAN)
+                    self._report_once(name, "executed", BUILT_BY_PLAN)
 
     def fail(self, error: ErrorOutcome) -> bool:
-        """Tells every untold model that the run as a whole failed.
+        """Reports every model that was not reported yet: that the run as a whole failed.
 
         Returns:
-            Whether there was one to tell it to.
+            Whether there was one to report it to.
         """
         with self._lock:
-            untold = self._untold()
-            has_said_so = self._tell_held(error)
-            self._tell_late()
-            for name in untold:
+            unreported = self._unreported()
+            has_said_so = self._report_held(error)
+            self._report_late()
+            for name in unreported:
                 entry = self._entry(name)
                 entry.failure = entry.failure or "failed"
                 entry.error = entry.error or error
-                self._tell_failed(name)
-            return has_said_so or bool(untold)
+                self._report_failed(name)
+            return has_said_so or bool(unreported)
 
     def refused(self, errors: Mapping[str, ErrorOutcome], below: Mapping[str, str]) -> None:
         """Tells the selected models whose local changes could not be deployed, and those below them.
@@ -219,15 +219,15 @@ class Ledger:
                 entry = self._entry(name)
                 entry.failure, entry.error = "failed", error
                 if name in self._selected:
-                    self._tell_failed(name)
+                    self._report_failed(name)
             for name, culprit in below.items():
                 if name in self._selected:
                     reason = f"upstream could not be deployed: {_quoted([culprit])}"
-                    self._tell_once(name, "upstream_failed", reason)
+                    self._report_once(name, "upstream_failed", reason)
 
     @contextmanager
     def planning(self) -> Iterator[None]:
-        """While a plan is applied: what it builds is kept, and told with what the run builds."""
+        """While a plan is applied: what it builds is kept, and reported with what the run builds."""
         self._is_planning = True
         try:
             yield
@@ -247,7 +247,7 @@ class Ledger:
             self._entry(name).signal = signal
 
     def planned(self, batches: Mapping[str, Sequence[Interval]]) -> None:
-        """The run will build these batches; tells the models for which nothing will be done."""
+        """The run will build these batches; reports the models for which nothing will be done."""
         with self._lock:
             if self._is_planning:
                 return
@@ -263,9 +263,9 @@ class Ledger:
                 entry = self._entry(name)
                 if name not in batches:
                     if not self._is_audit:
-                        self._tell_idle(name)
+                        self._report_idle(name)
                 elif not batches[name]:
-                    self._tell_once(name, "not_ready", self._waits_for(entry))
+                    self._report_once(name, "not_ready", self._waits_for(entry))
 
     def waits(self, name: str, others: Sequence[str]) -> None:
         """Some of what is due of the model waits for models upstream that the run does not build."""
@@ -279,20 +279,22 @@ class Ledger:
             entry.identify(batch.model)
             entry.built.append(batch)
             if not self._is_planning and len(entry.built) >= len(entry.planned):
-                self._tell_once(name, "audited" if self._is_audit else "executed", _partial(entry))
+                self._report_once(
+                    name, "audited" if self._is_audit else "executed", _partial(entry)
+                )
 
     def failed(self, name: str, kind: FailureKind, error: ErrorOutcome | None) -> None:
-        """The model failed; it is told when SQLMesh ends its batch, or the run."""
+        """The model failed; it is reported when SQLMesh ends its batch, or the run."""
         with self._lock:
             self._failures.append(name)
             entry = self._entry(name)
             entry.failure, entry.error = kind, error
 
     def batch_ended(self, name: str) -> None:
-        """A batch has ended without having been built; tells the model if it failed."""
+        """A batch has ended without having been built; reports the model if it failed."""
         with self._lock:
             if name in self._selected and self._entry(name).failure:
-                self._tell_failed(name)
+                self._report_failed(name)
 
     def skipped(self, names: Iterable[str]) -> None:
         """SQLMesh skips these models because a model upstream failed."""
@@ -301,7 +303,7 @@ class Ledger:
             for name in sorted(names):
                 if name in self._selected and not self._entry(name).failure:
                     reason = f"SQLMesh skipped it, because upstream failed: {upstream}"
-                    self._tell_once(name, "upstream_failed", reason)
+                    self._report_once(name, "upstream_failed", reason)
 
     def counted(self, name: str, rows: int | None) -> None:
         """The model's table has so many rows now."""
@@ -320,18 +322,18 @@ class Ledger:
         with self._lock:
             return bool(self._entry(name).audits)
 
-    def is_told(self, name: str) -> bool:
+    def is_reported(self, name: str) -> bool:
         """Whether the model's outcome is known."""
         with self._lock:
-            return self._entry(name).is_told
+            return self._entry(name).is_reported
 
     # ------------------------------------------------------------
 
     def _entry(self, name: str) -> _Entry:
         return self._entries.setdefault(name, _Entry())
 
-    def _untold(self) -> list[str]:
-        return [name for name in sorted(self._selected) if not self._entry(name).is_told]
+    def _unreported(self) -> list[str]:
+        return [name for name in sorted(self._selected) if not self._entry(name).is_reported]
 
     def _waits_for(self, entry: _Entry) -> str:
         if entry.signal:
@@ -339,52 +341,52 @@ class Ledger:
         waiting = sorted(name for name, other in self._entries.items() if other.signal)
         return f"upstream waits for a signal: {', '.join(waiting) or 'unknown'}"
 
-    def _tell_idle(self, name: str) -> None:
+    def _report_idle(self, name: str) -> None:
         """Nothing is due; a plan may just have built it."""
         entry = self._entry(name)
         if entry.built:
-            self._tell_once(name, "executed", None)
+            self._report_once(name, "executed", None)
         elif entry.waits_for:
-            self._tell_once(name, "not_ready", f"it waits for {_quoted(entry.waits_for)}")
+            self._report_once(name, "not_ready", f"it waits for {_quoted(entry.waits_for)}")
         else:
-            self._tell_once(name, "up_to_date", "nothing is due")
+            self._report_once(name, "up_to_date", "nothing is due")
 
-    def _tell_failed(self, name: str) -> None:
+    def _report_failed(self, name: str) -> None:
         failure = self._entry(name).failure
         if failure == "cancelled":
-            self._tell_once(name, *CANCELLED)
+            self._report_once(name, *CANCELLED)
         elif failure:
-            self._tell_once(name, failure, None)
+            self._report_once(name, failure, None)
 
-    def _tell_once(self, name: str, status: Status, reason: str | None) -> None:
+    def _report_once(self, name: str, status: Status, reason: str | None) -> None:
         entry = self._entry(name)
-        if entry.is_told:
+        if entry.is_reported:
             return
-        entry.is_told = True
+        entry.is_reported = True
         entry.told_batches = len(entry.built)
         above = tuple(n for n in self._run.above.get(name, ()) if self._entry(n).planned)
         outcome = _outcome(name, entry, self._run, status, reason, above)
-        if self._holds_last and status == "executed" and not self._untold():
+        if self._holds_last and status == "executed" and not self._unreported():
             self._held = outcome
         else:
-            self._tell(outcome)
+            self._report(outcome)
 
-    def _tell_held(self, error: ErrorOutcome | None) -> bool:
+    def _report_held(self, error: ErrorOutcome | None) -> bool:
         """Tells the model that waited for the end of the run."""
         held, self._held, self._holds_last = self._held, None, False
         if held is not None:
-            self._tell(replace(held, error=error))
+            self._report(replace(held, error=error))
         return held is not None
 
-    def _tell_late(self) -> None:
-        """Tells what was built of a model after its failure was told."""
+    def _report_late(self) -> None:
+        """Reports what was built of a model after its failure was reported."""
         for name, entry in sorted(self._entries.items()):
             late = entry.built[entry.told_batches :]
-            if name in self._selected and entry.is_told and entry.failure and late:
+            if name in self._selected and entry.is_reported and entry.failure and late:
                 outcome = _outcome(
                     name, replace(entry, built=late), self._run, entry.failure, None, ()
                 )
-                self._tell(replace(outcome, is_late=True))
+                self._report(replace(outcome, is_late=True))
 
 
 def _outcome(

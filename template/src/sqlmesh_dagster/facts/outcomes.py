@@ -86,15 +86,15 @@ class ModelOutcome:
         built_at: When the last batch had been recorded as done, in epoch milliseconds.
         next_due: When the model is due next, ISO 8601 in UTC; None if never again.
         reason: Why nothing was executed, or not all that is due, in words.
-        below: Models that nobody selected and that are restated with this one; each is told, too.
+        below: Models that nobody selected and that are restated with this one; each is reported, too.
         above: Models upstream that nobody selected and that are built with this one, because it would
-            have been built on a gap otherwise; each is told, too.
+            have been built on a gap otherwise; each is reported, too.
         inputs: What its data is made of now: label, version and place in Dagster's log of each input,
             see `staleness`; None where nobody asked.
         stale: Why it is left as it is though an input has changed, since when, and what to do.
         renewed: Labels of the inputs because of which it was built again.
         table: The model's table as it was before the run; None if it held no data.
-        is_late: Whether this is of batches that were built after the model's failure was told.
+        is_late: Whether this is of batches that were built after the model's failure was reported.
     """
 
     fqn: str

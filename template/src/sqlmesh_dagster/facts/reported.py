@@ -1,4 +1,4 @@
-"""What Dagster was told of an asset and its checks last, as plain data."""
+"""What was reported to Dagster last of an asset and its checks, as plain data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Reported:
 
     Attributes:
         version: None in one of an earlier version of this package, or of another's.
-        built_at: Epoch milliseconds; where it is not told, when it was reported.
+        built_at: Epoch milliseconds; where it is not known, when it was reported.
         reported_at: Epoch seconds.
         run_id: The Dagster run that built the data; None where none did.
         tags: Those that say of which code and which inputs the data is.

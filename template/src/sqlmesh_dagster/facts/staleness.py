@@ -105,7 +105,7 @@ class Table:
         built_at: When its data last changed, epoch milliseconds.
         done: What is recorded as done.
         is_due: Whether the clock asks for it.
-        is_restatable: Whether SQLMesh may build all of it again when it is told to.
+        is_restatable: Whether SQLMesh may build all of it again when it is asked to.
         refusal: Why nothing of it may be built again, and what to do.
     """
 
@@ -328,11 +328,13 @@ def _is_new(verdict: Verdict) -> bool:
 def _passed_on(model: Subject, verdict: Verdict) -> tuple[Interval, ...] | None:
     """Of which time the rows are that a model gets anew."""
     spans = [change.spans for change in verdict.changes]
-    told = [span for each in spans if each is not None for span in each]
+    given = [span for each in spans if each is not None for span in each]
     if len([each for each in spans if each is not None]) < len(spans):
         return None
     is_by_time = model.kind == "INCREMENTAL_BY_TIME_RANGE"
-    return tuple(merged(widened(span, model.unit) for span in told)) if is_by_time else tuple(told)
+    return (
+        tuple(merged(widened(span, model.unit) for span in given)) if is_by_time else tuple(given)
+    )
 
 
 def _verdict(subject: Subject, table: Table, changes: tuple[Change, ...], known: Known) -> Verdict:

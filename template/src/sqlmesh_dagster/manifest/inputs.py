@@ -58,7 +58,7 @@ _YAML_READER = str(Path("sqlmesh", "utils", "yaml.py"))
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a load of a project was seen to need beside SQLMesh's own files and folders.
+    """What a load of a project read in addition to SQLMesh's own files and folders.
 
     Attributes:
         variables: Names of environment variables that the project's code or config read.

@@ -18,7 +18,7 @@ from sqlmesh_dagster.manifest.inputs import Inputs
 _log = logging.getLogger(__name__)
 _FORMAT = 1
 DEFAULT_FOLDER = ".cache/dagster"
-"""Beside SQLMesh's own cache, relative to the project's folder."""
+"""Next to SQLMesh's own cache, relative to the project's folder."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import dagster as dg
 
 from sqlmesh_dagster.definition.markdown import cell
 from sqlmesh_dagster.definition.project import CodeCheck
-from sqlmesh_dagster.facts.findings import Finding, Verification, told
+from sqlmesh_dagster.facts.findings import Finding, Verification, texts
 
 
 def code_results(
@@ -34,7 +34,9 @@ def code_results(
                     else {}
                 ),
                 "sqlmesh/findings": len(own),
-                **({"sqlmesh/details": dg.MetadataValue.md("\n\n".join(told(own)))} if own else {}),
+                **(
+                    {"sqlmesh/details": dg.MetadataValue.md("\n\n".join(texts(own)))} if own else {}
+                ),
             },
         )
 

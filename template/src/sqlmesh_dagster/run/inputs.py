@@ -36,7 +36,7 @@ def known_inputs(
     without_range: WithoutRange,
     outcomes: Mapping[str, ModelOutcome],
 ) -> Known:
-    """Looks up everything at once; one look more for each input that tells of which time it is.
+    """Looks up everything at once; one look more for each input whose metadata says of which time it is.
 
     Args:
         fqns: The models that one sqlmesh run takes.
@@ -133,11 +133,13 @@ def _recorded(entry: Any) -> Recorded | None:
     if event is None or event.asset_materialization is None:
         return None
     metadata = event.asset_materialization.metadata
-    told = metadata.get(INPUTS)
-    if not isinstance(told, dg.JsonMetadataValue) or not isinstance(told.data, dict):
+    stored = metadata.get(INPUTS)
+    if not isinstance(stored, dg.JsonMetadataValue) or not isinstance(stored.data, dict):
         return None
     try:
-        inputs = {str(label): Input(str(v), int(place)) for label, (v, place) in told.data.items()}
+        inputs = {
+            str(label): Input(str(v), int(place)) for label, (v, place) in stored.data.items()
+        }
     except (TypeError, ValueError):  # of another version; then the time decides
         return None
     table, built_at = metadata.get("sqlmesh/version"), metadata.get("sqlmesh/built_at")
@@ -202,12 +204,12 @@ def loaded_range(metadata: Mapping[str, Any]) -> Interval | None:
     value = metadata.get(LOADED_RANGE)
     if value is None:
         return None
-    told: Any = value.data if isinstance(value, dg.JsonMetadataValue) else value.value
+    stored: Any = value.data if isinstance(value, dg.JsonMetadataValue) else value.value
     try:
-        start, _ = _moments(str(told["start"]))
-        _, end = _moments(str(told["end"]))
+        start, _ = _moments(str(stored["start"]))
+        _, end = _moments(str(stored["end"]))
     except (KeyError, TypeError, ValueError):
-        _log.warning("`%s` is %s, which names no time. It is ignored.", LOADED_RANGE, told)
+        _log.warning("`%s` is %s, which names no time. It is ignored.", LOADED_RANGE, stored)
         return None
     return (start, end) if start < end else None
 

@@ -59,7 +59,7 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
     outcomes: dict[str, ModelOutcome] = {}
     inputs = step.known_inputs([fqn])
 
-    def tell(outcome: ModelOutcome) -> None:
+    def report(outcome: ModelOutcome) -> None:
         if not outcome.is_late:
             outcomes[outcome.fqn] = outcome
         step.report_besides(outcome, [fqn])
@@ -67,7 +67,7 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
     held = _selection(step, step.results)[0].held
 
     def work(cancel: CancelToken) -> None:
-        step.sqlmesh_run(cancel, inputs).run_models([fqn], tell, held)
+        step.sqlmesh_run(cancel, inputs).run_models([fqn], report, held)
 
     run_work(step.context, step.resource, work)
     return outcomes[fqn], [outcomes[name] for name in outcomes[fqn].besides]
@@ -86,7 +86,7 @@ class _Look:
         own = self._outcomes(self._fqn)
         if not own:
             return None
-        others = [told[-1] for name in own[0].besides if (told := self._outcomes(name))]
+        others = [found[-1] for name in own[0].besides if (found := self._outcomes(name))]
         return (own[0], others) if len(others) == len(own[0].besides) else None
 
     def _outcomes(self, name: str) -> list[ModelOutcome]:
@@ -105,7 +105,7 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
     known: set[str] = set()
     awaited = set(selection.taken)
 
-    def tell(outcome: ModelOutcome) -> None:
+    def report(outcome: ModelOutcome) -> None:
         if not outcome.is_late:
             known.add(outcome.fqn)
             awaited.update(outcome.besides)
@@ -116,7 +116,7 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
         with lease:
             try:
                 step.sqlmesh_run(cancel, inputs, has_project_lock=True).run_models(
-                    selection.taken, tell, selection.held
+                    selection.taken, report, selection.held
                 )
             except Exception as error:  # a step waits for each outcome, whatever happens
                 _log.exception("The sqlmesh run ended unexpectedly.")

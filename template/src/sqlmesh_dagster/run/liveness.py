@@ -26,7 +26,7 @@ START_SECONDS = 15 * 60
 SILENCE_SECONDS = 6 * 3600
 """Longest time without a sign from another host; steps outside SQLMesh give none."""
 _CLOCK_SECONDS = 5
-"""By which the start of a process and the first event in it may be told apart wrongly."""
+"""By how much the start of a process may seem later than its first event."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _is_running(process: RunProcess) -> bool:
         return False
     except PermissionError:  # another user's
         pass
-    with suppress(OSError):  # only Linux tells when a process began
+    with suppress(OSError):  # only Linux says when a process began
         began_at = Path(f"/proc/{process.pid}").stat().st_ctime
         return began_at <= process.began_at + _CLOCK_SECONDS
     return True

@@ -36,7 +36,7 @@ class SQLMeshPlanOptions(dg.Config):
     )
     apply: bool = Field(False, description="Carry the plan out after it is shown.")
     allow_production: bool = Field(
-        False, description="`prod` is changed only if this is on, beside `apply`."
+        False, description="`prod` is changed only if this is on as well as `apply`."
     )
     start: str | None = Field(None, description="Backfill from this date or time.")
     end: str | None = Field(None, description="Backfill up to this date or time.")
@@ -111,7 +111,7 @@ def plan_job(project: DagsterProject) -> dg.JobDefinition:
     @dg.job(
         name=project.plan_job_name,
         description="Shows what a plan of an environment would change and build, after SQLMesh's unit"
-        " tests and linter; applies it if told to.",
+        " tests and linter; applies it if asked to.",
     )
     def job() -> None:
         plan()
@@ -151,7 +151,7 @@ def _plan(
     settings = _settings_of(own, config.environment)
     if settings.environment == _PRODUCTION and config.apply and not config.allow_production:
         raise InvalidSettingError(
-            f"A plan of `{_PRODUCTION}` is applied only if `allow_production` is on, beside `apply`."
+            f"A plan of `{_PRODUCTION}` is applied only if `allow_production` is on as well as `apply`."
             " Look at the plan without `apply` first."
         )
     request = config.request()
@@ -163,7 +163,7 @@ def _plan(
         shown.append(summary)
         resource.say(logging.INFO, summary.markdown)
 
-    def tell(outcome: ModelOutcome) -> None:
+    def report(outcome: ModelOutcome) -> None:
         if outcome.status == "executed" and outcome.fqn in project.assets_by_fqn:
             built.append(outcome.fqn)
         if not is_recorded:
@@ -196,7 +196,7 @@ def _plan(
 
         session = session_of(resource, settings, cancel)
         audited = [table.snapshot for table in project.table_checks] if is_recorded else []
-        Planning(session, audited).plan(request, show, tell, applied, verified)
+        Planning(session, audited).plan(request, show, report, applied, verified)
 
     try:
         run_work(context, resource, work)

@@ -135,7 +135,7 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     def reports(
         self, run_id: str, project: str, attempt: int, look: Callable[[], Reports]
     ) -> Reports:
-        """What Dagster was told last of a run's models; the steps of this process look once.
+        """What was reported to Dagster last of a run's models; the steps of this process look once.
 
         Args:
             attempt: How often the asking step was retried; a retry looks again.

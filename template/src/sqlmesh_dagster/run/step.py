@@ -66,7 +66,7 @@ class Step:
 
     @property
     def reports(self) -> Reports:
-        """What Dagster was told last of the models of this run."""
+        """What was reported to Dagster last of the models of this run."""
         context = self.context
         return self.store.reports(
             context.run_id,

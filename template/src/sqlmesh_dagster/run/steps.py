@@ -148,7 +148,7 @@ def _refuse_unclear_restatement(step: Step) -> None:
 
     Raises:
         RestatementRefusedError: A selected model must not be built again, or others read one, and
-            nobody said what is to become of them.
+            the run does not say whether they are built again.
     """
     if not step.options.restate:
         return
@@ -177,13 +177,13 @@ def _quoted(names: Sequence[str]) -> str:
 
 def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.AssetCheckResult]:
     """Runs audits alone, in this step, when nothing else works on the project."""
-    told: list[ModelOutcome] = []
+    outcomes: list[ModelOutcome] = []
 
     def work(cancel: CancelToken) -> None:
-        told.append(step.sqlmesh_run(cancel).audit(snapshot))
+        outcomes.append(step.sqlmesh_run(cancel).audit(snapshot))
 
     run_work(step.context, step.resource, work)
-    (outcome,) = told
+    (outcome,) = outcomes
     if outcome.is_success:
         step.context.log.warning(f"The audits of {name} did not run: {outcome.reason}.")
     elif outcome.status in ("audited", "audit_failed"):

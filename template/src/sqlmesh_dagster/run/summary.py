@@ -85,8 +85,8 @@ def _counted(done: Iterable[str]) -> str:
 
 def _reason(event: dg.DagsterEvent) -> str:
     """The message of the integration's own errors."""
-    told = event.step_failure_data.user_failure_data
-    return f": {told.description}" if told and told.description else ""
+    failure = event.step_failure_data.user_failure_data
+    return f": {failure.description}" if failure and failure.description else ""
 
 
 def _texts(event: dg.DagsterEvent) -> Iterator[dg.MarkdownMetadataValue]:
@@ -94,8 +94,8 @@ def _texts(event: dg.DagsterEvent) -> Iterator[dg.MarkdownMetadataValue]:
     if event.event_type is dg.DagsterEventType.STEP_OUTPUT:
         metadata = event.step_output_data.metadata
     elif event.event_type is dg.DagsterEventType.STEP_FAILURE:
-        told = event.step_failure_data.user_failure_data
-        metadata = told.metadata if told else {}
+        failure = event.step_failure_data.user_failure_data
+        metadata = failure.metadata if failure else {}
     else:
         return
     for key in _SHOWN:

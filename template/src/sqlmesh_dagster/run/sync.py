@@ -49,7 +49,7 @@ class Synced:
 
     @property
     def message(self) -> str:
-        """What to tell a person."""
+        """The message for people."""
         if self.obstacle:
             return f"Could not ask SQLMesh what was built: {self.obstacle}."
         if not self.reported:

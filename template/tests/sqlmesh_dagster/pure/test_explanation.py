@@ -49,7 +49,7 @@ SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
         (
             duckdb.IOException("something else"),
             errors.DatabaseUnavailableError,
-            "Mend what it says. Then run again: what was not finished is not recorded as done."
+            "Fix what it says. Then run again: what was not finished is not recorded as done."
             " something else",
         ),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlmesh_dagster.facts.findings import Finding, Verification, shown, told
+from sqlmesh_dagster.facts.findings import Finding, Verification, shown, texts
 
 TEST = Finding('"db"."demo"."m"', "test_m", "1 != 2\n| a | b |")
 RULE = Finding('"db"."demo"."n"', "noselectstar", "Query uses |*|", line=3)
@@ -37,7 +37,7 @@ def test_a_table_names_each_finding_and_details_follow_for_unit_tests() -> None:
 
 def test_a_finding_has_its_line_where_it_is_known() -> None:
     """Promise: the place to look at."""
-    (text,) = told([RULE])
+    (text,) = texts([RULE])
     assert text == "`db.demo.n`, line 3: `noselectstar`\n\n```\nQuery uses |*|\n```"
 
 

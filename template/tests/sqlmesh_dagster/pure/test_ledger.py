@@ -248,7 +248,7 @@ def test_an_error_of_the_whole_run_is_told_for_every_untold_model() -> None:
     ledger.fail(BOOM)
     assert told.statuses == [(A, "executed"), (B, "audit_failed"), (C, "failed")]
     assert [outcome.error for outcome in told] == [None, own, BOOM]
-    assert [ledger.is_told(name) for name in (A, B, C, "other")] == [True, True, True, False]
+    assert [ledger.is_reported(name) for name in (A, B, C, "other")] == [True, True, True, False]
 
 
 def test_what_a_plan_builds_is_told_with_the_run_that_follows() -> None:
