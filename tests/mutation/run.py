@@ -21,7 +21,7 @@ PURE = (
     "definition/project.py",
     "engine/explanation.py",
     "events.py",
-    "facts/findings.py",
+    "facts/verification.py",
     "facts/ledger.py",
     "facts/outcomes.py",
     "facts/plan_summary.py",

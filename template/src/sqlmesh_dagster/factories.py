@@ -31,7 +31,7 @@ from sqlmesh_dagster.run.results import SQLMeshResultsResource
 from sqlmesh_dagster.run.schedule import adaptive_schedule
 from sqlmesh_dagster.run.steps import StepEvent, check_table, materialize_model
 from sqlmesh_dagster.run.sync import sync_sensor
-from sqlmesh_dagster.run.verification import code_checks, verify_job
+from sqlmesh_dagster.run.verification import verification_checks, verify_job
 from sqlmesh_dagster.settings import (
     DefinitionOptions,
     ProjectSettings,
@@ -334,7 +334,7 @@ def _assets(
     return [
         *(_model_asset(project, asset, tags, options) for asset in project.assets),
         *(_table_check(project, check, tags, options) for check in project.table_checks),
-        *code_checks(project, tags),
+        *verification_checks(project, tags),
     ]
 
 
@@ -422,8 +422,10 @@ def _job(
     keys = [asset.spec.key for asset in project.assets]
     checks = dg.AssetSelection.checks(*assets)
     # as a part of every run they would load the project's files each time
-    code_checks = dg.AssetSelection.checks(*(check.spec.key for check in project.code_checks))
-    selection: dg.AssetSelection = (dg.AssetSelection.assets(*keys) | checks) - code_checks
+    verification_checks = dg.AssetSelection.checks(
+        *(check.spec.key for check in project.verification_checks)
+    )
+    selection: dg.AssetSelection = (dg.AssetSelection.assets(*keys) | checks) - verification_checks
     if loads != "none":
         known = set(keys)
         outside = {dep.asset_key for asset in project.assets for dep in asset.spec.deps} - known

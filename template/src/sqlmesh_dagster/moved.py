@@ -30,7 +30,7 @@ MOVED = {
     "execution.deployment": "engine.deployment",
     "execution.events": "events",
     "execution.explanation": "engine.explanation",
-    "execution.findings": "facts.findings",
+    "execution.findings": "facts.verification",
     "execution.locks": "guard.locks",
     "execution.outcomes": "facts.outcomes",
     "execution.plan_summary": "facts.plan_summary",

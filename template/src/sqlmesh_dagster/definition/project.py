@@ -74,7 +74,7 @@ class TableCheck:
 
 
 @dataclass(frozen=True)
-class CodeCheck:
+class VerificationCheck:
     """A check of a model's code, which builds nothing: its unit tests, or the linter."""
 
     kind: Literal["unit_tests", "lint"]
@@ -96,7 +96,7 @@ class DagsterProject:
     assets: tuple[ModelAsset, ...]
     table_checks: tuple[TableCheck, ...]
     externals: tuple[dg.AssetSpec, ...] = ()
-    code_checks: tuple[CodeCheck, ...] = ()
+    verification_checks: tuple[VerificationCheck, ...] = ()
 
     @property
     def results_key(self) -> str:
@@ -142,7 +142,7 @@ class DagsterProject:
     def checks_beside(self) -> tuple[dg.AssetCheckKey, ...]:
         """The checks that steps of their own evaluate."""
         return (
-            *(check.spec.key for check in self.code_checks),
+            *(check.spec.key for check in self.verification_checks),
             *(spec.key for table in self.table_checks for _, spec in table.checks),
         )
 
@@ -238,7 +238,7 @@ def translate(
         assets=assets,
         externals=tuple(_without_duplicates(externals, specs.values())),
         table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
-        code_checks=tuple(_code_checks(manifest, translator, keys, used)),
+        verification_checks=tuple(_verification_checks(manifest, translator, keys, used)),
     )
 
 
@@ -373,12 +373,12 @@ def _checks(
     return tuple(checks)
 
 
-def _code_checks(
+def _verification_checks(
     manifest: Manifest,
     translator: SQLMeshTranslator,
     keys: Mapping[str, dg.AssetKey],
     used: set[dg.AssetCheckKey],
-) -> Iterator[CodeCheck]:
+) -> Iterator[VerificationCheck]:
     """The checks of the models' code.
 
     Raises:
@@ -390,9 +390,11 @@ def _code_checks(
         checks = []
         if settings.unit_test_checks and model.unit_tests:
             spec = translator.get_unit_tests_check_spec(model, key)
-            checks.append(CodeCheck("unit_tests", model, spec))
+            checks.append(VerificationCheck("unit_tests", model, spec))
         if settings.lint_checks:
-            checks.append(CodeCheck("lint", model, translator.get_lint_check_spec(model, key)))
+            checks.append(
+                VerificationCheck("lint", model, translator.get_lint_check_spec(model, key))
+            )
         for check in checks:
             if check.spec.key in used:
                 raise DuplicateAssetKeyError(

@@ -20,7 +20,6 @@ from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
-from sqlmesh_dagster.facts.findings import Verification
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import (
     PlannedBackfill,
@@ -29,6 +28,7 @@ from sqlmesh_dagster.facts.plan_summary import (
     PlanSummary,
 )
 from sqlmesh_dagster.facts.tables import BuiltTables
+from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.settings import RunOptions
 from sqlmesh_dagster.upstream.internals import Plan, Snapshot, SQLMeshError, format_intervals
 from sqlmesh_dagster.upstream.sqlmesh import has_state

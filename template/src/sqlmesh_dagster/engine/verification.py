@@ -11,7 +11,7 @@ from sqlmesh import Context
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.engine.reader import unit_tests_by_model
-from sqlmesh_dagster.facts.findings import Finding, Verification, shown
+from sqlmesh_dagster.facts.verification import Finding, Verification, shown
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.upstream.internals import SQLMeshError
 

@@ -12,14 +12,14 @@ from pydantic import Field
 from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.facts.findings import Verification
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import PlanRequest, PlanSummary
 from sqlmesh_dagster.facts.tables import BuiltTables
+from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.resource import SQLMeshResource
-from sqlmesh_dagster.run.code_results import code_results
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
+from sqlmesh_dagster.run.verification_results import verification_results
 from sqlmesh_dagster.run.work import record, run_work, session_of
 from sqlmesh_dagster.settings import ProjectSettings, environment_name
 from sqlmesh_dagster.times import check_times, moment
@@ -176,7 +176,9 @@ def _plan(
         record(context.instance, asset, outcome, checks)
 
     def verified(verification: Verification) -> None:
-        for result in code_results(project.code_checks, verification) if is_recorded else ():
+        for result in (
+            verification_results(project.verification_checks, verification) if is_recorded else ()
+        ):
             context.instance.report_runless_asset_event(runless_check(result))
 
     def applied(tables: BuiltTables) -> None:

@@ -9,11 +9,11 @@ import dagster as dg
 
 from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
-from sqlmesh_dagster.facts.findings import Verification
+from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.resource import SQLMeshResource
-from sqlmesh_dagster.run.code_results import code_results
 from sqlmesh_dagster.run.plans import OP_TAGS
+from sqlmesh_dagster.run.verification_results import verification_results
 from sqlmesh_dagster.run.work import run_work, session_of
 
 
@@ -30,7 +30,7 @@ def verify_job(project: DagsterProject) -> dg.JobDefinition:
         from sqlmesh_dagster.engine.verification import refuse_errors  # imports SQLMesh
 
         found = _verify(context, project, None)
-        for result in code_results(project.code_checks, found):
+        for result in verification_results(project.verification_checks, found):
             context.instance.report_runless_asset_event(runless_check(result))
         facts: dict[str, Any] = {
             "sqlmesh/verification": dg.MetadataValue.md(found.markdown),
@@ -55,23 +55,25 @@ def verify_job(project: DagsterProject) -> dg.JobDefinition:
     return job
 
 
-def code_checks(project: DagsterProject, op_tags: Mapping[str, str]) -> list[dg.AssetsDefinition]:
+def verification_checks(
+    project: DagsterProject, op_tags: Mapping[str, str]
+) -> list[dg.AssetsDefinition]:
     """One op for all checks of the project's code, as a load of the project is what costs; or none."""
-    if not project.code_checks:
+    if not project.verification_checks:
         return []
 
     @dg.multi_asset_check(
-        name=f"{project.name}_code_checks",
-        specs=[check.spec for check in project.code_checks],
+        name=f"{project.name}_verification_checks",
+        specs=[check.spec for check in project.verification_checks],
         can_subset=True,
         required_resource_keys={project.name},
         op_tags=dict(op_tags),
     )
     def execute(context: dg.OpExecutionContext) -> Iterator[dg.AssetCheckResult]:
         selected = context.selected_asset_check_keys
-        checks = [check for check in project.code_checks if check.spec.key in selected]
+        checks = [check for check in project.verification_checks if check.spec.key in selected]
         found = _verify(context, project, {check.model.fqn for check in checks})
-        yield from code_results(checks, found)
+        yield from verification_results(checks, found)
 
     return [execute]
 

@@ -492,9 +492,9 @@ def test_an_external_table_is_checked_by_its_audits_alone() -> None:
 def test_checks_of_the_code_are_there_when_they_are_asked_for() -> None:
     """Promise: unit tests where a model has some, the linter for each; a taken name is refused."""
     found = manifest(model("a", unit_tests=("t1", "t2")), model("b"))
-    assert translated(found).code_checks == ()
+    assert translated(found).verification_checks == ()
     both = switched_on(unit_test_checks=True, lint_checks=True)
-    checks = translated(found, both).code_checks
+    checks = translated(found, both).verification_checks
     assert [(c.kind, c.model.view_name, c.spec.name) for c in checks] == [
         ("unit_tests", "a", "unit_tests"),
         ("lint", "a", "lint"),

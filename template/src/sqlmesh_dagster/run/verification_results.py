@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator
 import dagster as dg
 
 from sqlmesh_dagster.definition.markdown import cell
-from sqlmesh_dagster.definition.project import CodeCheck
-from sqlmesh_dagster.facts.findings import Finding, Verification, texts
+from sqlmesh_dagster.definition.project import VerificationCheck
+from sqlmesh_dagster.facts.verification import Finding, Verification, texts
 
 
-def code_results(
-    checks: Collection[CodeCheck], found: Verification
+def verification_results(
+    checks: Collection[VerificationCheck], found: Verification
 ) -> Iterator[dg.AssetCheckResult]:
     """One for each model that has a check of its unit tests or of the linter."""
     counts = dict(found.tests)
@@ -41,7 +41,7 @@ def code_results(
         )
 
 
-def _description(check: CodeCheck, own: list[Finding], tests: int) -> str:
+def _description(check: VerificationCheck, own: list[Finding], tests: int) -> str:
     rules = ", ".join(dict.fromkeys(cell(finding.rule) for finding in own))
     if check.kind == "lint":
         return f"the linter found: {rules}" if own else "the linter found nothing"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlmesh_dagster.facts.findings import Finding, Verification, shown, texts
+from sqlmesh_dagster.facts.verification import Finding, Verification, shown, texts
 
 TEST = Finding('"db"."demo"."m"', "test_m", "1 != 2\n| a | b |")
 RULE = Finding('"db"."demo"."n"', "noselectstar", "Query uses |*|", line=3)
