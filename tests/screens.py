@@ -10,9 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from typing import Any
 import dagster as dg
 
 from tests.conftest import ROOT
+from tests.webserver import running
 
 sys.path[:0] = [str(ROOT / "template/src"), str(ROOT / "template")]
 from tests.sqlmesh_dagster.projects import Project, Run, run_in_process  # noqa: E402
@@ -165,25 +164,10 @@ def staged(folder: Path) -> Iterator[Stage]:
         "PYTHONPATH": str(ROOT / "template/src"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    with (home / "web.log").open("w") as log:
-        server = subprocess.Popen(
-            ["env", "--default-signal=INT,TERM", *command],
-            env=environment,
-            cwd=home,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    with running(command, cwd=home, environment=environment, log=home / "web.log"):
         stage = Stage(project, home, f"http://127.0.0.1:{port}")
         _wait_until(lambda: _answers(stage.address), 300)
         yield stage
-    finally:
-        os.killpg(server.pid, signal.SIGINT)
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
 
 
 def _write(project: Project) -> None:

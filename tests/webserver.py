@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,18 +58,29 @@ def served(root: Path, environment: Mapping[str, str]) -> Iterator[Ask]:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     log = root / "dev.log"
+    command = ["dg", "dev", "--port", address.rsplit(":", 1)[1]]
+    own = {**environment, "DAGSTER_HOME": str(root / "dagster_home")}
+    with running(command, cwd=root, environment=own, log=log):
+        _wait_until(lambda: _answers(f"{address}/server_info"), 120, log)
+        yield lambda query, **variables: _ask(f"{address}/graphql", query, variables)
+
+
+@contextmanager
+def running(
+    command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path
+) -> Iterator[None]:
+    """A server that ends with the block, by Ctrl-C, and all of its processes with it."""
     with log.open("w") as output:
         server = subprocess.Popen(
-            ["env", "--default-signal=INT,TERM", "dg", "dev", "--port", address.rsplit(":", 1)[1]],
-            cwd=root,
-            env={**environment, "DAGSTER_HOME": str(root / "dagster_home")},
+            ["env", "--default-signal=INT,TERM", *command],
+            cwd=cwd,
+            env=environment,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
     try:
-        _wait_until(lambda: _answers(f"{address}/server_info"), 120, log)
-        yield lambda query, **variables: _ask(f"{address}/graphql", query, variables)
+        yield
     finally:
         os.killpg(server.pid, signal.SIGINT)
         try:

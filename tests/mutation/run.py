@@ -1,7 +1,7 @@
 """Changes the pure modules in a thousand small ways, and says which changes no test notices.
 
 By hand, with mutmut beside the tools of the tests: `python -m pip install "mutmut>=3.8,<4"`, then
-`python -m tests.mutation.run <an empty folder> [a word of a module's path]`.
+`python -m tests.mutation.run <an empty folder> [a word of a module's path | update]`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ PURE = (
     "translator.py",
 )
 """Modules below `sqlmesh_dagster` that have tests of their own in `pure/`."""
+UPDATE = ("merge.py", "moves.py")
+"""Modules below `template_update` that decide what becomes of an edit, with `test_merge.py`."""
 _CONFIG = """
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = {modules}
 pytest_add_cli_args = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
 timeout_constant = 60.0 # each mutant collects its tests anew, which may take a busy machine long
-pytest_add_cli_args_test_selection = ["tests/sqlmesh_dagster/pure"]
+pytest_add_cli_args_test_selection = ["{tests}"]
 
 [tool.pytest.ini_options]
 pythonpath = [".", "src"]
@@ -57,12 +59,28 @@ def prepare(folder: Path, word: str) -> None:
     for test in (TEMPLATE / "tests/sqlmesh_dagster/pure").glob("test_*.py"):
         shutil.copy(test, folder / "tests/sqlmesh_dagster/pure")
     modules = [f"src/sqlmesh_dagster/{name}" for name in PURE if word in name]
-    (folder / "pyproject.toml").write_text(_CONFIG.format(modules=modules))
+    tests = "tests/sqlmesh_dagster/pure"
+    (folder / "pyproject.toml").write_text(_CONFIG.format(modules=modules, tests=tests))
+
+
+def prepare_update(folder: Path) -> None:
+    """The same of the update command and the tests of its merge."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    package = folder / "src/template_update"
+    shutil.copytree(TEMPLATE / ".template/template_update", package, ignore=ignored)
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests/update/test_merge.py", folder / "tests")
+    modules = [f"src/template_update/{name}" for name in UPDATE]
+    (folder / "pyproject.toml").write_text(_CONFIG.format(modules=modules, tests="tests"))
 
 
 if __name__ == "__main__":
     work = Path(sys.argv[1])
-    prepare(work, sys.argv[2] if len(sys.argv) > 2 else "")
+    word = sys.argv[2] if len(sys.argv) > 2 else ""
+    if word == "update":
+        prepare_update(work)
+    else:
+        prepare(work, word)
     mutmut = [sys.executable, "-m", "mutmut"]
     subprocess.run([*mutmut, "run", "--max-children", "3"], cwd=work, check=True)
     subprocess.run([*mutmut, "results"], cwd=work, check=True)
