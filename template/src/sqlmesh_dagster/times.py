@@ -21,7 +21,7 @@ def moment(option: str, text: str) -> datetime:
     try:
         return _utc(datetime.fromisoformat(text.strip().replace("Z", "+00:00")))
     except ValueError:
-        from sqlmesh_dagster.engine.words import read_moment  # imports SQLMesh
+        from sqlmesh_dagster.engine.times import read_moment  # imports SQLMesh
 
     try:
         return read_moment(text)
