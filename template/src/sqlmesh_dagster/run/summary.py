@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -112,11 +113,16 @@ def _checked(checks: Sequence[dg.AssetCheckEvaluation]) -> str:
 
 
 def next_step(instance: dg.DagsterInstance) -> str:
-    """What to do after the newest run."""
+    """What to do after the newest run, from the project's root."""
     records = instance.get_run_records(limit=1)
-    if records and records[0].dagster_run.is_success:
-        return "Done. `poe dev` opens the UI on http://localhost:3000."
-    return "Not done. `poe dev` opens the UI on http://localhost:3000, where each failed step has its log."
+    is_done = bool(records) and records[0].dagster_run.is_success
+    how = f"cd {Path.cwd()} && .venv/bin/poe dev  (or: uv run poe dev)"
+    done = (
+        "Done. Open the UI"
+        if is_done
+        else "Not done. Look at the logs of the failed steps in the UI"
+    )
+    return f"{done} on http://localhost:3000:  {how}"
 
 
 def main(arguments: Sequence[str]) -> None:

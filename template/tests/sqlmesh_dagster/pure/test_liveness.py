@@ -100,3 +100,10 @@ def test_a_sign_says_who_and_since_when(tmp_path: Path) -> None:
     for broken in ("", "{", "[]", '{"pid": 1}'):
         path.write_text(broken)
         assert read_sign(path) is None
+
+
+def test_a_sign_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:
+    """Promise: steps that share no folder run all the same."""
+    (tmp_path / "run").write_text("no folder")
+    give_sign(tmp_path / "run" / "process.json")
+    assert read_sign(tmp_path / "run" / "process.json") is None

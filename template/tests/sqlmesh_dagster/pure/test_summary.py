@@ -39,7 +39,7 @@ def test_a_run_that_succeeded_is_done(instance: dg.DagsterInstance) -> None:
     assert dg.materialize([loaded], instance=instance).success
     *_, last = summarize(instance)
     assert "ended as SUCCESS: 1 materialized" in last
-    assert next_step(instance) == "Done. `poe dev` opens the UI on http://localhost:3000."
+    assert next_step(instance).startswith("Done. Open the UI on http://localhost:3000:  cd ")
 
 
 def test_a_run_that_failed_is_never_called_done(instance: dg.DagsterInstance) -> None:
