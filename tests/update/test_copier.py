@@ -78,7 +78,7 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_owners(
 
     append(template / "template" / INTEGRATION, "# fixed")
     shared = template / "template/pyproject.toml.jinja"
-    shared.write_text(shared.read_text().replace('"filelock>=3.16,<5"', '"filelock>=4,<5"'))
+    shared.write_text(shared.read_text().replace('"watchdog"', '"watchdog>=4"'))
     ignore = template / "template/.gitignore"
     ignore.write_text(ignore.read_text().replace(".env\n", ".env\n.secrets\n"))
     release(template, "v0.0.2")
@@ -91,7 +91,7 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_owners(
     assert (project / "sqlmesh_project/mine.sql").exists()
     assert not list((project / "data/raw").glob("*"))
     assert (project / INTEGRATION).read_text().endswith("# fixed\n")
-    assert '"filelock>=4,<5",\n' + marker + '    "polars",\n' in pyproject.read_text()
+    assert '"watchdog>=4",\n' + marker + '    "polars",\n' in pyproject.read_text()
     assert (project / ".gitignore").read_text().endswith("above ---\nmine/\n")
     assert ".env\n.secrets\n" in (project / ".gitignore").read_text()
     assert "_commit: v0.0.2" in (project / ".copier-answers.yml").read_text()
