@@ -47,6 +47,9 @@ def active_run(
         death = death_of(signs, time.time())
         if death is None:
             return run.run_id
+        again = instance.get_run_by_id(run.run_id)
+        if again is None or again.is_finished:  # it ended by itself since it was listed
+            continue
         message = f"This run is dead: {death}. It is ended as failed; what it did not build is due."
         end_dead_run(instance, run, message)
         say(f"Run {run.run_id} is dead: {death}. It was ended as failed.")
