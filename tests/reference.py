@@ -35,7 +35,7 @@ This page is written from the code (tables) and by hand (the next section); a te
 | which checks, lineage, partitions, freshness policies there are | `TranslatorSettings`, given to the translator |
 | what is kept of a model for the translator | `SQLMeshTranslator.read_model`, found in `ModelRecord.extra` |
 | project folder, environment, gateway, waiting, policies | [the settings](#settings) of `sqlmesh_definitions_factory` |
-| what one run does: time, cron, rebuilding | [the run options](#run-options), in the launchpad |
+| what one run does: time, cron, rebuilding | [the run options](#run-options), in the launchpad; `options.py` declares them |
 | what an outcome becomes in Dagster: materialization, check, error | `events.py`, pure functions |
 | when a model counts as built, failed, skipped | `facts/ledger.py`, pure |
 | which models one `sqlmesh run` takes | `run/selection.py`, pure |

@@ -11,17 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.worker import Worker
-from sqlmesh_dagster.settings import (
-    ProjectSettings,
-    RunOptions,
-    build_choice,
-)
-from sqlmesh_dagster.times import check_times, iso_moment
+from sqlmesh_dagster.options import CheckedRunOptions, RunOptions
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.translator import SQLMeshTranslator
 from sqlmesh_dagster.upstream.dagster import is_interrupted
 
@@ -35,69 +31,16 @@ _POLLS_PER_QUERY = 10
 _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
-class SQLMeshRunOptions(dg.ConfigurableResource[None]):
+class SQLMeshRunOptions(RunOptions, dg.ConfigurableResource[None]):
     """How this run's sqlmesh run is done; set in the launchpad."""
 
-    build: str = Field(
-        default="stale",
-        description="`stale`: what is due, and what is stale because an input has new data since it was"
-        " built. `due`: what is due, and what is stale because of assets that this very run loads, as"
-        " in the schedule's runs. `all`: all that is selected is built again, as with `restate`.",
-    )
-    ignore_cron: bool = Field(
-        default=False,
-        description="Build every missing interval, also of models whose cron has not elapsed.",
-    )
-    start: str | None = Field(
-        default=None,
-        description="Build no interval before this date or time. A run of partitions builds these,"
-        " whatever it says.",
-    )
-    end: str | None = Field(default=None, description="Build no interval after this date or time.")
-    execution_time: str | None = Field(
-        default=None,
-        description='The run\'s "now", ISO 8601; UTC where it names no time zone. Default: the time of'
-        " the run.",
-    )
-    skip_janitor: bool = Field(
-        default=False,
-        description="Leave expired environments and tables alone; production runs clean up otherwise.",
-    )
-    restate: bool = Field(
-        default=False,
-        description="Build the selected models again between `start` and `end`, both of which are by"
-        " default those of all that is done. Models downstream need a word, see"
-        " `restate_downstream`.",
-    )
-    restate_downstream: bool | None = Field(
-        default=None,
-        description="Whether models that read the restated ones, directly or not, are built again for"
-        " the same time, though they are not selected. A restatement of a model that others read fails"
-        " until this is set, and names them. A backfill of partitions leaves them alone unless this is"
-        " set.",
-    )
-
-    def resolve(self) -> RunOptions:
+    def resolve(self) -> CheckedRunOptions:
         """The options, checked.
 
         Raises:
             InvalidSettingError: A time that cannot be read, or that makes no sense, or no choice of `build`.
         """
-        execution_time = (
-            iso_moment("execution_time", self.execution_time) if self.execution_time else None
-        )
-        check_times(start=self.start, end=self.end, execution_time=execution_time)
-        build = build_choice(self.build)
-        return RunOptions(
-            build=build,
-            ignore_cron=self.ignore_cron,
-            start=self.start,
-            end=self.end,
-            execution_time=execution_time,
-            skip_janitor=self.skip_janitor,
-            restate=self.restate or build == "all",
-            restate_downstream=self.restate_downstream,
-        )
+        return CheckedRunOptions.of(self)
 
 
 class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):

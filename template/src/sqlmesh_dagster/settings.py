@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -22,9 +20,6 @@ _UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
 _MISSING_UPSTREAM: tuple[MissingUpstream, ...] = get_args(MissingUpstream)
 _NOTHING_DUE: tuple[NothingDue, ...] = get_args(NothingDue)
 _EXECUTIONS = ("shared", "per_step")
-Build = Literal["due", "stale", "all"]
-"""What a run builds: what the clock asks for; that, and what is stale; or everything again."""
-_BUILDS: tuple[Build, ...] = get_args(Build)
 WithoutRange = Literal["newest", "nothing"]
 ScheduleLoads = Literal["none", "direct", "all"]
 _SCHEDULE_LOADS: tuple[ScheduleLoads, ...] = get_args(ScheduleLoads)
@@ -138,8 +133,8 @@ class ProjectSettings(BaseModel):
         if settings.concurrency_limit is not None:
             _at_least(1, concurrency_limit=settings.concurrency_limit)
         _at_least(0, wait_timeout=self.wait_timeout, failing_rows_sample=self.failing_rows_sample)
-        _choice("execution", settings.execution, _EXECUTIONS)
-        _choice("nothing_due", settings.nothing_due, _NOTHING_DUE)
+        choice("execution", settings.execution, _EXECUTIONS)
+        choice("nothing_due", settings.nothing_due, _NOTHING_DUE)
         _ = settings.deployment_policy, settings.upstream_policy, settings.without_range
         return settings
 
@@ -152,7 +147,7 @@ class ProjectSettings(BaseModel):
         """
         default = "fail" if self.environment == "prod" else "apply"
         value = default if self.undeployed_changes is None else self.undeployed_changes
-        return _choice("undeployed_changes", value, _UNDEPLOYED_CHANGES)
+        return choice("undeployed_changes", value, _UNDEPLOYED_CHANGES)
 
     @property
     def upstream_policy(self) -> MissingUpstream:
@@ -161,7 +156,7 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: `missing_upstream` is none of its choices.
         """
-        return _choice("missing_upstream", self.missing_upstream, _MISSING_UPSTREAM)
+        return choice("missing_upstream", self.missing_upstream, _MISSING_UPSTREAM)
 
     @property
     def without_range(self) -> WithoutRange:
@@ -170,7 +165,7 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: `new_data_without_range` is none of its choices.
         """
-        return _choice("new_data_without_range", self.new_data_without_range, _WITHOUT_RANGE)
+        return choice("new_data_without_range", self.new_data_without_range, _WITHOUT_RANGE)
 
     @property
     def project_path(self) -> Path:
@@ -232,53 +227,13 @@ class DefinitionOptions(ProjectSettings):
     )
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How one sqlmesh run is done; the launchpad's choices.
-
-    Attributes:
-        build: What is built beside what is due.
-        start: Limits the missing intervals that are built; SQLMesh's own formats.
-        end: As `start`.
-        execution_time: The run's "now", in UTC.
-        restate: Whether what is done between `start` and `end` is built again.
-        restate_downstream: Whether what reads the restated models is, too; None if the run does not say.
-        partitions: The time that the partitions of the Dagster run cover, in epoch milliseconds; it
-            is built, and built again where it is done.
-    """
-
-    build: Build = "stale"
-    ignore_cron: bool = False
-    start: str | None = None
-    end: str | None = None
-    execution_time: datetime | None = None
-    skip_janitor: bool = False
-    restate: bool = False
-    restate_downstream: bool | None = None
-    partitions: tuple[int, int] | None = None
-
-    @property
-    def is_restatement(self) -> bool:
-        """Whether what is done may be built again."""
-        return self.restate or self.partitions is not None
-
-
 def loads_choice(text: str) -> ScheduleLoads:
     """What a schedule loads.
 
     Raises:
         InvalidSettingError: It is none of its choices.
     """
-    return _choice("schedule_loads", text, _SCHEDULE_LOADS)
-
-
-def build_choice(text: str) -> Build:
-    """A run's `build`.
-
-    Raises:
-        InvalidSettingError: It is none of its choices.
-    """
-    return _choice("build", text, _BUILDS)
+    return choice("schedule_loads", text, _SCHEDULE_LOADS)
 
 
 def _text(name: str, value: Any) -> str:
@@ -300,16 +255,16 @@ def _text(name: str, value: Any) -> str:
     return str(value)
 
 
-def _choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
+def choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
     """A setting's text, if it is one of the choices.
 
     Raises:
         InvalidSettingError: It is not.
     """
     text = _text(name, value)
-    for choice in choices:
-        if text == choice:
-            return choice
+    for each in choices:
+        if text == each:
+            return each
     raise InvalidSettingError(f"`{name}` is `{text}`. Use one of: {', '.join(choices)}.")
 
 

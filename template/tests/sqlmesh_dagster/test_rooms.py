@@ -11,15 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from pydantic import BaseModel
 
 import sqlmesh_dagster
 from sqlmesh_dagster import (
+    SQLMeshInvalidateOptions,
+    SQLMeshPlanOptions,
     SQLMeshProjectComponent,
     SQLMeshResource,
+    SQLMeshRunOptions,
     sqlmesh_definitions_factory,
 )
 from sqlmesh_dagster.moved import MOVED
+from sqlmesh_dagster.options import InvalidateOptions, PlanOptions, RunOptions
 from sqlmesh_dagster.settings import DefinitionOptions, ProjectSettings
 
 PACKAGE = Path(sqlmesh_dagster.__file__).parent
@@ -30,8 +36,9 @@ _MAY_IMPORT = {
     "errors": set(),
     "settings": {"errors"},
     "times": {"errors"},
+    "options": {"settings", "times"},
     "moved": set(),
-    "facts": {"definition", "settings"},
+    "facts": {"definition", "options", "settings"},
     "definition": {"errors", "translator"},
     "translator": {"definition", "errors"},
     "upstream": {"moved"},
@@ -40,9 +47,18 @@ _MAY_IMPORT = {
     "events": {"checks", "definition", "errors", "facts"},
     "checks": {"definition", "facts"},
     "automation": set(),
-    "resource": {"errors", "guard", "settings", "times", "translator", "upstream"},
+    "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard", "upstream"},
-    "engine": {"console", "definition", "errors", "facts", "guard", "settings", "upstream"},
+    "engine": {
+        "console",
+        "definition",
+        "errors",
+        "facts",
+        "guard",
+        "options",
+        "settings",
+        "upstream",
+    },
     "manifest": {"definition", "errors", "guard", "resource", "settings", "translator"},
     "run": {
         "checks",
@@ -51,9 +67,9 @@ _MAY_IMPORT = {
         "events",
         "facts",
         "guard",
+        "options",
         "resource",
         "settings",
-        "times",
         "translator",
         "upstream",
     },
@@ -268,3 +284,44 @@ def test_a_setting_is_declared_once() -> None:
         assert f"{name}: {field.description}" in (sqlmesh_definitions_factory.__doc__ or "")
     with pytest.raises(TypeError, match="enable_scedule"):
         sqlmesh_definitions_factory(enable_scedule=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("declared", "shown"),
+    [
+        (RunOptions, SQLMeshRunOptions),
+        (PlanOptions, SQLMeshPlanOptions),
+        (InvalidateOptions, SQLMeshInvalidateOptions),
+    ],
+)
+def test_an_option_of_the_launchpad_is_declared_once(
+    declared: type[BaseModel], shown: type[dg.ConfigurableResource[None] | dg.Config]
+) -> None:
+    """Promise: a new option is one line; the launchpad and what does the work take it from there."""
+    fields = shown.to_config_schema().as_field().config_type.fields  # type: ignore[attr-defined]
+    assert {name: field.description for name, field in fields.items()} == {
+        name: field.description for name, field in declared.model_fields.items()
+    }
+    assert all(field.description for field in fields.values())
+    most = len(declared.model_fields) / 2
+    found = [
+        name
+        for name, fields in _declarations().items()
+        if len(fields & set(declared.model_fields)) > most
+    ]
+    assert found == [declared.__name__]
+
+
+def _declarations() -> dict[str, set[str]]:
+    """The fields that each class of the package declares."""
+    trees = (ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py"))
+    return {
+        node.name: {
+            each.target.id
+            for each in node.body
+            if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+        }
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }

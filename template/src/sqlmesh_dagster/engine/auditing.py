@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sqlmesh_dagster.engine.context import CaptureContext
-from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.options import CheckedRunOptions
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Snapshot, StandaloneAudit, TimeLike, to_datetime
 
 
@@ -18,7 +19,7 @@ def audit_alone(
     settings: ProjectSettings,
     name: str,
     snapshots: Mapping[str, Snapshot],
-    options: RunOptions,
+    options: CheckedRunOptions,
     execution_time: datetime,
 ) -> bool:
     """Runs the audits of a deployed model, an external table or a standalone audit; the console hears them.
@@ -49,7 +50,7 @@ def audit_alone(
 def _audited_span(
     snapshot: Snapshot,
     snapshots: Mapping[str, Snapshot],
-    options: RunOptions,
+    options: CheckedRunOptions,
     execution_time: datetime,
 ) -> tuple[TimeLike, TimeLike] | None:
     """The time span to audit: what the options say, else all that is recorded as done."""

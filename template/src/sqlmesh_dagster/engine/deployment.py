@@ -15,7 +15,8 @@ from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.engine.state_lock import StateLock
 from sqlmesh_dagster.engine.verification import verify
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome
-from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.options import CheckedRunOptions
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot, SQLMeshError
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
@@ -41,7 +42,7 @@ class Refused:
 def prepare_environment(
     context: CaptureContext,
     settings: ProjectSettings,
-    options: RunOptions,
+    options: CheckedRunOptions,
     manifest: Manifest,
     console: CaptureConsole,
     log: Callable[[int, str], None],
@@ -133,7 +134,7 @@ def _difference(
 def _deploy(
     context: CaptureContext,
     settings: ProjectSettings,
-    options: RunOptions,
+    options: CheckedRunOptions,
     manifest: Manifest,
     environment: Environment | None,
     console: CaptureConsole,
@@ -198,7 +199,7 @@ def _is_whole(context: CaptureContext, settings: ProjectSettings) -> bool:
 def _plan(
     context: CaptureContext,
     settings: ProjectSettings,
-    options: RunOptions,
+    options: CheckedRunOptions,
     environment: Environment | None,
     console: CaptureConsole,
     names: list[str],
@@ -224,7 +225,7 @@ def _plan(
             enable_preview=False,
             # without it, SQLMesh refuses a new environment that equals production
             include_unmodified=True if environment is None else None,
-            execution_time=options.execution_time,
+            execution_time=options.now,
         )
 
 

@@ -24,12 +24,11 @@ from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import (
     PlannedBackfill,
     PlannedChange,
-    PlanRequest,
     PlanSummary,
 )
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
-from sqlmesh_dagster.settings import RunOptions
+from sqlmesh_dagster.options import CheckedRunOptions, PlanOptions
 from sqlmesh_dagster.upstream.internals import Plan, Snapshot, SQLMeshError, format_intervals
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
@@ -47,7 +46,7 @@ class Planning:
 
     def plan(
         self,
-        request: PlanRequest,
+        options: PlanOptions,
         show: Callable[[PlanSummary], None],
         report: Callable[[ModelOutcome], None],
         applied: Callable[[BuiltTables], None],
@@ -72,9 +71,9 @@ class Planning:
             verified(verification)
             refuse_errors(verification)
             with self._alone(context):
-                plan = self._build(context, request)
+                plan = self._build(context, options)
                 show(_summary(context, plan, verification.test_count))
-                if not request.is_applied:
+                if not options.apply:
                     return
                 _refuse_uncategorized(plan)
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
@@ -91,7 +90,7 @@ class Planning:
         at = datetime.now(timezone.utc)
         for name in self.audited:
             if name in snapshots and not console.ledger.has_audited(name):
-                audit_alone(context, settings, name, snapshots, RunOptions(), at)
+                audit_alone(context, settings, name, snapshots, CheckedRunOptions(), at)
 
     def invalidate(self, *, is_dropped: bool) -> bool:
         """Ends an environment.
@@ -129,18 +128,18 @@ class Planning:
         with self.session.state_locked(context) as lock, lock.alone():
             yield
 
-    def _build(self, context: CaptureContext, request: PlanRequest) -> Plan:
+    def _build(self, context: CaptureContext, options: PlanOptions) -> Plan:
         return context.plan_builder(
             self.session.settings.environment,
-            start=request.start,
-            end=request.end,
-            execution_time=request.execution_time,
-            create_from=request.create_from,
-            select_models=request.select_models,
-            skip_backfill=request.skip_backfill,
-            forward_only=request.forward_only or None,
-            effective_from=request.effective_from,
-            include_unmodified=request.include_unmodified,
+            start=options.start,
+            end=options.end,
+            execution_time=options.execution_time,
+            create_from=options.create_from,
+            select_models=options.select_models or None,
+            skip_backfill=options.skip_backfill,
+            forward_only=options.forward_only or None,
+            effective_from=options.effective_from,
+            include_unmodified=options.include_unmodified,
             skip_tests=True,
             skip_linter=True,
         ).build()

@@ -25,7 +25,8 @@ from sqlmesh_dagster.facts.staleness import (
     inputs_before,
     judge,
 )
-from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.options import CheckedRunOptions
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     Snapshot,
@@ -77,7 +78,7 @@ class Freshness:
         known: Known,
         snapshots: Mapping[str, Snapshot],
         settings: ProjectSettings,
-        options: RunOptions,
+        options: CheckedRunOptions,
         execution_time: datetime,
     ) -> None:
         self._known = known

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlmesh_dagster.errors import RestatementRefusedError
-from sqlmesh_dagster.settings import RunOptions
+from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.upstream.internals import (
     Snapshot,
     SnapshotId,
@@ -48,7 +48,7 @@ class Restatement:
 def plan_restatement(
     snapshots: Mapping[str, Snapshot],
     wanted: Collection[str],
-    options: RunOptions,
+    options: CheckedRunOptions,
     execution_time: datetime,
     log: Callable[[int, str], None],
     *,
@@ -145,7 +145,7 @@ def forget_elsewhere(
 
 
 def _span(
-    wanted: Iterable[Snapshot], options: RunOptions, execution_time: datetime
+    wanted: Iterable[Snapshot], options: CheckedRunOptions, execution_time: datetime
 ) -> tuple[TimeLike, TimeLike]:
     """What the run was asked for; where it does not say, all that is done."""
     if options.partitions is not None:

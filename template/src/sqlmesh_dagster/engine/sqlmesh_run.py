@@ -21,7 +21,8 @@ from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.staleness import Known
-from sqlmesh_dagster.settings import ProjectSettings, RunOptions
+from sqlmesh_dagster.options import CheckedRunOptions
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import DeployabilityIndex, Snapshot, missing_intervals
 
 
@@ -35,7 +36,7 @@ class SQLMeshRun:
     """
 
     session: Session
-    options: RunOptions
+    options: CheckedRunOptions
     manifest: Manifest
     known: Known | None = None
 
@@ -68,7 +69,7 @@ class SQLMeshRun:
                 console.ledger.refused(refused.errors, refused.below)
                 fqns = [name for name in fqns if name not in refused.names]
                 held = {*held, *refused.names}
-                execution_time = options.execution_time or datetime.now(timezone.utc)
+                execution_time = options.now or datetime.now(timezone.utc)
                 restated = self._restatement(snapshots, fqns, execution_time)
                 upstream = self._upstream(snapshots, fqns, restated, held)
                 if self.known is not None:
@@ -146,7 +147,7 @@ class SQLMeshRun:
         )
         with self._prepared(console, [name]) as (context, _):
             snapshots, plan = deployed_snapshots(context, settings)
-            execution_time = options.execution_time or datetime.now(timezone.utc)
+            execution_time = options.now or datetime.now(timezone.utc)
             if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
                 return outcomes[0]
             if not audit_alone(context, settings, name, snapshots, options, execution_time):
@@ -180,7 +181,7 @@ class SQLMeshRun:
         above = [snapshots[name] for name in upstream.order]
         missing = missing_intervals(
             above,
-            execution_time=options.execution_time,
+            execution_time=options.now,
             deployability_index=None if is_production else DeployabilityIndex.create(above),
             ignore_cron=options.ignore_cron or options.is_restatement,
         )

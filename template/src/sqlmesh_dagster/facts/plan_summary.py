@@ -13,28 +13,6 @@ _MOST_DIFFS = 50
 
 
 @dataclass(frozen=True)
-class PlanRequest:
-    """What is to be planned.
-
-    Attributes:
-        is_applied: Whether the plan is carried out after it is shown.
-        select_models: SQLMesh's selector expressions of the changes that are taken; None for all.
-        create_from: Environment that a new one begins as; None for `prod`.
-    """
-
-    is_applied: bool = False
-    start: str | None = None
-    end: str | None = None
-    execution_time: str | None = None
-    select_models: tuple[str, ...] | None = None
-    skip_backfill: bool = False
-    forward_only: bool = False
-    effective_from: str | None = None
-    create_from: str | None = None
-    include_unmodified: bool | None = None
-
-
-@dataclass(frozen=True)
 class PlannedChange:
     """A model, or a standalone audit, that differs from what the environment has.
 

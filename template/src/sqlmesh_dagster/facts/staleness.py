@@ -22,7 +22,8 @@ from datetime import datetime, timedelta, timezone
 
 from sqlmesh_dagster.definition.new_data import Policy, policies_of
 from sqlmesh_dagster.definition.partitions import Interval, merged
-from sqlmesh_dagster.settings import Build, WithoutRange
+from sqlmesh_dagster.options import Build
+from sqlmesh_dagster.settings import WithoutRange
 
 _FOR_THE_CLOCK = (
     "`build: due` leaves it for the clock. Launch it with `build: stale` to build it now."

@@ -15,7 +15,8 @@ from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
 from sqlmesh_dagster.events import INPUTS
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.staleness import Input, Known, Load, Recorded, Subject
-from sqlmesh_dagster.settings import Build, WithoutRange
+from sqlmesh_dagster.options import Build
+from sqlmesh_dagster.settings import WithoutRange
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
 LOADED_RANGE = "sqlmesh/loaded_range"

@@ -7,91 +7,32 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
-from sqlmesh_dagster.facts.plan_summary import PlanRequest, PlanSummary
+from sqlmesh_dagster.facts.plan_summary import PlanSummary
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.options import InvalidateOptions, PlanOptions
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.verification_results import verification_results
 from sqlmesh_dagster.run.work import record, run_work, session_of
 from sqlmesh_dagster.settings import ProjectSettings, environment_name
-from sqlmesh_dagster.times import check_times, moment
 
 _PRODUCTION = "prod"
 OP_TAGS = {"sqlmesh": "true"}
 
 
-class SQLMeshPlanOptions(dg.Config):
+class SQLMeshPlanOptions(PlanOptions, dg.Config):
     """How an environment is planned; set in the launchpad. By default the plan is only shown."""
 
-    environment: str | None = Field(
-        None, description="Environment that is planned; by default the one that Dagster runs."
-    )
-    apply: bool = Field(False, description="Carry the plan out after it is shown.")
-    allow_production: bool = Field(
-        False, description="`prod` is changed only if this is on as well as `apply`."
-    )
-    start: str | None = Field(None, description="Backfill from this date or time.")
-    end: str | None = Field(None, description="Backfill up to this date or time.")
-    execution_time: str | None = Field(None, description='The plan\'s "now".')
-    select_models: list[str] = Field(
-        [], description="SQLMesh's selectors of the changes that are taken; by default all."
-    )
-    skip_backfill: bool = Field(False, description="Build nothing; the next run does.")
-    forward_only: bool = Field(False, description="Keep the history as it is.")
-    effective_from: str | None = Field(
-        None, description="Rebuild forward-only changes from this date."
-    )
-    create_from: str | None = Field(
-        None, description="Environment that a new one begins as; by default `prod`."
-    )
-    include_unmodified: bool | None = Field(
-        None, description="Give the environment views of unchanged models, too."
-    )
 
-    def request(self) -> PlanRequest:
-        """The options, as plain data.
-
-        Raises:
-            InvalidSettingError: A time that cannot be read, or that makes no sense.
-        """
-        at = moment("execution_time", self.execution_time) if self.execution_time else None
-        check_times(
-            start=self.start, end=self.end, execution_time=at, effective_from=self.effective_from
-        )
-        return PlanRequest(
-            is_applied=self.apply,
-            start=self.start,
-            end=self.end,
-            execution_time=self.execution_time,
-            select_models=tuple(self.select_models) or None,
-            skip_backfill=self.skip_backfill,
-            forward_only=self.forward_only,
-            effective_from=self.effective_from,
-            create_from=self.create_from,
-            include_unmodified=self.include_unmodified,
-        )
-
-
-class SQLMeshInvalidateOptions(dg.Config):
-    """Which environment is removed; set in the launchpad."""
-
-    environment: str | None = Field(
-        None,
-        description="Environment to remove; by default the one that Dagster runs. Never `prod`.",
-    )
-    drop: bool = Field(
-        True,
-        description="Drop its views and schemas at once. SQLMesh's janitor does otherwise, with the"
-        " next production run; it is also what drops the tables.",
-    )
+class SQLMeshInvalidateOptions(InvalidateOptions, dg.Config):
+    """Which environment is invalidated; set in the launchpad."""
 
 
 def plan_job(project: DagsterProject) -> dg.JobDefinition:
@@ -154,7 +95,7 @@ def _plan(
             f"A plan of `{_PRODUCTION}` is applied only if `allow_production` is on as well as `apply`."
             " Look at the plan without `apply` first."
         )
-    request = config.request()
+    config.check()
     is_recorded = settings.environment == own.environment
     shown: list[PlanSummary] = []
     built: list[str] = []
@@ -198,7 +139,7 @@ def _plan(
 
         session = session_of(resource, settings, cancel)
         audited = [table.snapshot for table in project.table_checks] if is_recorded else []
-        Planning(session, audited).plan(request, show, report, applied, verified)
+        Planning(session, audited).plan(config, show, report, applied, verified)
 
     try:
         run_work(context, resource, work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,12 @@ from sqlmesh_dagster.facts.reported import Reports
 from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.run.inputs import known_inputs
 from sqlmesh_dagster.run.reported import last_reports
 from sqlmesh_dagster.run.results import RunResults, SQLMeshResultsResource
 from sqlmesh_dagster.run.work import record, session_of
-from sqlmesh_dagster.settings import RunOptions
 from sqlmesh_dagster.upstream.dagster import partition_range, run_plan
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Step:
     project: DagsterProject
     resource: SQLMeshResource
     store: SQLMeshResultsResource
-    options: RunOptions
+    options: CheckedRunOptions
     lock: ProjectLock
 
     @classmethod
@@ -111,7 +111,7 @@ class Step:
             self.resource.translator,
             fqns,
             run_id=self.context.run_id,
-            build=self.options.build,
+            build=self.options.build_policy,
             without_range=self.resource.settings.without_range,
             outcomes=self.results.latest(),
         )
@@ -138,10 +138,10 @@ class Step:
 
 
 def _options(
-    context: dg.OpExecutionContext, project: DagsterProject, options: RunOptions
-) -> RunOptions:
-    now = options.execution_time or datetime.now(timezone.utc)
-    return replace(options, partitions=_partitions(context, project, now))
+    context: dg.OpExecutionContext, project: DagsterProject, options: CheckedRunOptions
+) -> CheckedRunOptions:
+    now = options.now or datetime.now(timezone.utc)
+    return options.model_copy(update={"partitions": _partitions(context, project, now)})
 
 
 def _partitions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.settings import ProjectSettings, RunOptions, environment_name
+from sqlmesh_dagster.options import CheckedRunOptions, RunOptions
+from sqlmesh_dagster.settings import ProjectSettings, environment_name
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,31 @@ def test_a_lock_is_of_a_project_and_its_gateway() -> None:
 
 def test_a_run_builds_again_what_is_done_when_it_was_told_to() -> None:
     """Promise: by its option, or because it is of partitions."""
-    assert not RunOptions(start="2025-01-01").is_restatement
-    assert RunOptions(restate=True).is_restatement
-    assert RunOptions(partitions=(1, 2)).is_restatement
+    assert not CheckedRunOptions.of(RunOptions(start="2025-01-01")).is_restatement
+    assert CheckedRunOptions.of(RunOptions(restate=True)).is_restatement
+    assert CheckedRunOptions.of(RunOptions(build="all")).is_restatement
+    assert CheckedRunOptions(partitions=(1, 2)).is_restatement
+
+
+def test_a_checked_option_is_what_was_given() -> None:
+    """Promise: no option is lost on its way from the launchpad to SQLMesh."""
+    given = RunOptions(
+        build="due",
+        ignore_cron=True,
+        start="2025-01-01",
+        end="2025-01-02",
+        execution_time="2025-01-03T06:00:00+02:00",
+        skip_janitor=True,
+        restate=True,
+        restate_downstream=False,
+    )
+    unlike_default = {
+        name for name, f in RunOptions.model_fields.items() if f.default != getattr(given, name)
+    }
+    assert unlike_default == set(RunOptions.model_fields)
+    checked = CheckedRunOptions.of(given)
+    assert {name: getattr(checked, name) for name in RunOptions.model_fields} == given.model_dump()
+    assert checked.partitions is None
+    assert checked.build_policy == "due"
+    assert checked.now == datetime(2025, 1, 3, 4, tzinfo=timezone.utc)
+    assert RunOptions().now is None

@@ -61,7 +61,7 @@ def test_a_time_that_makes_no_sense_is_refused(
     """Promise: runs and plans name the option and its value."""
     given = kind.model_validate(options)
     with pytest.raises(dg.Failure) as refusal:
-        given.resolve() if isinstance(given, SQLMeshRunOptions) else given.request()
+        given.resolve() if isinstance(given, SQLMeshRunOptions) else given.check()
     assert f"`{option}`" in str(refusal.value.description)
     assert value in str(refusal.value.description)
 
@@ -69,7 +69,7 @@ def test_a_time_that_makes_no_sense_is_refused(
 def test_a_plan_is_not_effective_from_what_has_not_come() -> None:
     """Promise: each time of a plan is looked at."""
     with pytest.raises(dg.Failure, match="`effective_from`"):
-        SQLMeshPlanOptions.model_validate({"effective_from": AHEAD}).request()
+        SQLMeshPlanOptions.model_validate({"effective_from": AHEAD}).check()
 
 
 def test_times_that_make_sense_are_taken() -> None:
