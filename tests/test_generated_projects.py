@@ -104,6 +104,7 @@ def test_its_own_tests_pass(project: Project) -> None:
     """The owner's tests, and none of the integration's."""
     said = project.run("poe", "test", "--verbose")
     assert set(re.findall(r"tests/[\w/]+\.py", said)) == {"tests/test_platform.py"}
+    assert "SQLMesh works on DuckDB files that are thrown away" in said
 
 
 def test_the_tests_of_the_integration_run_in_parallel(project: Project) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from sqlmesh_dagster.guard.throw_away import VARIABLE
 from tests.sqlmesh_dagster.projects import Project
 
 
@@ -20,16 +22,23 @@ def pytest_report_header() -> str:
     )
 
 
+@pytest.fixture
+def throw_away_warehouse() -> None:
+    """Not needed: each test here makes a project of its own, with a DuckDB file of its own."""
+
+
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No analytics, no fork, and a temp folder, where the locks are, of this test's own."""
+    """No analytics, no fork, no settings of the project around it, and a temp folder, where the locks are, of this test's own."""
     temp = str(tmp_path_factory.mktemp("tmp"))  # short: Dagster's sockets are in it
     monkeypatch.setenv("TMPDIR", temp)
     monkeypatch.setattr("tempfile.tempdir", temp)
-    monkeypatch.setenv("SQLMESH__DISABLE_ANONYMIZED_ANALYTICS", "true")
     monkeypatch.setenv("MAX_FORK_WORKERS", "1")
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
-    monkeypatch.delenv("SQLMESH_ENVIRONMENT", raising=False)
+    settings = [name for name in os.environ if name.upper().startswith("SQLMESH__")]
+    for name in (*settings, "SQLMESH_ENVIRONMENT", "DAGSTER_HOME", VARIABLE):
+        monkeypatch.delenv(name, raising=False)  # they would name a real warehouse, or state
+    monkeypatch.setenv("SQLMESH__DISABLE_ANONYMIZED_ANALYTICS", "true")
 
 
 @pytest.fixture

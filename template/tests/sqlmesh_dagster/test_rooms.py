@@ -44,6 +44,7 @@ _MAY_IMPORT = {
     "upstream": {"moved"},
     "event_log": {"upstream"},
     "guard": {"errors", "upstream"},
+    "pytest_plugin": {"guard", "upstream"},
     "events": {"checks", "definition", "errors", "facts"},
     "checks": {"definition", "facts"},
     "automation": set(),
@@ -79,7 +80,13 @@ _SQLMESH = {"engine", "console"}
 """What imports SQLMesh when it is imported."""
 _INTERNALS = "upstream.internals"
 """The names of SQLMesh that `engine/` and `console.py` use; it imports SQLMesh, too."""
-_LAZILY = {"resource": {"engine"}, "times": {"engine"}, "run": {"engine"}, "manifest": {"engine"}}
+_LAZILY = {
+    "resource": {"engine"},
+    "times": {"engine"},
+    "run": {"engine"},
+    "manifest": {"engine"},
+    "pytest_plugin": {"engine"},
+}
 """What may import these inside a function: only where SQLMesh is needed."""
 
 

@@ -28,10 +28,12 @@ from sqlmesh_dagster.engine.probes import failing_sample, row_count
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest
 from sqlmesh_dagster.engine.rebuild import Rebuild
 from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
+from sqlmesh_dagster.engine.throw_away import redirect_contexts
 from sqlmesh_dagster.facts.outcomes import RowSample
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.environment import EnvironmentChanges
 from sqlmesh_dagster.guard.garbage import rare_collection
+from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     CompletionStatus,
@@ -368,6 +370,8 @@ def _new_context(settings: ProjectSettings) -> CaptureContext:
             f"There is no SQLMesh project at `{settings.project_dir}`. Set `project_dir` to the"
             " folder that holds SQLMesh's `config.yaml` or `config.py`."
         )
+    if throw_away_folder() is not None:
+        redirect_contexts()
     with _load_errors_told(settings):
         context = CaptureContext(
             paths=str(settings.project_path),

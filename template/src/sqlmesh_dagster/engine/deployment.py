@@ -15,6 +15,7 @@ from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.engine.state_lock import StateLock
 from sqlmesh_dagster.engine.verification import verify
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome
+from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot, SQLMeshError
@@ -60,7 +61,7 @@ def prepare_environment(
     """
     environment = _environment(context, settings)
     what = _difference(settings, manifest, environment)
-    policy = settings.deployment_policy
+    policy = settings.deployment_policy if throw_away_folder() is None else "apply"
     if what is None:
         is_broken = policy == "apply" and manifest.problem is not None
         return unreadable(manifest, manifest.problem or "") if is_broken else Refused()

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.errors import ProjectLoadError
 from sqlmesh_dagster.guard.garbage import rare_collection
+from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.manifest.inputs import (
     Inputs,
     is_elsewhere,
@@ -24,6 +25,7 @@ from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
 _log = logging.getLogger(__name__)
+_OF_TESTS = "tests"
 
 
 def project_manifest(resource: SQLMeshResource, *baked: Path) -> Manifest:
@@ -61,6 +63,8 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
         return inputs.digest(project, settings.gateway, environ, reader)
 
     folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
+    if throw_away_folder() is not None:  # its names may differ from those of the real warehouse
+        folder, baked = folder / _OF_TESTS, ()
     store = ManifestStore.in_folder(folder, settings.gateway)
     known = [s for s in (store.read(), *(ManifestStore(path).read() for path in baked)) if s]
     for stored in known:

@@ -7,11 +7,17 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds). What is used of each
 from sqlmesh.core import constants as constants
 from sqlmesh.core.audit import Audit as Audit
 from sqlmesh.core.audit import StandaloneAudit as StandaloneAudit
+from sqlmesh.core.config import DuckDBConnectionConfig as DuckDBConnectionConfig
+from sqlmesh.core.config import GatewayConfig as GatewayConfig
+from sqlmesh.core.config.connection import ConnectionConfig as ConnectionConfig
+from sqlmesh.core.config.connection import DuckDBAttachOptions as DuckDBAttachOptions
 from sqlmesh.core.console import Console as Console
 from sqlmesh.core.console import NoopConsole as NoopConsole
 from sqlmesh.core.console import set_console as set_console
 from sqlmesh.core.dialect import normalize_model_name as normalize_model_name
 from sqlmesh.core.engine_adapter.base import EngineAdapter as EngineAdapter
+from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter as DuckDBEngineAdapter
+from sqlmesh.core.engine_adapter.shared import CatalogSupport as CatalogSupport
 from sqlmesh.core.environment import Environment as Environment
 from sqlmesh.core.environment import EnvironmentNamingInfo as EnvironmentNamingInfo
 from sqlmesh.core.macros import RuntimeStage as RuntimeStage
@@ -53,13 +59,19 @@ from sqlmesh.utils.errors import SQLMeshError as SQLMeshError
 
 __all__ = [
     "Audit",
+    "CatalogSupport",
     "CompletionStatus",
+    "ConnectionConfig",
     "Console",
     "CroniterCache",
     "DeployabilityIndex",
+    "DuckDBAttachOptions",
+    "DuckDBConnectionConfig",
+    "DuckDBEngineAdapter",
     "EngineAdapter",
     "Environment",
     "EnvironmentNamingInfo",
+    "GatewayConfig",
     "IntervalUnit",
     "Intervals",
     "Model",

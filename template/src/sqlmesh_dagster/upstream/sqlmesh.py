@@ -6,13 +6,15 @@ Verified on SQLMesh 0.236.4. Importing this imports no SQLMesh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sqlmesh import Context
+    from sqlmesh import Config, Context
     from sqlmesh.core.config.connection import ConnectionConfig
     from sqlmesh.core.engine_adapter.base import EngineAdapter
     from sqlmesh.core.model import Model
@@ -33,6 +35,45 @@ def single_process_loading() -> Iterator[None]:
         yield
     finally:
         constants.MAX_FORK_WORKERS = before
+
+
+def on_new_context(change: Callable[[Mapping[Path, Config]], Mapping[Path, Config]]) -> None:
+    """Lets `change` have the configs of every context that this process opens from now on, once.
+
+    Leans on the parameters of `Context.__init__`, and on `load_configs`, which it calls unless it is given
+    the configs.
+    """
+    from sqlmesh.core.config import load_configs
+    from sqlmesh.core.context import GenericContext
+
+    original = GenericContext.__init__
+    if hasattr(original, "__wrapped__"):
+        return
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def changed(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        options, configs = given.arguments, given.arguments["config"]
+        if not isinstance(configs, dict):
+            more = options["config_loader_kwargs"] or {}
+            configs = load_configs(configs, self.CONFIG_TYPE, options["paths"], **more)
+        options["config"] = dict(change(configs))
+        original(*given.args, **given.kwargs)
+
+    GenericContext.__init__ = changed  # type: ignore[method-assign]
+
+
+def has_catalogs(connection: ConnectionConfig) -> bool:
+    """Whether the names of an engine's tables have a catalog; opens nothing, and needs no driver."""
+    from sqlmesh.core.engine_adapter.base import EngineAdapter
+
+    adapter = connection._engine_adapter
+    return (
+        adapter.catalog_support is not EngineAdapter.catalog_support
+        and adapter.supports_virtual_catalog is EngineAdapter.supports_virtual_catalog
+    )
 
 
 def model_path(model: Model) -> Path | None:
