@@ -4,6 +4,7 @@ import ast
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,17 @@ def test_the_quick_start_is_two_commands() -> None:
     assert all(len(block.splitlines()) == 1 for block in blocks)
     assert "copier copy --defaults" in blocks[0] and blocks[0].endswith("poe run\n")
     assert "pytest" in blocks[1]
+
+
+def test_a_task_that_was_renamed_works_under_its_old_name() -> None:
+    """It says the new name first, on the error stream, and then does the same."""
+    tasks = parse_toml(ROOT / "template/poe_tasks.toml")["tasks"]
+    warning, task = tasks["remove"]["sequence"]
+    assert task == {"ref": "invalidate"} and "cmd" in tasks["invalidate"]
+    command = [sys.executable, *shlex.split(warning["cmd"])[1:]]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert said.stdout == ""
+    assert said.stderr.startswith("`poe remove` is now `poe invalidate`.")
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:

@@ -208,7 +208,7 @@ def test_production_is_never_removed(
     """Promise: however it is written, and whatever else is there."""
     project.model("first", "SELECT 1::INT AS id")
     refused, _ = execute(project, instance, "invalidate", environment=name)
-    assert "is never removed" in failure(refused)
+    assert "is never invalidated" in failure(refused)
 
 
 def test_failing_unit_tests_stop_a_plan_with_their_text(

@@ -73,7 +73,7 @@ def _schemas(project: Project) -> set[str]:
     return {name for (name,) in rows if "__pr_" in name}
 
 
-def test_a_pull_request_is_planned_shown_and_removed(project: Project, tmp_path: Path) -> None:
+def test_a_pull_request_is_planned_shown_and_invalidated(project: Project, tmp_path: Path) -> None:
     """Opened, broken, and closed: built in schemas of its own, refused with the reason, and gone."""
     ended = _run(project, "plan", tmp_path / "opened.md")
     assert list(ended.values()) == [0, 0, 0]
@@ -91,18 +91,18 @@ def test_a_pull_request_is_planned_shown_and_removed(project: Project, tmp_path:
     assert "1 of 1 unit tests fail" in (tmp_path / "broken.md").read_text()
     test.write_text(good)
 
-    assert _run(project, "remove", tmp_path / "closed.md") == {"Remove the environment": 0}
+    assert _run(project, "invalidate", tmp_path / "closed.md") == {"Invalidate the environment": 0}
     assert _schemas(project) == set()
 
 
-def test_a_closed_pull_request_is_never_planned_and_an_open_one_never_removed(
+def test_a_closed_pull_request_is_never_planned_and_an_open_one_never_invalidated(
     project: Project,
 ) -> None:
     """Each job has the other's condition, reversed; both name the same environment."""
-    plan, remove = (_job(project.root, name) for name in ("plan", "remove"))
+    plan, invalidate = (_job(project.root, name) for name in ("plan", "invalidate"))
     assert plan["if"] == "github.event.action != 'closed'"
-    assert remove["if"] == "github.event.action == 'closed'"
-    assert plan["env"] == remove["env"]
+    assert invalidate["if"] == "github.event.action == 'closed'"
+    assert plan["env"] == invalidate["env"]
 
 
 @pytest.mark.parametrize(("sample", "loads"), [("minimal", True), ("none", False)])

@@ -151,7 +151,7 @@ def sqlmesh_plan_job_factory(
 def sqlmesh_invalidate_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
-    """The job `<project_name>_invalidate_job`: removes an environment, never production."""
+    """The job `<project_name>_invalidate_job`: invalidates an environment, never production."""
     return invalidate_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 

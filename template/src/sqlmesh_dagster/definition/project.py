@@ -124,21 +124,6 @@ class DagsterProject:
         return f"{self.name}_sync_sensor"
 
     @property
-    def plan_job_name(self) -> str:
-        """Name of the job that plans an environment."""
-        return f"{self.name}_plan_job"
-
-    @property
-    def invalidate_job_name(self) -> str:
-        """Name of the job that removes an environment."""
-        return f"{self.name}_invalidate_job"
-
-    @property
-    def verify_job_name(self) -> str:
-        """Name of the job that runs SQLMesh's unit tests and linter."""
-        return f"{self.name}_verify_job"
-
-    @property
     def checks_beside(self) -> tuple[dg.AssetCheckKey, ...]:
         """The checks that steps of their own evaluate."""
         return (

@@ -1,4 +1,4 @@
-"""A plan of an environment, shown and, when asked to, applied; and the end of an environment.
+"""A plan of an environment, shown and, when asked to, applied; and its invalidation.
 
 Importing this module imports SQLMesh.
 """
@@ -93,7 +93,7 @@ class Planning:
                 audit_alone(context, settings, name, snapshots, CheckedRunOptions(), at)
 
     def invalidate(self, *, is_dropped: bool) -> bool:
-        """Ends an environment.
+        """Invalidates an environment.
 
         Args:
             is_dropped: Whether its views and schemas go at once, and not with the next janitor.

@@ -7,7 +7,7 @@ Three locks, always taken in this order, each given back by who took it:
 | a run that a step leads (`shared`)     | the leading step takes a lease, its worker thread gives it back | held | alone |
 | … while it deploys local changes       | the same                    | held                       | comparing, then alone |
 | a step's own run (`per_step`)          | only where the state is not on Postgres | held           | on its model        |
-| audits alone, a plan, a removal        | held (`shared`)             | held                       | alone               |
+| audits alone, a plan, an invalidation  | held (`shared`)             | held                       | alone               |
 | unit tests and linter                  | none                        | held                       | none                |
 | a tick of the schedule, a sync         | tried, never waited for     | waited for, for some seconds | none              |
 | `SQLMeshResource.open_context`, `.connection` | held                 | held                       | none                |

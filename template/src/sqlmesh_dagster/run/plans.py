@@ -1,10 +1,10 @@
-"""The jobs that plan, apply and remove an environment."""
+"""The jobs that plan an environment, apply the plan, and invalidate an environment."""
 
 # No `from __future__ import annotations`: Dagster reads the types of an op's arguments unquoted.
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -15,16 +15,17 @@ from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import PlanSummary
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
-from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.options import InvalidateOptions, PlanOptions
-from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.verification_results import verification_results
-from sqlmesh_dagster.run.work import record, run_work, session_of
+from sqlmesh_dagster.run.work import record
 from sqlmesh_dagster.settings import ProjectSettings, environment_name
 
+if TYPE_CHECKING:
+    from sqlmesh_dagster.engine.session import Session
+
 _PRODUCTION = "prod"
-OP_TAGS = {"sqlmesh": "true"}
 
 
 class SQLMeshPlanOptions(PlanOptions, dg.Config):
@@ -38,56 +39,40 @@ class SQLMeshInvalidateOptions(InvalidateOptions, dg.Config):
 def plan_job(project: DagsterProject) -> dg.JobDefinition:
     """The job `<name>_plan_job`."""
 
-    @dg.op(
-        name=f"{project.name}_plan",
-        out=dg.Out(dg.Nothing),
-        required_resource_keys={project.name},
-        tags=OP_TAGS,
-    )
     def plan(
         context: dg.OpExecutionContext, config: SQLMeshPlanOptions
     ) -> Iterator[dg.Output[None]]:
         yield from _plan(context, config, project)
 
-    @dg.job(
-        name=project.plan_job_name,
-        description="Shows what a plan of an environment would change and build, after SQLMesh's unit"
-        " tests and linter; applies it if asked to.",
+    return one_op_job(
+        project,
+        "plan",
+        plan,
+        "Shows what a plan of an environment would change and build, after SQLMesh's unit tests and"
+        " linter; applies it if asked to.",
     )
-    def job() -> None:
-        plan()
-
-    return job
 
 
 def invalidate_job(project: DagsterProject) -> dg.JobDefinition:
     """The job `<name>_invalidate_job`."""
 
-    @dg.op(
-        name=f"{project.name}_invalidate",
-        out=dg.Out(dg.Nothing),
-        required_resource_keys={project.name},
-        tags=OP_TAGS,
-    )
     def invalidate(
         context: dg.OpExecutionContext, config: SQLMeshInvalidateOptions
     ) -> Iterator[dg.Output[None]]:
         yield from _invalidate(context, config, project)
 
-    @dg.job(
-        name=project.invalidate_job_name,
-        description="Removes a development environment; never production.",
+    return one_op_job(
+        project,
+        "invalidate",
+        invalidate,
+        "Invalidates a development environment; never production.",
     )
-    def job() -> None:
-        invalidate()
-
-    return job
 
 
 def _plan(
     context: dg.OpExecutionContext, config: SQLMeshPlanOptions, project: DagsterProject
 ) -> Iterator[dg.Output[None]]:
-    resource: SQLMeshResource = getattr(context.resources, project.name)
+    resource = resource_of(context, project)
     own = resource.settings
     settings = _settings_of(own, config.environment)
     if settings.environment == _PRODUCTION and config.apply and not config.allow_production:
@@ -134,15 +119,14 @@ def _plan(
                 logging.INFO, f"`{key.to_user_string()}` had been built before, and is promoted."
             )
 
-    def work(cancel: CancelToken) -> None:
+    def work(session: "Session") -> None:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
-        session = session_of(resource, settings, cancel)
         audited = [table.snapshot for table in project.table_checks] if is_recorded else []
         Planning(session, audited).plan(config, show, report, applied, verified)
 
     try:
-        run_work(context, resource, work)
+        in_session(context, resource, settings, work)
     except dg.Failure as error:
         if not shown:
             raise
@@ -172,26 +156,26 @@ def _plan_metadata(summary: PlanSummary, is_applied: bool, built: list[str]) -> 
 def _invalidate(
     context: dg.OpExecutionContext, config: SQLMeshInvalidateOptions, project: DagsterProject
 ) -> Iterator[dg.Output[None]]:
-    resource: SQLMeshResource = getattr(context.resources, project.name)
+    resource = resource_of(context, project)
     settings = _settings_of(resource.settings, config.environment)
     name = settings.environment
     if name == _PRODUCTION:
-        raise InvalidSettingError(f"`{_PRODUCTION}` is never removed. Name another environment.")
-    existed: list[bool] = []
+        raise InvalidSettingError(
+            f"`{_PRODUCTION}` is never invalidated. Name another environment."
+        )
 
-    def work(cancel: CancelToken) -> None:
+    def work(session: "Session") -> bool:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
-        planning = Planning(session_of(resource, settings, cancel))
-        existed.append(planning.invalidate(is_dropped=config.drop))
+        return Planning(session).invalidate(is_dropped=config.drop)
 
-    run_work(context, resource, work)
-    if existed[0]:
-        how = "is dropped" if config.drop else "is invalidated; the next janitor drops it"
-        context.log.info(f"Environment `{name}` {how}.")
+    existed = in_session(context, resource, settings, work)
+    if existed:
+        when = "now" if config.drop else "by the next janitor"
+        context.log.info(f"Environment `{name}` is invalidated; its views are dropped {when}.")
     else:
-        context.log.warning(f"Environment `{name}` does not exist; there is nothing to remove.")
-    yield dg.Output(None, metadata={"sqlmesh/environment": name, "sqlmesh/existed": existed[0]})
+        context.log.warning(f"Environment `{name}` does not exist; there is nothing to invalidate.")
+    yield dg.Output(None, metadata={"sqlmesh/environment": name, "sqlmesh/existed": existed})
 
 
 def _settings_of(settings: ProjectSettings, environment: str | None) -> ProjectSettings:

@@ -3,29 +3,23 @@
 # No `from __future__ import annotations`: Dagster reads the type of an op's `context` unquoted.
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.verification import Verification
-from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.resource import SQLMeshResource
-from sqlmesh_dagster.run.plans import OP_TAGS
+from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.verification_results import verification_results
-from sqlmesh_dagster.run.work import run_work, session_of
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.engine.session import Session
 
 
 def verify_job(project: DagsterProject) -> dg.JobDefinition:
     """The job `<name>_verify_job`; it also reports the checks of the same, where they are switched on."""
 
-    @dg.op(
-        name=f"{project.name}_verify",
-        out=dg.Out(dg.Nothing),
-        required_resource_keys={project.name},
-        tags=OP_TAGS,
-    )
     def verify(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         from sqlmesh_dagster.engine.verification import refuse_errors  # imports SQLMesh
 
@@ -45,14 +39,12 @@ def verify_job(project: DagsterProject) -> dg.JobDefinition:
             raise type(error)(error.description, metadata=facts) from error
         yield dg.Output(None, metadata=facts)
 
-    @dg.job(
-        name=project.verify_job_name,
-        description="Runs SQLMesh's unit tests and linter on the project's files; builds nothing.",
+    return one_op_job(
+        project,
+        "verify",
+        verify,
+        "Runs SQLMesh's unit tests and linter on the project's files; builds nothing.",
     )
-    def job() -> None:
-        verify()
-
-    return job
 
 
 def verification_checks(
@@ -82,16 +74,12 @@ def _verify(
     context: dg.OpExecutionContext, project: DagsterProject, fqns: Collection[str] | None
 ) -> Verification:
     """Neither unit tests nor the linter touch the warehouse, so that no lock on the project is needed."""
-    resource: SQLMeshResource = getattr(context.resources, project.name)
-    settings = resource.settings
-    found: list[Verification] = []
 
-    def work(cancel: CancelToken) -> None:
+    def work(session: "Session") -> Verification:
         from sqlmesh_dagster.engine.verification import verify  # imports SQLMesh
 
-        session = session_of(resource, settings, cancel)
         with session.opened(load=True, is_locked=False) as loaded:
-            found.append(verify(loaded, cancel, fqns))
+            return verify(loaded, session.cancel, fqns)
 
-    run_work(context, resource, work)
-    return found[0]
+    resource = resource_of(context, project)
+    return in_session(context, resource, resource.settings, work)

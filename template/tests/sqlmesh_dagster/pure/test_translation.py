@@ -19,6 +19,8 @@ from sqlmesh_dagster.definition.records import (
     StandaloneAuditRecord,
 )
 from sqlmesh_dagster.errors import DuplicateAssetKeyError, InvalidSettingError
+from sqlmesh_dagster.run.plans import invalidate_job, plan_job
+from sqlmesh_dagster.run.verification import verify_job
 from sqlmesh_dagster.translator import (
     SQLMeshTranslator,
     TranslatorSettings,
@@ -535,9 +537,11 @@ def test_what_belongs_to_a_project_begins_with_its_name() -> None:
     project = translated(manifest(model("m")))
     assert (project.results_key, project.options_key) == ("x_results", "x_run_options")
     assert (project.job_name, project.schedule_name) == ("x_job", "x_adaptive_schedule")
-    assert (project.sync_sensor_name, project.plan_job_name) == ("x_sync_sensor", "x_plan_job")
-    assert project.invalidate_job_name == "x_invalidate_job"
-    assert project.verify_job_name == "x_verify_job"
+    assert project.sync_sensor_name == "x_sync_sensor"
+    jobs = [plan_job(project), invalidate_job(project), verify_job(project)]
+    assert [job.name for job in jobs] == ["x_plan_job", "x_invalidate_job", "x_verify_job"]
+    ops = [node.name for job in jobs for node in job.nodes]
+    assert ops == ["x_plan", "x_invalidate", "x_verify"]
     key = dg.AssetKey(["db", "demo", "m"])
     assert project.keys_by_fqn == {fqn("m"): key} and project.fqns_by_key == {key: fqn("m")}
     assert project.assets_by_fqn == {fqn("m"): project.assets[0]}
