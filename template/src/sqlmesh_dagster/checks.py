@@ -102,7 +102,7 @@ def kept_results(
     """
     for record, spec in checks:
         last = found.get(spec.key)
-        if last is not None and _is_of(last, record, outcome.version):
+        if last is not None and is_of(last, record, outcome.version):
             yield kept(last)
 
 
@@ -153,7 +153,7 @@ def _result(
 
 def _description(audit: AuditOutcome, before: tuple[Failing, ...]) -> str:
     covered = f" in {in_words(audit.covered)}" if audit.covered else ""
-    text = f"found {rows_of(audit)}{covered}" if audit.failing_rows else f"found no rows{covered}"
+    text = f"found {rows_of(audit)}{covered}"
     if not before:
         return text
     spans = in_words(merged(failing.span for failing in before))
@@ -162,23 +162,33 @@ def _description(audit: AuditOutcome, before: tuple[Failing, ...]) -> str:
 
 def rows_of(audit: AuditOutcome) -> str:
     """How many rows an audit found, in words."""
-    return "1 row" if audit.failing_rows == 1 else f"{audit.failing_rows} rows"
+    return rows_in_words(audit.failing_rows)
+
+
+def rows_in_words(rows: int) -> str:
+    """`no rows`, `1 row`, `2 rows`."""
+    return "no rows" if rows == 0 else "1 row" if rows == 1 else f"{rows} rows"
 
 
 def _failing_before(
     record: AuditRecord, audit: AuditOutcome, outcome: ModelOutcome, last: Found | None
 ) -> tuple[Failing, ...]:
     """What failed before in this table, and is not among what the audit has looked at now."""
-    if last is None or not audit.covered or not _is_of(last, record, outcome.version):
+    if last is None or not audit.covered or not is_of(last, record, outcome.version):
         return ()
     return tuple(
         replace(failing, span=span, run_id=failing.run_id or last.run_id)
-        for failing in _from_json(last.evaluation.metadata.get("sqlmesh/failing_intervals"))
+        for failing in failing_of(last)
         for span in without(failing.span, audit.covered)
     )
 
 
-def _is_of(last: Found, record: AuditRecord, version: str | None) -> bool:
+def failing_of(last: Found) -> tuple[Failing, ...]:
+    """The failing intervals that a result remembers."""
+    return tuple(_from_json(last.evaluation.metadata.get("sqlmesh/failing_intervals")))
+
+
+def is_of(last: Found, record: AuditRecord, version: str | None) -> bool:
     """Whether a result is one of this audit and this table; results of 0.2 do not say."""
     facts = last.evaluation.metadata
     wanted = {"sqlmesh/definition": definition_of(record), "sqlmesh/version": version}

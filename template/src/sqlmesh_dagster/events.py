@@ -5,6 +5,7 @@
 | executed                  | a materialization with a new data version                                 |
 | … of a partitioned model  | one for each partition that was built                                     |
 | nothing due, not ready    | a materialization with the *unchanged* data version, that says since when |
+| … of a partitioned model with checks | the same, of the newest partition; see `unchanged`                |
 | … and built outside Dagster since | one with the table's own data version, that says so               |
 | … and never built         | an observation: there is nothing that could be materialized               |
 | failed                    | `ModelFailedError` with the engine's error and the SQL                    |
@@ -30,7 +31,7 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.checks import rows_of
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
-from sqlmesh_dagster.definition.partitions import Interval, keys_within, merged
+from sqlmesh_dagster.definition.partitions import Interval, keys_within, merged, newest_within
 from sqlmesh_dagster.definition.project import ModelAsset
 from sqlmesh_dagster.definition.spans import utc
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
@@ -125,7 +126,9 @@ def unchanged(
     """What an asset gets whose model was not executed, because nothing was due or not yet ready.
 
     Dagster shows what a run was to materialize and did not as failed, once something else in the run
-    has. So the table is reported again, with the data version and the inputs of what it holds.
+    has. So the table is reported again, with the data version and the inputs of what it holds. Where
+    checks have partitions it is the newest of these that is reported: after a materialization of no
+    partition, Dagster takes the checks' results of all partitions for outdated.
 
     Args:
         last: What the asset's last materialization says.
@@ -137,24 +140,33 @@ def unchanged(
     if table is None:
         return None
     idle: dict[str, Any] = {**_status(outcome), **_next_due(outcome), **input_facts(outcome)}
+    partition, interval = _newest_partition(asset, table)
     if last is None or has_moved(table, last):
         description = f"{_reason(outcome)}. Built outside Dagster, or before it knew the model."
-        return built_outside(asset, table, description=description, more=idle)
+        return built_outside(asset, table, partition, interval, description=description, more=idle)
     built_in = dg.MetadataValue.dagster_run(last.run_id) if last.run_id else None
     kept: dict[str, Any] = {k: v for k, v in last.metadata.items() if k in _OF_THE_TABLE}
     return dg.AssetMaterialization(
         asset.spec.key,
         description=f"{_reason(outcome)}. The data is the same as before.",
+        partition=partition,
         metadata={
             **kept,
             **idle,
-            **interval_facts((table.start, table.end)),
+            **interval_facts(interval),
             **table_facts(outcome.snapshot, table.version, last.built_at),
             **({"sqlmesh/built_in_run": built_in} if built_in else {}),
             **({"sqlmesh/plan": outcome.plan} if outcome.plan else {}),
         },
         tags={**version_tags(_version_of(table), None), **last.tags},
     )
+
+
+def _newest_partition(asset: ModelAsset, table: BuiltTable) -> tuple[str | None, Interval]:
+    whole = (table.start, table.end)
+    if asset.partitions is None or all(s.partitions_def is None for _, s in asset.checks):
+        return None, whole
+    return newest_within(asset.partitions, table.done) or (None, whole)
 
 
 def built_outside(

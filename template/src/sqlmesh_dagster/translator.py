@@ -59,6 +59,8 @@ class TranslatorSettings:
             of its cron, for those who prefer it to the adaptive schedule.
         partitions: Whether models that are built by time range are partitioned in Dagster by their
             intervals, which can then be backfilled from the UI.
+        partitioned_checks: Whether the checks of partitioned models have their partitions, each with
+            its own result. Dagster's UI cannot execute such a check alone.
     """
 
     asset_checks: bool = True
@@ -72,6 +74,7 @@ class TranslatorSettings:
     freshness_policies: bool = False
     automation_conditions: bool = False
     partitions: bool = False
+    partitioned_checks: bool = True
 
 
 class SQLMeshTranslator:

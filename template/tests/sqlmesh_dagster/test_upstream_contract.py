@@ -922,3 +922,47 @@ def test_the_last_result_of_a_check_is_known_while_a_run_has_planned_another(
         "Dagster's table of check executions has moved (upstream/dagster.py, run/reported.py)."
     )
     assert seen[2] == seen[3]
+
+
+def test_a_result_of_a_partition_names_the_partitions_newest_materialization(
+    tmp_path: Path,
+) -> None:
+    """`upstream.dagster.of_newest_materializations` and `last_partition_results`: else Dagster forgets it."""
+    days = dg.DailyPartitionsDefinition("2025-01-01", end_date="2025-01-04")
+    asset = dg.AssetKey("a")
+    key = dg.AssetCheckKey(asset, "one")
+
+    def result(day: str) -> dg.AssetCheckEvaluation:
+        return dg.AssetCheckEvaluation(
+            asset_key=asset, check_name="one", passed=day == "2025-01-01", partition=day
+        )
+
+    def shown(instance: dg.DagsterInstance) -> dict[str, list[str]]:
+        state = instance.event_log_storage.get_asset_check_state([(key, days)])[key]
+        return {
+            status.value: [*subset.subset_value.get_partition_keys()]
+            for status, subset in state.subsets.items()
+            if not subset.is_empty
+        }
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        for day in ("2025-01-01", "2025-01-02"):
+            for _ in range(2):
+                instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=day))
+        results = [result("2025-01-01"), result("2025-01-02"), result("2025-01-03")]
+        for placed in in_dagster.of_newest_materializations(instance, results):
+            instance.report_runless_asset_event(placed)
+        found = in_dagster.last_partition_results(instance, [key], "2025-01-02")
+        whole = in_dagster.last_check_results(instance, [key])
+        told = "Dagster's partitioned checks have moved (upstream/dagster.py, run/reported.py)."
+        assert found[key][0].passed is False, told
+        assert whole == {}, told
+        both = {"SUCCEEDED": ["2025-01-01"], "FAILED": ["2025-01-02", "2025-01-03"]}
+        assert shown(instance) == both, told
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition="2025-01-02"))
+        assert shown(instance) == {"SUCCEEDED": ["2025-01-01"], "FAILED": ["2025-01-03"]}, told
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset))
+        assert shown(instance) == {}, (
+            "Dagster no longer forgets the results of all partitions after a materialization of none:"
+            " `events.unchanged` can report a partitioned model as any other."
+        )

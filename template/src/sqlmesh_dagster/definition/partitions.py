@@ -110,6 +110,18 @@ def keys_within(
                 yield key, window
 
 
+def newest_within(
+    partitions: dg.TimeWindowPartitionsDefinition, intervals: Iterable[Interval]
+) -> tuple[str, Interval] | None:
+    """The last of `keys_within`, without a look at the others; None where the newest time fills none."""
+    spans = merged(intervals)
+    window = partitions.get_prev_partition_window(_moment(spans[-1][1])) if spans else None
+    if window is None or _milliseconds(window.start) < spans[-1][0]:
+        return None
+    span = _milliseconds(window.start), _milliseconds(window.end)
+    return next(((key, span) for key in partitions.get_partition_keys_in_time_window(window)), None)
+
+
 def merged(intervals: Iterable[Interval]) -> list[Interval]:
     """The same time in as few intervals as can be, in order."""
     result: list[Interval] = []

@@ -198,7 +198,12 @@ def translate(
                 group_name,
                 owners,
             ),
-            checks=_checks(translator, model.audits, keys[model.fqn], model.name, used),
+            checks=_partitioned(
+                _checks(translator, model.audits, keys[model.fqn], model.name, used),
+                specs[model.fqn].partitions_def
+                if settings.partitioned_checks and model.kind == "INCREMENTAL_BY_TIME_RANGE"
+                else None,
+            ),
             backfill_policy=translator.get_backfill_policy(model)
             if specs[model.fqn].partitions_def
             else None,
@@ -414,13 +419,36 @@ def _built_after(spec: dg.AssetCheckSpec, others: Sequence[dg.AssetKey]) -> dg.A
     """The check, executed after these assets when they are in the same run."""
     known = {dep.asset_key for dep in spec.additional_deps}
     added = [dg.AssetDep(key) for key in dict.fromkeys(others) if key not in known]
-    return dg.AssetCheckSpec(
-        spec.name,
-        asset=spec.asset_key,
-        description=spec.description,
-        additional_deps=[*spec.additional_deps, *added],
-        blocking=spec.blocking,
-        metadata=spec.metadata,
-        automation_condition=spec.automation_condition,
-        partitions_def=spec.partitions_def,
+    return _changed(spec, [*spec.additional_deps, *added], spec.partitions_def)
+
+
+def _partitioned(checks: Checks, partitions: dg.PartitionsDefinition[str] | None) -> Checks:
+    """The checks with the partitions of their asset, whose audits look at its intervals."""
+    if partitions is None:
+        return checks
+    return tuple(
+        (
+            audit,
+            _changed(spec, spec.additional_deps, spec.partitions_def or partitions),
+        )
+        for audit, spec in checks
     )
+
+
+def _changed(
+    spec: dg.AssetCheckSpec,
+    deps: Iterable[dg.AssetDep],
+    partitions: dg.PartitionsDefinition[str] | None,
+) -> dg.AssetCheckSpec:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(
+            spec.name,
+            asset=spec.asset_key,
+            description=spec.description,
+            additional_deps=[*deps],
+            blocking=spec.blocking,
+            metadata=spec.metadata,
+            automation_condition=spec.automation_condition,
+            partitions_def=partitions,
+        )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.reported import Found, Reported, Reports, reported
-from sqlmesh_dagster.upstream.dagster import RunPlan, last_check_results
+from sqlmesh_dagster.upstream.dagster import (
+    CheckResult,
+    RunPlan,
+    last_check_results,
+    last_partition_results,
+)
 
 
 def last_reports(instance: dg.DagsterInstance, project: DagsterProject, plan: RunPlan) -> Reports:
@@ -47,7 +52,20 @@ def last_results(
     instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]
 ) -> dict[dg.AssetCheckKey, Found]:
     """The last result of each check that has one; a check that a run has only planned has none of it."""
+    return _found(last_check_results(instance, list(keys)))
+
+
+def last_results_in(
+    instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey], partition: str
+) -> dict[dg.AssetCheckKey, Found]:
+    """The last result of each check in one partition, where it has one."""
+    return _found(last_partition_results(instance, list(keys), partition))
+
+
+def _found(
+    results: Mapping[dg.AssetCheckKey, CheckResult],
+) -> dict[dg.AssetCheckKey, Found]:
     return {
         key: Found(evaluation, run_id or None, at)
-        for key, (evaluation, run_id, at) in last_check_results(instance, list(keys)).items()
+        for key, (evaluation, run_id, at) in results.items()
     }

@@ -155,7 +155,8 @@ def _partitions(
     keys = partition_range(context)
     if keys is None:
         return None
-    selected = run_plan(context).assets
+    plan = run_plan(context)
+    selected = {*plan.assets, *(key.asset_key for key in plan.checks)}
     found = (a.partitions for a in project.assets if a.partitions and a.spec.key in selected)
     partitions = next(found, None)
     return existing_window(partitions, *keys, now) if partitions else None

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import dagster as dg
 
 from sqlmesh_dagster import events
-from sqlmesh_dagster.checks import as_result, check_results, kept, kept_results
+from sqlmesh_dagster.checks import (
+    FoundResults,
+    as_result,
+    check_results,
+    kept,
+    kept_results,
+    runless_check,
+)
 from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
 from sqlmesh_dagster.errors import ModelSkippedError, RestatementRefusedError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import has_moved
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.partition_checks import kept_partition_results, partitioned
 from sqlmesh_dagster.run.leading import own_outcome, shared_outcome
+from sqlmesh_dagster.run.reported import last_results, last_results_in
 from sqlmesh_dagster.run.selection import restated_below
 from sqlmesh_dagster.run.step import Step
 from sqlmesh_dagster.run.sync import report_partitions
-from sqlmesh_dagster.run.work import record, run_work
-from sqlmesh_dagster.upstream.dagster import output_without_materialization, run_plan
+from sqlmesh_dagster.run.work import record, results_of_partitions, run_work
+from sqlmesh_dagster.upstream.dagster import (
+    of_newest_materializations,
+    output_without_materialization,
+    partition_range,
+    run_plan,
+)
 
 StepEvent = (
     dg.MaterializeResult[None]
@@ -43,7 +58,7 @@ def materialize_model(
     step = Step.of(context, project)
     selected = tuple(c for c in asset.checks if c[1].key in context.selected_asset_check_keys)
     if asset.spec.key not in context.selected_asset_keys:
-        yield from _audit(step, asset.model.name, asset.model.fqn, selected)
+        yield from _audit(step, asset.model.name, asset.model.fqn, selected, asset)
         return
     _refuse_unclear_restatement(step)
     is_shared = step.resource.settings.execution == "shared"
@@ -57,7 +72,7 @@ def materialize_model(
     else:
         yield from _left_alone(step, asset, outcome, selected)
     found = step.reports.checks if outcome.audits and step.remembers else {}
-    yield from check_results(selected, outcome, found)
+    yield from _checked(step, asset, outcome, selected, found)
     for other in failed:
         events.raise_for(step.project.plain_name(other.fqn), other)
 
@@ -109,6 +124,26 @@ def _record_built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> None:
     record(step.context.instance, asset, outcome, (), step.context.run_id)
 
 
+def _checked(
+    step: Step,
+    asset: ModelAsset | None,
+    outcome: ModelOutcome,
+    selected: Checks,
+    found: FoundResults,
+) -> Iterator[StepEvent]:
+    """The results of the audits that ran: of the model, and of its partitions."""
+    results = check_results(selected, outcome, found)
+    placed = results_of_partitions(step.context.instance, asset, selected, outcome, found)
+    if not step.context.has_partition_key or not partitioned(asset, selected):
+        yield from results
+        yield from placed
+        return
+    own = partition_range(step.context)
+    for result in placed:  # Dagster takes what a run of one partition yields for that partition's
+        yield as_result(result) if own and result.partition == own[0] else result
+    yield from map(runless_check, results)
+
+
 def _left_alone(
     step: Step, asset: ModelAsset, outcome: ModelOutcome, selected: Checks
 ) -> Iterator[StepEvent]:
@@ -127,6 +162,22 @@ def _left_alone(
     own = () if is_new else kept_results(asset.checks, outcome, reports.checks)
     beside = (kept(reports.checks[k]) for k in reports.beside.get(key, ()) if k in reports.checks)
     yield from _with_outputs((*own, *beside), selected)
+    if event is not None and event.partition is not None and not is_new:
+        yield from _kept_in_partitions(step, asset, outcome, event.partition)
+
+
+def _kept_in_partitions(
+    step: Step, asset: ModelAsset, outcome: ModelOutcome, newest: str
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The last results of the newest partition, which was just materialized as it was before."""
+    checks = partitioned(asset, asset.checks)
+    instance, found = step.context.instance, step.reports.checks
+    before = last_results_in(instance, [spec.key for _, spec in checks], newest)
+    if asset.partitions is not None:
+        kept_ones = kept_partition_results(
+            checks, asset.partitions, outcome, found if step.remembers else {}, before
+        )
+        yield from of_newest_materializations(instance, list(kept_ones))
 
 
 def _with_outputs(
@@ -175,7 +226,9 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.AssetCheckResult]:
+def _audit(
+    step: Step, name: str, snapshot: str, checks: Checks, asset: ModelAsset | None = None
+) -> Iterator[StepEvent]:
     """Runs audits alone, in this step, when nothing else works on the project."""
     outcomes: list[ModelOutcome] = []
 
@@ -187,6 +240,8 @@ def _audit(step: Step, name: str, snapshot: str, checks: Checks) -> Iterator[dg.
     if outcome.is_success:
         step.context.log.warning(f"The audits of {name} did not run: {outcome.reason}.")
     elif outcome.status in ("audited", "audit_failed"):
-        yield from check_results(checks, outcome)
+        found = last_results(step.context.instance, [spec.key for _, spec in checks])
+        audited = replace(outcome, intervals=())  # nothing of it was built
+        yield from _checked(step, asset, audited, checks, found if step.remembers else {})
     else:
         events.raise_for(name, outcome)

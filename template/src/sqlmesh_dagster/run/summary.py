@@ -27,6 +27,7 @@ def summarize(instance: dg.DagsterInstance) -> Iterator[str]:
         event.event_specific_data
         for event in events
         if isinstance(event.event_specific_data, dg.AssetCheckEvaluation)
+        and event.event_specific_data.partition is None  # the check as a whole has a result, too
     ]
     yield from (f"{text.value}\n" for event in events for text in _texts(event))
     done_by_key = dict(_done(events))

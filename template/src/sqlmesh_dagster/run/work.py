@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from sqlmesh_dagster import events
-from sqlmesh_dagster.checks import check_evaluations
+from sqlmesh_dagster.checks import FoundResults, check_evaluations
 from sqlmesh_dagster.definition.project import Checks, ModelAsset
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.partition_checks import partition_results, partitioned
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.run.reported import last_results
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.dagster import of_newest_materializations
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
@@ -66,5 +68,20 @@ def record(
         for materialization in events.runless_materializations(asset, outcome, run_id):
             instance.report_runless_asset_event(materialization)
     found = last_results(instance, [spec.key for _, spec in checks])
-    for evaluation in check_evaluations(checks, outcome, found):
+    of_partitions = results_of_partitions(instance, asset, checks, outcome, found)
+    for evaluation in (*of_partitions, *check_evaluations(checks, outcome, found)):
         instance.report_runless_asset_event(evaluation)
+
+
+def results_of_partitions(
+    instance: dg.DagsterInstance,
+    asset: ModelAsset | None,
+    checks: Checks,
+    outcome: ModelOutcome,
+    found: FoundResults,
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """What the audits of a partitioned model found in each partition, once it is materialized."""
+    own = partitioned(asset, checks)
+    if asset is not None and asset.partitions is not None and own:
+        results = list(partition_results(own, asset.partitions, outcome, found))
+        yield from of_newest_materializations(instance, results)

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
 from dagster._core.definitions.asset_selection import MaterializableAssetSelection
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.assets.job.asset_job import build_asset_job, get_asset_graph_for_job
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.asset_check_execution_record import (
@@ -248,7 +252,9 @@ CheckResult = tuple[dg.AssetCheckEvaluation, str, float]
 def last_check_results(
     instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey]
 ) -> dict[dg.AssetCheckKey, CheckResult]:
-    """The last result of each check, in a few statements for all of them.
+    """The last result of each check as a whole, in a few statements for all of them.
+
+    A result of one partition is none of these, see `last_partition_results`.
 
     `instance.get_latest_asset_check_evaluation_record` asks for one check, and answers with what the
     current run has merely planned. In an event log that is no SQL database each check is asked for.
@@ -277,6 +283,7 @@ def _completed_checks(
         select(func.max(columns.id))
         .where(
             columns.id > after,
+            columns.partition.is_(None),
             columns.asset_key.in_({asset for asset, _ in wanted}),
             columns.execution_status.in_([status.value for status in _COMPLETED]),
         )
@@ -304,7 +311,9 @@ def _one_by_one(
         name: result
         for key in keys
         for name, result in _results(
-            storage.get_asset_check_execution_history(key, limit=1, status=_COMPLETED)
+            storage.get_asset_check_execution_history(
+                key, limit=1, status=_COMPLETED, partition_filter=PartitionKeyFilter(key=None)
+            )
         )
     }
 
@@ -315,3 +324,59 @@ def _results(
     for record in records:
         if record.evaluation is not None and record.event is not None:
             yield record.key, (record.evaluation, record.run_id, record.event.timestamp)
+
+
+def last_partition_results(
+    instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey], partition: str
+) -> dict[dg.AssetCheckKey, CheckResult]:
+    """The last result of each check in one partition, where it has one and no run has planned another."""
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        keys, partition_filter=PartitionKeyFilter(key=partition)
+    )
+    return dict(_results(r for r in records.values() if r.status in _COMPLETED))
+
+
+def of_newest_materializations(
+    instance: dg.DagsterInstance, results: Sequence[dg.AssetCheckEvaluation]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Results of an asset's partitions, each as one of its partition's newest materialization.
+
+    Dagster forgets a partition's result unless it names that materialization, and has no public name for
+    the pointer.
+    """
+    if not results:
+        return
+    key = results[0].asset_key
+    partitions = {result.partition for result in results if result.partition}
+    targets = dict(_newest_materializations(instance, key, partitions))
+    for result in results:
+        yield dg.AssetCheckEvaluation(
+            asset_key=key,
+            check_name=result.check_name,
+            passed=result.passed,
+            severity=result.severity,
+            description=result.description,
+            metadata=result.metadata,
+            target_materialization_data=targets.get(result.partition),
+            partition=result.partition,
+        )
+
+
+def _newest_materializations(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: set[str]
+) -> Iterator[tuple[str | None, AssetCheckEvaluationTargetMaterializationData]]:
+    ids = [
+        *instance.event_log_storage.get_latest_storage_id_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION, partitions
+        ).values()
+    ]
+    for begin in range(0, len(ids), _KEYS_PER_STATEMENT):
+        part = ids[begin : begin + _KEYS_PER_STATEMENT]
+        wanted = dg.AssetRecordsFilter(asset_key=key, storage_ids=part)
+        for record in instance.fetch_materializations(wanted, limit=len(part)).records:
+            yield (
+                record.partition_key,
+                AssetCheckEvaluationTargetMaterializationData(
+                    storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+                ),
+            )
