@@ -394,3 +394,17 @@ def test_long_plans_are_cut_and_say_so() -> None:
     assert "… and 100 more" in text and "… and 250 more diffs" in text
     assert "… and 301 more lines" in text and "````diff" in text
     assert "a.b\\|c1 |" in text
+
+
+def test_an_environment_that_is_always_recreated_is_known_to_exist(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Regression: `poe plan` said "does not exist yet" after each run."""
+    config = (project.root / "config.yaml").read_text()
+    project.write("config.yaml", config + "plan:\n  always_recreate_environment: true\n")
+    project.model("first", "SELECT 1::INT AS id")
+    _, shown = execute(project, instance)
+    assert "It does not exist yet" in shown["sqlmesh/plan_summary"]
+    assert run_in_process(project.definitions(), instance).success
+    _, shown = execute(project, instance)
+    assert "It exists" in shown["sqlmesh/plan_summary"]

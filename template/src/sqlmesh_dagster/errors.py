@@ -21,6 +21,10 @@ class DuplicateAssetKeyError(SQLMeshDagsterError):
     """Two models of one project are translated to the same asset key, or two audits to one check."""
 
 
+class ModelDefinitionError(SQLMeshDagsterError):
+    """A model or audit cannot be translated for Dagster; the rest of the project is loaded."""
+
+
 class EnvironmentMissingError(SQLMeshDagsterError):
     """The SQLMesh environment has never been planned."""
 

@@ -13,12 +13,14 @@ import dagster as dg
 from pydantic import Field
 
 from sqlmesh_dagster.definition.names import digest, op_name
+from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.project import (
     DagsterProject,
     ModelAsset,
     TableCheck,
     problem_metadata,
     results_key,
+    stand_in,
     translate,
 )
 from sqlmesh_dagster.definition.records import Manifest
@@ -300,8 +302,21 @@ def _translated(
 ) -> DagsterProject:
     _warn_of_an_empty_project(manifest)
     _warn_of_unknown_properties(manifest)
-    return translate(
+    project = translate(
         manifest, resource.translator, name=name, group_name=group_name, owners=owners or ()
+    )
+    for culprit, problem in project.problems.items():
+        _warn_of_problem(culprit, problem)
+    return project
+
+
+def _warn_of_problem(name: str, problem: str) -> None:
+    """`poe check` makes this an error, by its first words."""
+    warnings.warn(
+        f"Definition of `{name}` failed, so that its step will, too; the rest of the project is"
+        f" loaded. {problem}",
+        UserWarning,
+        stacklevel=2,
     )
 
 
@@ -332,10 +347,26 @@ def _assets(
     tags = {**_OP_TAGS, **(op_tags or {})}
     options = {project.options_key: SQLMeshRunOptions().get_resource_definition()}
     return [
-        *(_model_asset(project, asset, tags, options) for asset in project.assets),
+        *(_asset_or_stand_in(project, asset, tags, options) for asset in project.assets),
         *(_table_check(project, check, tags, options) for check in project.table_checks),
         *verification_checks(project, tags),
     ]
+
+
+def _asset_or_stand_in(
+    project: DagsterProject,
+    asset: ModelAsset,
+    op_tags: Mapping[str, str],
+    resource_defs: Mapping[str, dg.ResourceDefinition],
+) -> dg.AssetsDefinition:
+    """The asset; if Dagster refuses what an owner's translator says of it, one that says so."""
+    try:
+        return _model_asset(project, asset, op_tags, resource_defs)
+    except Exception as error:  # whatever an owner's spec holds, the other models load
+        problem = told(error)
+        _warn_of_problem(asset.model.name, problem)
+        instead = stand_in(asset.spec.key, asset.model, problem)
+        return _model_asset(project, instead, op_tags, resource_defs)
 
 
 def _model_asset(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from sqlmesh_dagster.definition import names
+from sqlmesh_dagster.definition.crons import dagster_cron
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.new_data import POLICIES, Policy, policies_of
 from sqlmesh_dagster.definition.partitions import interval_partitions
@@ -26,7 +27,6 @@ from sqlmesh_dagster.errors import InvalidSettingError
 if TYPE_CHECKING:
     from sqlmesh.core.model import Model
 
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _PLACEHOLDER = re.compile(r"\{\{?\s*(.*?)\s*\}?\}")
 _FIELDS = ("node.database", "node.schema", "node.name", "node.fqn")
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
@@ -124,7 +124,12 @@ class SQLMeshTranslator:
         return {}
 
     def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
-        """`catalog / schema / model`; characters that Dagster refuses are replaced, see `names`."""
+        """`catalog / schema / model`, or dbt's `meta.dagster.asset_key`.
+
+        Characters that Dagster refuses are replaced, see `names`.
+        """
+        if model.dbt and model.dbt.asset_key:
+            return _table_key(*model.dbt.asset_key)
         return _table_key(model.catalog, model.schema_name, model.view_name)
 
     def get_external_asset_key(self, external_fqn: str) -> dg.AssetKey:
@@ -163,20 +168,23 @@ class SQLMeshTranslator:
     def get_description(self, model: ModelRecord) -> str | None:
         """The tag `dagster:description:…`, or the model's own description; and its grain."""
         text = _property(model.tags, "description") or model.description
-        if not text or not model.grains or "grain" in text.lower():
+        if not text:
             return text
-        return f"{text}\n\nGrain: {', '.join(model.grains)}."
+        if not model.grains or "grain" in text.lower():
+            return names.shown(text)
+        return names.shown(f"{text}\n\nGrain: {', '.join(model.grains)}.")
 
     def get_group_name(self, model: ModelRecord) -> str | None:
-        """The tag `dagster:group_name:…`; without one, the factory's `group_name` is used."""
-        group = _property(model.tags, "group_name")
-        return names.group_name(group or "") or None
+        """The tag `dagster:group_name:…`, or dbt's group; without one, the factory's `group_name` is used."""
+        of_dbt = model.dbt.group if model.dbt else None
+        return names.group_name(_property(model.tags, "group_name") or of_dbt or "")
 
     def get_owners(self, model: ModelRecord) -> Sequence[str]:
-        """The tags `dagster:owner:…`, or SQLMesh's owner; a plain name becomes a team."""
-        tagged = _properties(model.tags, "owner")
-        given = tagged or ([model.owner] if model.owner else [])
-        return [owner if _is_dagster_owner(owner) else f"team:{owner}" for owner in given]
+        """The tags `dagster:owner:…`, or SQLMesh's owner, or dbt's; a plain name becomes a team."""
+        tagged = names.owners(_properties(model.tags, "owner"))
+        owned = names.owners([model.owner] if model.owner else [])
+        of_dbt = names.owners(model.dbt.owners if model.dbt else ())
+        return tagged or (of_dbt if len(of_dbt) > 1 else owned or of_dbt)
 
     def get_tags(self, model: ModelRecord) -> Mapping[str, str]:
         """SQLMesh's tags, `dagster:…` ones left out; `domain:sales` becomes a key and a value."""
@@ -186,8 +194,10 @@ class SQLMeshTranslator:
         """What the asset's badges say: SQLMesh, the engine's dialect, and what the model is."""
         what = "view" if model.is_view else "table"
         sources = {"python": "python", "seed": "csv"}
-        kinds = ("sqlmesh", model.dialect, sources.get(model.source_type, what))
-        return {kind for kind in kinds if kind}
+        dbt = "dbt" if model.dbt else ""
+        return names.kinds(
+            ("sqlmesh", dbt, names.engine(model.dialect), sources.get(model.source_type, what))
+        )
 
     def get_new_data_policy(self, model: ModelRecord) -> Policy:
         """The tag `dagster:new_data:…`, or what the model's kind allows without loss.
@@ -218,7 +228,7 @@ class SQLMeshTranslator:
         if not self.settings.automation_conditions or model.is_seed:
             return None
         tick: dg.AutomationCondition[Any] = dg.AutomationCondition.cron_tick_passed(
-            model.cron, model.cron_tz or "UTC"
+            dagster_cron(model.cron, model.cron_period), model.cron_tz or "UTC"
         )
         return (tick.since_last_handled() & ~dg.AutomationCondition.in_progress()).with_label(
             f"cron of the model: {model.cron}"
@@ -262,7 +272,7 @@ class SQLMeshTranslator:
         return {
             "dagster/table_name": ".".join(split_fqn(model.fqn)),
             **_column_schema(model.columns),
-            **{key: value for key, value in facts.items() if value},
+            **{k: names.shown(v) if isinstance(v, str) else v for k, v in facts.items() if v},
         }
 
     def get_asset_spec(self, model: ModelRecord) -> dg.AssetSpec:
@@ -272,7 +282,8 @@ class SQLMeshTranslator:
         `spec.merge_attributes(...)`. The factory adds the dependencies that SQLMesh knows to those
         given here, and its own `group_name` and `owners` where the spec has none.
         """
-        storage = {"dagster/storage_kind": model.dialect} if model.dialect else {}
+        engine = names.engine(model.dialect)
+        storage = {"dagster/storage_kind": engine} if engine else {}
         return dg.AssetSpec(
             key=self.get_asset_key(model),
             description=self.get_description(model),
@@ -292,7 +303,7 @@ class SQLMeshTranslator:
         """An external table that no asset loads, where `settings.external_assets` shows them."""
         return dg.AssetSpec(
             key=self.get_external_asset_key(external.fqn),
-            description=external.description,
+            description=names.shown(external.description) if external.description else None,
             metadata={
                 "dagster/table_name": ".".join(split_fqn(external.fqn)),
                 **_column_schema(external.columns),
@@ -309,7 +320,7 @@ class SQLMeshTranslator:
         return dg.AssetCheckSpec(
             name=audit.check_name,
             asset=asset_key,
-            description=audit.description or _audit_description(audit),
+            description=names.shown(audit.description or _audit_description(audit)),
             metadata={
                 "sqlmesh/audit": audit.name,
                 "sqlmesh/blocking": audit.blocking,
@@ -339,10 +350,12 @@ class SQLMeshTranslator:
     ) -> str:
         """Which of the tables that a standalone audit reads its check is shown on.
 
+        A dbt test's is the model at which it stands in YAML; else it is the last one.
+
         Args:
             candidates: FQNs that the audit reads, upstream before downstream.
         """
-        return candidates[-1]
+        return audit.about if audit.about in candidates else candidates[-1]
 
 
 def _check_template(template: str) -> None:
@@ -390,19 +403,17 @@ def unknown_properties(tags: Sequence[str]) -> list[str]:
     return [tag for tag in unknown if tag not in _NEW_DATA]
 
 
-def _is_dagster_owner(owner: str) -> bool:
-    return bool(_EMAIL.fullmatch(owner)) or (
-        owner.startswith("team:") and len(owner) > len("team:")
-    )
-
-
 def _column_schema(columns: Sequence[ColumnRecord]) -> dict[str, dg.TableSchema]:
     if not columns:
         return {}
     return {
         "dagster/column_schema": dg.TableSchema(
             columns=[
-                dg.TableColumn(name=c.name, type=c.data_type, description=c.description)
+                dg.TableColumn(
+                    name=names.shown(c.name),
+                    type=c.data_type,
+                    description=names.shown(c.description) if c.description else None,
+                )
                 for c in columns
             ]
         )

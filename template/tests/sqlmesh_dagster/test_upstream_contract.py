@@ -298,6 +298,7 @@ _USED = {
     ),
     "Environment": "finalized_ts name plan_id promoted_snapshots snapshots",
     "EnvironmentNamingInfo": "name",
+    "FormatConfig": "",
     "IntervalUnit": "__name__",
     "Intervals": "",
     "Model": "",
@@ -966,3 +967,42 @@ def test_a_result_of_a_partition_names_the_partitions_newest_materialization(
             "Dagster no longer forgets the results of all partitions after a materialization of none:"
             " `events.unchanged` can report a partitioned model as any other."
         )
+
+
+def test_the_names_of_config_files_are_sqlmeshs() -> None:
+    """manifest/inputs.py knows which files a project's config, and a person's own, may be."""
+    from sqlmesh.core.config.common import ALL_CONFIG_FILENAMES, YAML_CONFIG_FILENAMES
+
+    from sqlmesh_dagster.manifest import inputs
+
+    assert sorted(inputs._CONFIGS) == sorted(ALL_CONFIG_FILENAMES)
+    assert sorted(inputs._OWN_CONFIG) == sorted(YAML_CONFIG_FILENAMES)
+
+
+def test_a_cache_of_models_can_be_forgotten_and_ours_beside_it_stays(project: Project) -> None:
+    """upstream.sqlmesh.forget_cached_models names the folders of SQLMesh's cache."""
+    project.model("m", "SELECT 1::INT AS id")
+    project.write(".cache/dagster/manifest.json", "{}")
+    context = Context(paths=str(project.root))
+    folders = {path.name for path in (project.root / ".cache").iterdir()}
+    assert {"model_definition", "optimized_query"} <= folders
+    in_sqlmesh.forget_cached_models(context)
+    left = {path.name for path in (project.root / ".cache").iterdir()}
+    assert left == folders - {"model_definition", "optimized_query"}
+    assert "dagster" in left
+    context.close()
+
+
+def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> None:
+    """upstream.sqlmesh.relocate_databases writes into the config before a connection is made of it."""
+    config = (project.root / "config.yaml").read_text()
+    project.write("config.yaml", config.replace(str(project.database), "some/own.db"))
+    context = Context(paths=str(project.root), load=False)
+    in_sqlmesh.relocate_databases(context, lambda path: str(project.root / path))
+    assert in_sqlmesh.duckdb_files(context.connection_config) == [project.root / "some/own.db"]
+    assert in_sqlmesh.duckdb_files(in_sqlmesh.state_connection(context)) == [
+        project.root / "some/own.db"
+    ]
+    assert not in_sqlmesh.is_dbt_project(context)
+    assert in_sqlmesh.dbt_manifests(context) == []
+    context.close()

@@ -1,4 +1,7 @@
-"""Names that Dagster accepts, made from names that SQLMesh accepts, without collisions."""
+"""Names that Dagster accepts, made from texts that SQLMesh accepts, without collisions.
+
+Every text of a project that becomes a name, key, tag, kind, group, owner or description passes here.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,13 @@ _TAG_LENGTH = 63
 """Longest tag key or value that Dagster takes (`dagster._core.definitions.tags`)."""
 _CHECK_NAME_LENGTH = 80
 """Long enough to read in the UI; the rest is replaced by a digest."""
+_SEGMENT_LENGTH = 255
+"""Longest identifier of most engines. Postgres, as Dagster's storage, cannot index keys of some 2,700 bytes."""
+_EMAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._%+-]*@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
+"""What Dagster takes for an e-mail (`dagster._core.utils.is_valid_email`)."""
+_TEAM = "team:"
+_UNPRINTABLE = re.compile(r"[\x00\ud800-\udfff]")
+"""What neither UTF-8 nor a text of Postgres can hold."""
 _RESERVED = frozenset(
     [
         "context",
@@ -46,7 +56,12 @@ AuditCall = tuple[str, Mapping[str, str]]
 
 def digest(text: str, length: int = 6) -> str:
     """A short, stable hexadecimal digest of `text`."""
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def shown(text: str) -> str:
+    """A text for people, such as a description, without what cannot be stored."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def key_segment(name: str) -> str:
@@ -55,7 +70,7 @@ def key_segment(name: str) -> str:
     A name of letters, digits and underscores stays as it is; any other gets a digest of the
     original, so that `a-b`, `a.b` and `a_b` stay three assets.
     """
-    clean = _ILLEGAL.sub("_", name)
+    clean = _ILLEGAL.sub("_", name)[:_SEGMENT_LENGTH]
     return clean if clean == name and name else f"{clean}__{digest(name)}"
 
 
@@ -99,9 +114,30 @@ def dagster_tags(tags: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def group_name(text: str) -> str:
-    """A group name: segments of letters, digits and underscores, separated by `/`."""
-    return "/".join(_ILLEGAL.sub("_", segment) for segment in text.split("/") if segment)
+def group_name(text: str) -> str | None:
+    """A group name: segments of letters, digits and underscores, separated by `/`; None if none is left."""
+    return "/".join(_ILLEGAL.sub("_", segment) for segment in text.split("/") if segment) or None
+
+
+def owners(texts: Sequence[str]) -> list[str]:
+    """Owners: an e-mail and `team:…` stay as they are, any other name becomes a team's."""
+    found = dict.fromkeys(shown(text.strip()) for text in texts)
+    return [o if _is_owner(o) else f"{_TEAM}{o}" for o in found if o]
+
+
+def engine(dialect: str) -> str:
+    """The engine of a dialect, which may have settings: `snowflake,normalization_strategy=lowercase`."""
+    name = dialect.partition(",")[0].strip()
+    return tag_key(name) if name else ""
+
+
+def kinds(texts: Sequence[str]) -> set[str]:
+    """The kinds of an asset; a kind is a tag's key."""
+    return {tag_key(text) for text in texts if text}
+
+
+def _is_owner(text: str) -> bool:
+    return bool(_EMAIL.fullmatch(text)) or (text.startswith(_TEAM) and text != _TEAM)
 
 
 def audit_identity(name: str, arguments: Mapping[str, str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote
@@ -12,8 +14,11 @@ from urllib.parse import quote
 import dagster as dg
 
 from sqlmesh_dagster.definition import names
+from sqlmesh_dagster.definition.markdown import fenced
+from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
+    ExternalRecord,
     Manifest,
     ModelRecord,
     StandaloneAuditRecord,
@@ -21,6 +26,7 @@ from sqlmesh_dagster.definition.records import (
 from sqlmesh_dagster.errors import DuplicateAssetKeyError
 from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 
+_log = logging.getLogger(__name__)
 Checks = tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
 """Audits, each with its check."""
 
@@ -37,12 +43,15 @@ class ModelAsset:
     Attributes:
         checks: Each audit that is switched on, with its check.
         backfill_policy: How a backfill is cut into runs, if the asset is partitioned.
+        problem: Why the model could not be translated, where this asset stands in for it: its step
+            fails with this.
     """
 
     model: ModelRecord
     spec: dg.AssetSpec
     checks: Checks
     backfill_policy: dg.BackfillPolicy | None = None
+    problem: str | None = None
 
     @property
     def partitions(self) -> dg.TimeWindowPartitionsDefinition | None:
@@ -62,10 +71,12 @@ class TableCheck:
 
     Attributes:
         snapshot: What SQLMesh calls it: the standalone audit's name, or the table's FQN.
+        problem: Why the audits could not be translated, where the checks stand in for theirs.
     """
 
     snapshot: str
     checks: Checks
+    problem: str | None = None
 
     @property
     def op_name(self) -> str:
@@ -154,6 +165,12 @@ class DagsterProject:
         return asset.model.name if asset else fqn.replace('"', "")
 
     @property
+    def problems(self) -> Mapping[str, str]:
+        """Why each model has no translation that has none, by its name; and so for audits."""
+        models = {a.model.name: a.problem for a in self.assets if a.problem}
+        return models | {c.snapshot: c.problem for c in self.table_checks if c.problem}
+
+    @property
     def fqns_by_key(self) -> Mapping[dg.AssetKey, str]:
         """The model of each asset key."""
         return {asset.spec.key: asset.model.fqn for asset in self.assets}
@@ -176,60 +193,190 @@ def translate(
     Raises:
         DuplicateAssetKeyError: Two models get one key, or two audits one check.
     """
-    specs = {model.fqn: translator.get_asset_spec(model) for model in manifest.models}
-    _refuse_duplicates(manifest, specs)
-    keys = {fqn: spec.key for fqn, spec in specs.items()}
-    for external in manifest.externals:
-        keys[external.fqn] = translator.get_external_asset_key(external.fqn)
-    used: set[dg.AssetCheckKey] = set()
-    problem = problem_metadata(manifest)
-    settings = translator.settings
-    assets = tuple(
-        ModelAsset(
-            model=model,
-            spec=_completed(
-                specs[model.fqn],
-                [_dependency(specs[model.fqn], fqn, specs, keys) for fqn in model.depends_on],
-                {
-                    **problem,
-                    **(_column_lineage(model, keys) if settings.column_lineage else {}),
-                    **_code_references(model, manifest, settings),
-                },
-                group_name,
-                owners,
-            ),
-            checks=_partitioned(
-                _checks(translator, model.audits, keys[model.fqn], model.name, used),
-                specs[model.fqn].partitions_def
-                if settings.partitioned_checks and model.kind == "INCREMENTAL_BY_TIME_RANGE"
-                else None,
-            ),
-            backfill_policy=translator.get_backfill_policy(model)
-            if specs[model.fqn].partitions_def
-            else None,
-        )
-        for model in manifest.models
-    )
-    standalone = (
-        _standalone_check(a, manifest, translator, keys, used) for a in manifest.standalone_audits
-    )
-    external_checks = (
-        TableCheck(e.fqn, _checks(translator, e.audits, keys[e.fqn], e.fqn, used))
-        for e in manifest.externals
-    )
-    externals = [
-        translator.get_external_asset_spec(external)
-        for external in manifest.externals
-        if settings.external_assets
+    known = _Known.of(manifest, translator)
+    assets = tuple(_model_asset(model, known, group_name, owners) for model in manifest.models)
+    table_checks = [
+        *(_standalone_check(audit, known) for audit in manifest.standalone_audits),
+        *(_external_check(external, known) for external in manifest.externals),
     ]
+    verification_checks: list[VerificationCheck] = []
+    for asset in assets:
+        with _problem_of(asset.model.fqn, known.problems):
+            verification_checks += () if asset.problem else _verification_checks(asset.model, known)
     return DagsterProject(
         name=name,
         manifest=manifest,
-        assets=assets,
-        externals=tuple(_without_duplicates(externals, specs.values())),
-        table_checks=tuple(c for c in (*standalone, *external_checks) if c and c.checks),
-        verification_checks=tuple(_verification_checks(manifest, translator, keys, used)),
+        assets=tuple(
+            _model_asset(a.model, known, group_name, owners)
+            if a.model.fqn in known.problems and not a.problem
+            else a
+            for a in assets
+        ),
+        externals=tuple(_shown_externals(known)),
+        table_checks=tuple(c for c in table_checks if c and c.checks),
+        verification_checks=tuple(verification_checks),
     )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the translation of one model, audit or table must know of the others.
+
+    Attributes:
+        specs: Of the models that could be translated.
+        keys: Of every model and external table.
+        problems: Why a model, or a table that models read, has no translation.
+        used: Check keys of the project so far.
+    """
+
+    manifest: Manifest
+    translator: SQLMeshTranslator
+    specs: dict[str, dg.AssetSpec]
+    keys: dict[str, dg.AssetKey]
+    problems: dict[str, str]
+    used: set[dg.AssetCheckKey]
+
+    @classmethod
+    def of(cls, manifest: Manifest, translator: SQLMeshTranslator) -> _Known:
+        """The first look: every model's own spec and every key.
+
+        Raises:
+            DuplicateAssetKeyError: Two models get one key.
+        """
+        known = cls(manifest, translator, {}, {}, {}, set())
+        for model in manifest.models:
+            if model.problem:
+                known.problems[model.fqn] = model.problem
+                continue
+            with _problem_of(model.fqn, known.problems):
+                known.specs[model.fqn] = translator.get_asset_spec(model)
+        _refuse_duplicates(manifest, known.specs)
+        known.keys.update({fqn: spec.key for fqn, spec in known.specs.items()})
+        taken = set(known.keys.values())
+        for model in manifest.models:
+            if model.fqn not in known.keys:
+                known.keys[model.fqn] = _key_of_its_own(model, translator, taken)
+                taken.add(known.keys[model.fqn])
+        for external in manifest.externals:
+            known.keys[external.fqn] = _PLAIN.get_external_asset_key(external.fqn)
+            with _problem_of(external.fqn, known.problems):
+                known.keys[external.fqn] = (
+                    dg.AssetKey(list(external.asset_key))  # as the owner's source says
+                    if external.asset_key
+                    else translator.get_external_asset_key(external.fqn)
+                )
+        return known
+
+    def problem(self, model: ModelRecord) -> str | None:
+        """Why it has no translation: its own reason, or that of a table that it reads."""
+        tables = {external.fqn for external in self.manifest.externals}
+        names_of_it = (model.fqn, *(fqn for fqn in model.depends_on if fqn in tables))
+        return next((self.problems[fqn] for fqn in names_of_it if fqn in self.problems), None)
+
+
+_PLAIN = SQLMeshTranslator()
+"""Translates whatever there is; what stands in for a translation that failed is its."""
+
+
+@contextmanager
+def _problem_of(fqn: str, problems: dict[str, str]) -> Iterator[None]:
+    """Keeps what goes wrong with one model, so that the others load.
+
+    A translator is the owner's code: it may raise anything.
+    """
+    try:
+        yield
+    except DuplicateAssetKeyError:  # of two models or audits; only the owner knows which is meant
+        raise
+    except Exception as error:
+        problems[fqn] = told(error)
+        _log.debug("`%s` cannot be translated.", fqn, exc_info=True)
+
+
+def stand_in(asset_key: dg.AssetKey, model: ModelRecord, problem: str) -> ModelAsset:
+    """The asset of a model that could not be translated: it says why, and fails with this in a run."""
+    text = f"This model cannot be shown as an asset, and its step fails.\n\n{fenced(problem)}"
+    spec = dg.AssetSpec(
+        key=asset_key,
+        description=names.shown(text),
+        metadata={"sqlmesh/problem": dg.MetadataValue.md(names.shown(text))},
+        kinds={"sqlmesh"},
+    )
+    return ModelAsset(model=model, spec=spec, checks=(), problem=problem)
+
+
+def _key_of_its_own(
+    model: ModelRecord, translator: SQLMeshTranslator, taken: Collection[dg.AssetKey]
+) -> dg.AssetKey:
+    """The key that the translator gives, if it gives one that no other model has."""
+    key = _PLAIN.get_asset_key(model)
+    with _problem_of(model.fqn, {}):
+        given = translator.get_asset_key(model)
+        key = given if isinstance(given, dg.AssetKey) and given.path else key
+    if key not in taken:
+        return key
+    return dg.AssetKey([*key.path[:-1], f"{key.path[-1]}__{names.digest(model.fqn)}"])
+
+
+def _model_asset(
+    model: ModelRecord, known: _Known, group_name: str, owners: Sequence[str]
+) -> ModelAsset:
+    problem = known.problem(model)
+    if problem is None:
+        with _problem_of(model.fqn, known.problems):
+            return _translated_asset(model, known, group_name, owners)
+        problem = known.problems[model.fqn]
+    asset = stand_in(known.keys[model.fqn], model, problem)
+    deps = [dg.AssetDep(known.keys[fqn]) for fqn in model.depends_on]
+    return replace(asset, spec=_completed(asset.spec, deps, {}, group_name, owners))
+
+
+def _translated_asset(
+    model: ModelRecord, known: _Known, group_name: str, owners: Sequence[str]
+) -> ModelAsset:
+    spec, keys, translator = known.specs[model.fqn], known.keys, known.translator
+    settings = translator.settings
+    metadata = {
+        **problem_metadata(known.manifest),
+        **(_column_lineage(model, keys) if settings.column_lineage else {}),
+        **_code_references(model, known.manifest, settings),
+    }
+    deps = [_dependency(spec, fqn, known.specs, keys) for fqn in model.depends_on]
+    return ModelAsset(
+        model=model,
+        spec=_completed(spec, deps, metadata, group_name, owners),
+        checks=_partitioned(
+            _checks(translator, model.audits, keys[model.fqn], model.name, known.used),
+            spec.partitions_def
+            if settings.partitioned_checks and model.kind == "INCREMENTAL_BY_TIME_RANGE"
+            else None,
+        ),
+        backfill_policy=translator.get_backfill_policy(model) if spec.partitions_def else None,
+    )
+
+
+def _external_check(external: ExternalRecord, known: _Known) -> TableCheck:
+    fqn, key = external.fqn, known.keys[external.fqn]
+    with _problem_of(fqn, known.problems):
+        return TableCheck(fqn, _checks(known.translator, external.audits, key, fqn, known.used))
+    checks = _checks(_PLAIN, external.audits, key, fqn, known.used)
+    return TableCheck(fqn, checks, known.problems[fqn])
+
+
+def _shown_externals(known: _Known) -> Iterator[dg.AssetSpec]:
+    """External tables that the settings show; two of them may be keyed as one asset, or as a model."""
+    seen = {known.keys[model.fqn] for model in known.manifest.models}
+    for external in known.manifest.externals:
+        if not known.translator.settings.external_assets:
+            return
+        spec = _PLAIN.get_external_asset_spec(external).replace_attributes(
+            key=known.keys[external.fqn]
+        )
+        with _problem_of(external.fqn, known.problems):
+            spec = known.translator.get_external_asset_spec(external)
+        if spec.key not in seen:
+            seen.add(spec.key)
+            yield spec
 
 
 def problem_metadata(manifest: Manifest) -> dict[str, dg.MarkdownMetadataValue]:
@@ -262,33 +409,25 @@ def _code_references(
     """The model's file and line: for an editor on this machine, and on a git host."""
     if model.path is None or not settings.code_references:
         return {}
-    file = os.path.normpath(f"{manifest.project_dir}/{model.path}")
+    path = names.shown(model.path)  # file names need not be UTF-8
+    file = os.path.normpath(f"{manifest.project_dir}/{path}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         references: list[dg.LocalFileCodeReference | dg.UrlCodeReference] = [
             dg.LocalFileCodeReference(file_path=file, line_number=model.line, label=model.name)
         ]
         if settings.code_url:
-            url = f"{settings.code_url.rstrip('/')}/{quote(model.path)}#L{model.line}"
+            url = f"{settings.code_url.rstrip('/')}/{quote(path)}#L{model.line}"
             references.append(dg.UrlCodeReference(url=url, label=model.name))
         found = dg.CodeReferencesMetadataValue(code_references=references)
     return {"dagster/code_references": found}
 
 
-def _without_duplicates(
-    externals: Iterable[dg.AssetSpec], models: Iterable[dg.AssetSpec]
-) -> Iterator[dg.AssetSpec]:
-    """Two tables may be keyed as one asset, or as a model."""
-    seen = {spec.key for spec in models}
-    for spec in externals:
-        if spec.key not in seen:
-            seen.add(spec.key)
-            yield spec
-
-
 def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) -> None:
     first: dict[dg.AssetKey, ModelRecord] = {}
     for model in manifest.models:
+        if model.fqn not in specs:
+            continue
         other = first.setdefault(specs[model.fqn].key, model)
         if other is not model:
             raise DuplicateAssetKeyError(
@@ -325,7 +464,7 @@ def _completed(
         deps=[*spec.deps, *added.values()],
         metadata={**metadata, **spec.metadata},
         group_name=spec.group_name or names.group_name(group_name),
-        owners=list(spec.owners) or list(owners),
+        owners=list(spec.owners) or names.owners(owners),
     )
 
 
@@ -342,74 +481,71 @@ def _checks(
     the later one's check gets a digest of `source`.
 
     Args:
-        used: Check keys of the project so far; this adds to them.
+        used: Check keys of the project so far; this adds to them once all are made.
     """
-    checks = []
+    checks: list[tuple[AuditRecord, dg.AssetCheckSpec]] = []
+    own: set[dg.AssetCheckKey] = set()
     for audit in audits if translator.settings.asset_checks else ():
         if audit.skip:
             continue
         spec = translator.get_check_spec(audit, key)
-        if spec.key in used:
+        if spec.key in used | own:
             name = f"{audit.check_name}_{names.digest(source)}"
             spec = translator.get_check_spec(replace(audit, check_name=name), key)
-        if spec.key in used:
+        if spec.key in used | own:
             raise DuplicateAssetKeyError(
                 f"Two audits get the same check `{spec.name}` on `{key.to_user_string()}`; one is"
                 f" `{audit.name}` of `{source}`. Let the translator's `get_check_spec` tell them"
                 " apart by `audit.check_name`."
             )
-        used.add(spec.key)
+        own.add(spec.key)
         checks.append((audit, spec))
+    used |= own
     return tuple(checks)
 
 
-def _verification_checks(
-    manifest: Manifest,
-    translator: SQLMeshTranslator,
-    keys: Mapping[str, dg.AssetKey],
-    used: set[dg.AssetCheckKey],
-) -> Iterator[VerificationCheck]:
-    """The checks of the models' code.
+def _verification_checks(model: ModelRecord, known: _Known) -> Iterator[VerificationCheck]:
+    """The checks of a model's code.
 
     Raises:
         DuplicateAssetKeyError: The translator gives one the name of another check.
     """
-    settings = translator.settings
-    for model in manifest.models:
-        key = keys[model.fqn]
-        checks = []
-        if settings.unit_test_checks and model.unit_tests:
-            spec = translator.get_unit_tests_check_spec(model, key)
-            checks.append(VerificationCheck("unit_tests", model, spec))
-        if settings.lint_checks:
-            checks.append(
-                VerificationCheck("lint", model, translator.get_lint_check_spec(model, key))
+    key, translator, settings = known.keys[model.fqn], known.translator, known.translator.settings
+    checks = []
+    if settings.unit_test_checks and model.unit_tests:
+        spec = translator.get_unit_tests_check_spec(model, key)
+        checks.append(VerificationCheck("unit_tests", model, spec))
+    if settings.lint_checks:
+        checks.append(VerificationCheck("lint", model, translator.get_lint_check_spec(model, key)))
+    for check in checks:
+        if check.spec.key in known.used:
+            raise DuplicateAssetKeyError(
+                f"The check `{check.spec.name}` of `{model.name}` has the name of an audit's check."
+                " Let the translator's `get_unit_tests_check_spec` or `get_lint_check_spec` give"
+                " it another."
             )
-        for check in checks:
-            if check.spec.key in used:
-                raise DuplicateAssetKeyError(
-                    f"The check `{check.spec.name}` of `{model.name}` has the name of an audit's check."
-                    " Let the translator's `get_unit_tests_check_spec` or `get_lint_check_spec` give"
-                    " it another."
-                )
-            used.add(check.spec.key)
-            yield check
+        known.used.add(check.spec.key)
+        yield check
 
 
-def _standalone_check(
-    record: StandaloneAuditRecord,
-    manifest: Manifest,
-    translator: SQLMeshTranslator,
-    keys: Mapping[str, dg.AssetKey],
-    used: set[dg.AssetCheckKey],
+def _standalone_check(record: StandaloneAuditRecord, known: _Known) -> TableCheck | None:
+    with _problem_of(record.audit.name, known.problems):
+        return _shown_on(record, known, known.translator)
+    check = _shown_on(record, known, _PLAIN)
+    return replace(check, problem=known.problems[record.audit.name]) if check else None
+
+
+def _shown_on(
+    record: StandaloneAuditRecord, known: _Known, translator: SQLMeshTranslator
 ) -> TableCheck | None:
+    manifest, keys = known.manifest, known.keys
     order = [e.fqn for e in manifest.externals] + [m.fqn for m in manifest.models]
     candidates = [fqn for fqn in order if fqn in record.depends_on]
     if not candidates:
         return None
     shown_on = translator.get_standalone_check_asset(record, candidates)
     others = [keys[fqn] for fqn in candidates if keys[fqn] != keys[shown_on]]
-    checks = _checks(translator, [record.audit], keys[shown_on], record.audit.name, used)
+    checks = _checks(translator, [record.audit], keys[shown_on], record.audit.name, known.used)
     return TableCheck(
         record.audit.name, tuple((audit, _built_after(spec, others)) for audit, spec in checks)
     )

@@ -46,6 +46,24 @@ class AuditRecord:
 
 
 @dataclass(frozen=True)
+class DbtRecord:
+    """What a dbt project says of a model, a seed or a snapshot, in addition to what SQLMesh keeps.
+
+    Attributes:
+        resource_type: dbt's, e.g. `snapshot`.
+        group: `meta.dagster.group`, or dbt's own group.
+        owners: `meta.dagster.owners`, or `meta.owner`, or those of the group.
+        asset_key: `meta.dagster.asset_key`.
+    """
+
+    unique_id: str
+    resource_type: str
+    group: str | None = None
+    owners: tuple[str, ...] = ()
+    asset_key: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """A SQLMesh model, as it stands in the project's files.
 
@@ -77,6 +95,8 @@ class ModelRecord:
         restated_at: Its `auto_restatement_cron`, in UTC, with the shortest and the longest time between
             two of its ticks in seconds, if it has one: what is done is built again then.
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
+        problem: Why the record could not be read whole; what is missing has its default.
+        dbt: What dbt says of it, in a dbt project.
     """
 
     fqn: str
@@ -118,6 +138,8 @@ class ModelRecord:
     unit_tests: tuple[str, ...] = ()
     restated_at: tuple[str, float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    problem: str | None = None
+    dbt: DbtRecord | None = None
 
     @property
     def is_view(self) -> bool:
@@ -135,6 +157,9 @@ class ExternalRecord:
     """A table that models read and SQLMesh does not build.
 
     It need not be declared in `external_models.yaml`; then `columns` and `audits` are empty.
+
+    Attributes:
+        asset_key: Of a dbt source whose `meta.dagster.asset_key` names one.
     """
 
     fqn: str
@@ -144,16 +169,22 @@ class ExternalRecord:
     description: str | None = None
     columns: tuple[ColumnRecord, ...] = ()
     audits: tuple[AuditRecord, ...] = ()
+    asset_key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class StandaloneAuditRecord:
-    """An audit that belongs to no model; `depends_on` holds the FQNs that its query reads."""
+    """An audit that belongs to no model; `depends_on` holds the FQNs that its query reads.
+
+    Attributes:
+        about: Of a dbt test, the FQN of the model at which it stands in YAML.
+    """
 
     audit: AuditRecord
     depends_on: tuple[str, ...]
     owner: str | None = None
     tags: tuple[str, ...] = ()
+    about: str | None = None
 
 
 @dataclass(frozen=True)

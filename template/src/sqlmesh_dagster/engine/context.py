@@ -22,6 +22,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once
+from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
@@ -54,6 +55,7 @@ from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     duckdb_files,
+    forget_cached_models,
     has_state_beside_data,
     leave_as_it_is,
     on_audit,
@@ -271,6 +273,7 @@ def open_context(
     console: Console | None = None,
     cancel: CancelToken | None = None,
     process_timeout: float | None = None,
+    opens_database: bool = True,
 ) -> Iterator[CaptureContext]:
     """A fresh SQLMesh context, alone in this process; every connection is released at the end.
 
@@ -283,6 +286,7 @@ def open_context(
     Args:
         load: Whether the project's files are needed; a run works from the deployed state alone.
         process_timeout: Seconds to wait for another context of this process; None waits for ever.
+        opens_database: Whether it matters which DuckDB file a relative path leads to.
 
     Raises:
         ProjectLoadError: The project's config or files are broken, or the folder is missing.
@@ -296,6 +300,7 @@ def open_context(
         set_console(console or NoopConsole())
         with environment.noted():
             context = _new_context(settings)
+        anchor_databases(context, settings.project_path, may_guess=not opens_database)
         context.environment = environment
         context.cancel_token = cancel or CancelToken()
         context.sample_size = settings.failing_rows_sample
@@ -312,13 +317,23 @@ def open_context(
             _PROCESS.release()
 
 
-def load_manifest(settings: ProjectSettings, read_model: ReadModel = lambda model: {}) -> Manifest:
+def load_manifest(
+    settings: ProjectSettings,
+    read_model: ReadModel = lambda model: {},
+    forget_cached: bool = False,
+) -> Manifest:
     """Loads the project's files and reads them for Dagster's definitions; opens no connection.
+
+    Args:
+        forget_cached: Whether SQLMesh's cache of models may be older than what its macros read.
 
     Raises:
         ProjectLoadError: With SQLMesh's own message.
     """
-    with open_context(settings, load=True) as context:
+    with open_context(settings, load=False, opens_database=False) as context:
+        if forget_cached:
+            forget_cached_models(context)
+        load_files(context, settings)
         return build_manifest(context, read_model)
 
 

@@ -165,7 +165,8 @@ def _summary(context: CaptureContext, plan: Plan, unit_tests: int) -> PlanSummar
     return PlanSummary(
         environment=plan.environment.name,
         plan_id=plan.plan_id,
-        is_new=diff.is_new_environment,
+        is_new=diff.is_new_environment and not diff.previous_plan_id,
+        is_recreated=diff.is_new_environment and bool(diff.previous_plan_id),
         is_empty=not (plan.has_changes or plan.requires_backfill or plan.has_unmodified_unpromoted),
         create_from=diff.create_from if diff.create_from_env_exists else None,
         changes=tuple(_changes(plan)),

@@ -16,7 +16,8 @@ import sqlmesh
 from sqlglot import exp
 from sqlmesh import Context
 
-from sqlmesh_dagster.definition.names import check_names
+from sqlmesh_dagster.definition.names import check_names, shown
+from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
@@ -25,6 +26,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
+from sqlmesh_dagster.engine.dbt import DbtNotes, DbtSource, dbt_notes
 from sqlmesh_dagster.engine.lineage import ColumnSources, column_lineages
 from sqlmesh_dagster.engine.source import definition_line
 from sqlmesh_dagster.upstream.internals import (
@@ -50,6 +52,7 @@ _CRON_EPOCH = "2024-01-01"
 _TWO_DAYS = (_CRON_EPOCH, "2024-02-08")
 _CRON_SAMPLES = 30
 """Ticks looked at, at least: a month of a daily cron."""
+_DAY = 86400.0
 _CRON_SPAN = timedelta(hours=25)
 """Time looked at, at least: a night of `*/5 8-18`, SQLMesh's shortest period being 5 minutes."""
 
@@ -71,8 +74,9 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
     starts = _fixed_starts(models, context.dag.sorted)
     root = Path(context.path)
     tests = unit_tests_by_model(context)
+    dbt = dbt_notes(context)
     records = tuple(
-        _model_record(
+        _record_or_problem(
             models[fqn],
             models,
             root,
@@ -81,15 +85,17 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
             starts.get(fqn),
             tests.get(fqn, ()),
             read_model,
+            dbt,
         )
         for fqn in context.dag.sorted
         if fqn in models and not models[fqn].kind.is_symbolic
     )
-    audits = tuple(_standalone_record(a, models) for a in context.standalone_audits.values())
+    standalone = {audit.fqn: audit for audit in context.standalone_audits.values()}
+    audits = tuple(_standalone_record(audit, models, dbt) for audit in standalone.values())
     read = {fqn for model in records for fqn in model.depends_on}
     read |= {fqn for audit in audits for fqn in audit.depends_on}
     built = {record.fqn for record in records}
-    declared = {fqn for fqn, model in models.items() if model.kind.is_external}
+    declared = {fqn for fqn, model in models.items() if model.kind.is_external} | dbt.sources.keys()
     return Manifest(
         project_dir=str(root.resolve()),
         gateway=context.gateway or context.config.default_gateway_name,
@@ -98,7 +104,8 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         sqlmesh_version=sqlmesh.__version__,
         models=records,
         externals=tuple(
-            _external_record(fqn, models.get(fqn)) for fqn in sorted((read | declared) - built)
+            _external_record(fqn, models.get(fqn), dbt.sources.get(fqn))
+            for fqn in sorted((read | declared) - built)
         ),
         standalone_audits=audits,
         fingerprints=tuple(
@@ -151,11 +158,54 @@ def audit_arguments(arguments: Mapping[str, exp.Expr]) -> dict[str, str]:
 
 
 def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
+    """By the names of their snapshots: a dbt test is known to a context by another."""
     cache: dict[str, SnapshotFingerprint] = {}
     every = dict(nodes)
     return {
-        name: fingerprint_from_node(node, nodes=every, cache=cache) for name, node in nodes.items()
+        node.fqn: fingerprint_from_node(node, nodes=every, cache=cache) for node in nodes.values()
     }
+
+
+def _record_or_problem(
+    model: Model,
+    models: Mapping[str, Model],
+    root: Path,
+    fingerprint: SnapshotFingerprint,
+    *rest: Any,
+) -> ModelRecord:
+    """The record; of a model that cannot be read whole, what can, so that the others are shown."""
+    try:
+        return _model_record(model, models, root, fingerprint, *rest)
+    except Exception as error:  # `read_model` is the owner's code: it may raise anything
+        return ModelRecord(
+            fqn=model.fqn,
+            name=model.name,
+            catalog=model.catalog or "",
+            schema_name=model.schema_name,
+            view_name=model.view_name,
+            kind=model.kind.name.value,
+            source_type=model.source_type,
+            dialect=model.dialect,
+            gateway=model.gateway,
+            cron=model.cron,
+            cron_tz=None,
+            cron_period=_DAY,
+            cron_gap=_DAY,
+            interval_unit=model.interval_unit.value if model.interval_unit else "",
+            start=None,
+            owner=None,
+            tags=(),
+            description=None,
+            columns=(),
+            audits=(),
+            depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
+            grains=(),
+            partitioned_by=(),
+            path=_relative_path(model_path(model), root),
+            code_version=fingerprint.data_hash,
+            fingerprint=fingerprint_text(fingerprint),
+            problem=told(error),
+        )
 
 
 def _model_record(
@@ -167,6 +217,7 @@ def _model_record(
     start: datetime | None,
     tests: Iterable[str],
     read_model: ReadModel,
+    dbt: DbtNotes,
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
     path = model_path(model)
@@ -188,9 +239,9 @@ def _model_record(
         restated_at=(restated, *_cron_spacing(restated, None)) if restated else None,
         interval_unit=model.interval_unit.value if model.interval_unit else "",
         start=str(model.start) if model.start else None,
-        owner=model.owner,
-        tags=tuple(model.tags),
-        description=model.description,
+        owner=_shown(model.owner),
+        tags=tuple(shown(tag) for tag in model.tags),
+        description=_shown(model.description),
         columns=_columns(model, sources),
         audits=_audits(model),
         depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
@@ -211,25 +262,29 @@ def _model_record(
         seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
         extra=dict(read_model(model)),
         unit_tests=tuple(name.rpartition("::")[2] for name in tests),
+        dbt=dbt.of_model(model),
     )
 
 
-def _external_record(fqn: str, model: Model | None) -> ExternalRecord:
+def _external_record(fqn: str, model: Model | None, source: DbtSource | None) -> ExternalRecord:
     table = exp.to_table(fqn)
+    described = source or DbtSource(None, (), ())
     return ExternalRecord(
         fqn=fqn,
         catalog=table.catalog or None,
         schema_name=table.db or None,
         view_name=table.name,
-        description=model.description if model else None,
-        columns=_columns(model) if model else (),
+        description=(model.description if model else None) or described.description,
+        columns=(_columns(model) if model else ()) or described.columns,
         audits=_audits(model) if model else (),
+        asset_key=described.asset_key,
     )
 
 
 def _standalone_record(
-    audit: StandaloneAudit, models: Mapping[str, Model]
+    audit: StandaloneAudit, models: Mapping[str, Model], dbt: DbtNotes
 ) -> StandaloneAuditRecord:
+    about, description = dbt.of_audit(audit)
     (check_name,) = check_names([(audit.name, {})])
     return StandaloneAuditRecord(
         audit=AuditRecord(
@@ -238,11 +293,12 @@ def _standalone_record(
             blocking=False,
             skip=audit.skip,
             query=_text(audit.query, audit.dialect),
-            description=audit.description,
+            description=audit.description or description,
         ),
         depends_on=tuple(sorted(_visible_dependencies(audit.depends_on, models))),
         owner=audit.owner,
         tags=tuple(audit.tags),
+        about=about,
     )
 
 
@@ -296,10 +352,14 @@ def _columns(
     traced = sources or {}
     return tuple(
         ColumnRecord(
-            name, _text(data_type, model.dialect), described.get(name), traced.get(name, ())
+            name, _text(data_type, model.dialect), _shown(described.get(name)), traced.get(name, ())
         )
         for name, data_type in (model.columns_to_types or {}).items()
     )
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else shown(text)
 
 
 @lru_cache(maxsize=4096)

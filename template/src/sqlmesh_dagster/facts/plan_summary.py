@@ -62,6 +62,7 @@ class PlanSummary:
     backfills: tuple[PlannedBackfill, ...] = ()
     other_diffs: tuple[tuple[str, str], ...] = ()
     unit_tests: int = 0
+    is_recreated: bool = False
 
     @property
     def markdown(self) -> str:
@@ -101,6 +102,11 @@ class PlanSummary:
         if self.is_new and self.create_from:
             new += f", and begins as `{self.create_from}`"
         state = f"{new}." if self.is_new else "It exists."
+        if self.is_recreated:
+            origin = f" from `{self.create_from}`" if self.create_from else ""
+            state = (
+                f"It exists, and the project's `always_recreate_environment` makes it anew{origin}."
+            )
         nothing = " There is nothing to do." if self.is_empty else ""
         return f"{state} {self.unit_tests} unit tests passed.{nothing}"
 

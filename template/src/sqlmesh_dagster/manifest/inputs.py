@@ -5,20 +5,22 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 import sys
-import sysconfig
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import PathFinder
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from dotenv import dotenv_values
+
+from sqlmesh_dagster.manifest.reads import Reads, is_library, is_project_code
 
 FOLDERS = (
     "audits",
@@ -33,25 +35,44 @@ FOLDERS = (
     "tests",
 )
 """Folders that SQLMesh loads."""
+_CONFIGS = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
+"""`sqlmesh.core.config.common.ALL_CONFIG_FILENAMES`; a contract test compares them."""
+_DBT_PROJECT = "dbt_project.yml"
+_DBT_FILES = (
+    _DBT_PROJECT,
+    "profiles.yml",
+    "packages.yml",
+    "dependencies.yml",
+    "package-lock.yml",
+    "selectors.yml",
+)
 _FILES = (
     ".env",
-    "config.py",
-    "config.yaml",
-    "config.yml",
+    *_CONFIGS,
     "external_models.yaml",
+    "external_models.yml",
     "schema.yaml",
+    "schema.yml",
     "sqlmesh-requirements.lock",
+    *_DBT_FILES,
 )
-_OWN_CONFIG = ("config.yaml", "config.yml")
+"""Files that SQLMesh, and dbt for it, look for by name: one that appears is an input, too."""
+_OWN_CONFIG = tuple(name for name in _CONFIGS if not name.endswith(".py"))
 _SETTINGS_PREFIX = "sqlmesh__"
 """Environment variables `SQLMESH__…` override SQLMesh's config, in either case."""
-_PACKAGE = f"{Path(__file__).resolve().parents[1]}{os.sep}"
-"""The integration reads all variables, to set them back; the project does not read these."""
-_LIBRARIES = tuple(
-    str(Path(sysconfig.get_path(name)).resolve())
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
+_DBT_PREFIX = "DBT_"
 _HERE = Path(__file__).resolve().parent
+_MAKERS = (
+    *sorted(_HERE.glob("*.py")),
+    *(_HERE.parent / "definition" / name for name in ("names.py", "records.py")),
+    *(_HERE.parent / "engine" / name for name in ("lineage.py", "reader.py", "source.py")),
+)
+"""What of this package decides what a manifest holds."""
+_OUTPUTS = ("__pycache__", "logs", "target")
+_OUTPUT_ENDINGS = (".log", ".wal", ".tmp")
+"""What a run leaves beside the files; a listing does without."""
+_ENV_VAR = re.compile(rb"""env_var\(\s*['"]([^'"]+)['"]""")
+"""dbt reads these from a copy of the environment, which no recorder sees."""
 _YAML_READER = str(Path("sqlmesh", "utils", "yaml.py"))
 """Where `{{ env_var('…') }}` in a YAML file reads its variable."""
 
@@ -62,11 +83,16 @@ class Inputs:
 
     Attributes:
         variables: Names of environment variables that the project's code or config read.
-        files: Modules and seeds elsewhere, relative to the project's folder.
+        files: Files elsewhere, as `portable` writes them; some may not be there.
+        listings: Folders in which the project's code, or dbt, looked for files.
+        looked_up: Those of both that the project's own code looked up: SQLMesh's cache, which may hold
+            what a macro made of them, does not know of them.
     """
 
     variables: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    listings: tuple[str, ...] = ()
+    looked_up: tuple[str, ...] = ()
 
     def digest(
         self,
@@ -83,28 +109,37 @@ class Inputs:
             environ: The environment variables before SQLMesh let `.env` override them.
             reader: The file of a `read_model` that is not this package's own.
         """
-        digest = hashlib.sha256()
-
-        def add(*parts: str | bytes | None) -> None:
-            for part in parts:
-                data = b"" if part is None else part.encode() if isinstance(part, str) else part
-                digest.update(b"-" if part is None else b"%d:" % len(data))
-                digest.update(data)
-
-        add(*_versions(), gateway, reader.read_bytes() if reader else None)
-        for path in sorted(_HERE.glob("*.py")):
-            add(path.name, path.read_bytes())
+        digest = _Digest()
+        digest.add(*_versions(project), gateway, reader.read_bytes() if reader else None)
+        for path in _MAKERS:
+            digest.add(path.name, path.read_bytes())
         for name, value in self._values(project, environ):
-            add(name, value)
+            digest.add(name, value)
         for name, path in sorted((*_project_files(project), *self._named(project))):
-            with suppress(FileNotFoundError):
-                add(name, path.read_bytes())
-        return digest.hexdigest()
+            digest.add_file(name, path)
+        for name in self.listings:
+            digest.add(name, *_listed(located(name, project)))
+        return digest.text
+
+    def looked_up_digest(self, project: Path) -> str:
+        """Changes when what the project's own code looked up does, which SQLMesh does not notice."""
+        digest = _Digest()
+        for name in self.looked_up:
+            path = located(name, project)
+            if name in self.listings:
+                digest.add(name, *_listed(path))
+            else:
+                digest.add_file(name, path)
+        return digest.text
 
     def _named(self, project: Path) -> Iterator[tuple[str, Path]]:
-        yield from ((name, project / name) for name in self.files)
-        home = Path(os.environ.get("SQLMESH_HOME") or Path.home() / ".sqlmesh")
+        yield from ((name, located(name, project)) for name in self.files)
+        home = sqlmesh_home()
         yield from ((f"~/{name}", home / name) for name in _OWN_CONFIG)
+        if (project / _DBT_PROJECT).is_file():
+            profiles = os.environ.get("DBT_PROFILES_DIR")
+            folder = Path(profiles) if profiles else Path.home() / ".dbt"
+            yield "~/.dbt/profiles.yml", folder / "profiles.yml"
 
     def _values(
         self, project: Path, environ: Mapping[str, str]
@@ -112,6 +147,8 @@ class Inputs:
         """What SQLMesh would find: it lets the project's `.env` override the environment."""
         overrides = dotenv_values(project / ".env") if (project / ".env").is_file() else {}
         settings = {name for name in environ if name.lower().startswith(_SETTINGS_PREFIX)}
+        if (project / _DBT_PROJECT).is_file():
+            settings |= {name for name in environ if name.startswith(_DBT_PREFIX)}
         for name in sorted(settings | set(self.variables)):
             yield name, overrides.get(name, environ.get(name))
 
@@ -166,10 +203,114 @@ def local_modules(project: Path) -> Iterator[str]:
     yield from sorted(os.path.relpath(path, project) for path in seen - own)
 
 
-def is_elsewhere(path: Path, project: Path) -> bool:
+def portable(path: str, project: Path) -> str:
+    """How an input is written down, so that a copy of the project agrees: from its folder, or from home."""
+    home = str(Path.home())
+    shared = os.path.commonpath([path, str(project)])
+    if path.startswith(f"{home}{os.sep}") and not shared.startswith(f"{home}{os.sep}"):
+        return f"~{path[len(home) :]}"
+    if shared == os.sep:
+        return path
+    return os.path.relpath(path, project)
+
+
+def located(name: str, project: Path) -> Path:
+    """Where an input is; the reverse of `portable`."""
+    return Path(name).expanduser() if name.startswith("~") else project / name
+
+
+def sqlmesh_home() -> Path:
+    """Where a user's own config of SQLMesh is."""
+    return Path(os.environ.get("SQLMESH_HOME") or Path.home() / ".sqlmesh")
+
+
+def inputs_of(
+    reads: Reads, variables: Iterable[str], seeds: Iterable[str], known: Inputs, project: Path
+) -> Inputs:
+    """What a load has read, with what earlier loads have: SQLMesh's cache hides reads.
+
+    Args:
+        seeds: The models' seeds, relative to the project's folder.
+    """
+    by_name = {str(path) for _, path in _project_files(project)}
+    read = {path for path in reads.files - by_name if not _is_kept_by_sqlmesh(path)}
+    files = {portable(path, project) for path in read}
+    files |= {name for name in seeds if _is_elsewhere(project / name, project)}
+    files |= set(local_modules(project))
+    listings = {portable(path, project) for path in reads.listed}
+    looked_up = {
+        portable(path, project) for path in (*(reads.own & read), *(reads.own & reads.listed))
+    }
+    is_dbt = (project / _DBT_PROJECT).is_file()
+    jinja = _variables_of_jinja(read | by_name) if is_dbt else ()
+    return Inputs(
+        variables=tuple(sorted({*variables, *jinja, *known.variables})),
+        files=tuple(sorted(files.union(known.files))),
+        listings=tuple(sorted(listings.union(known.listings))),
+        looked_up=tuple(sorted(looked_up.union(known.looked_up))),
+    )
+
+
+def may_hide_reads(project: Path) -> bool:
+    """Whether SQLMesh's cache may hold what macros read: those in Python can read anything."""
+    return any((project / "macros").rglob("*.py"))
+
+
+def _variables_of_jinja(files: Iterable[str]) -> Iterator[str]:
+    for file in files:
+        if file.endswith((".sql", ".yml", ".yaml")):
+            with suppress(OSError):
+                for name in _ENV_VAR.findall(Path(file).read_bytes()):
+                    yield name.decode(errors="replace")
+
+
+def _is_kept_by_sqlmesh(path: str) -> bool:
+    """Caches, and notes in a user's home: no inputs, and they change by themselves."""
+    home = f"{sqlmesh_home().absolute()}{os.sep}"
+    return f"{os.sep}.cache{os.sep}" in path or path.startswith(home) or path.endswith("/.user.yml")
+
+
+def _is_elsewhere(path: Path, project: Path) -> bool:
     """Whether a file is in none of the folders that SQLMesh loads."""
     folders = [project / name for name in FOLDERS]
     return not any(path.is_relative_to(folder) for folder in folders)
+
+
+class _Digest:
+    """A digest of parts, each with its length, so that no two lists of them are alike."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, *parts: str | bytes | None) -> None:
+        """Adds parts in their order; None is one, too."""
+        for part in parts:
+            data = b"" if part is None else part if isinstance(part, bytes) else os.fsencode(part)
+            self._digest.update(b"-" if part is None else b"%d:" % len(data))
+            self._digest.update(data)
+
+    def add_file(self, name: str, path: Path) -> None:
+        """Adds a file if it is there and can be read."""
+        with suppress(OSError):
+            self.add(name, path.read_bytes())
+
+    @property
+    def text(self) -> str:
+        """64 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
+def _listed(folder: Path) -> list[str]:
+    """What a folder holds, without what a run leaves there."""
+    with suppress(OSError):
+        return sorted(
+            name
+            for name in os.listdir(folder)  # noqa: PTH208 - the names suffice
+            if not name.startswith(".")
+            and name not in _OUTPUTS
+            and not name.endswith(_OUTPUT_ENDINGS)
+        )
+    return []
 
 
 def _project_files(project: Path) -> Iterator[tuple[str, Path]]:
@@ -226,7 +367,7 @@ def _module_files(name: str, *roots: str) -> tuple[Path, ...]:
             break
         origin = Path(spec.origin).resolve() if spec.origin and spec.has_location else None
         if origin is not None:
-            if origin.suffix != ".py" or _is_library(str(origin)):
+            if origin.suffix != ".py" or is_library(str(origin)):
                 break
             files.append(origin)
         if not spec.submodule_search_locations:
@@ -241,15 +382,12 @@ def _is_of_project(frame: FrameType | None) -> bool:
     if frame is None:
         return False
     file = frame.f_code.co_filename
-    if file.endswith(_YAML_READER) or file == "<string>":  # SQLMesh's `exec` of macros and models
-        return True
-    return not (file.startswith("<") or _is_library(file) or _is_library(os.path.realpath(file)))
+    return file.endswith(_YAML_READER) or is_project_code(file)
 
 
-def _is_library(file: str) -> bool:
-    return file.startswith((*_LIBRARIES, _PACKAGE)) or "site-packages" in file
-
-
-def _versions() -> Iterable[str]:
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return python, version("sqlmesh"), version("sqlglot")
+def _versions(project: Path) -> Iterable[str]:
+    yield f"{sys.version_info.major}.{sys.version_info.minor}"
+    yield from (version("sqlmesh"), version("sqlglot"))
+    if (project / _DBT_PROJECT).is_file():
+        with suppress(PackageNotFoundError):
+            yield version("dbt-core")

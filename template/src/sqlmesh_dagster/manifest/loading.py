@@ -15,10 +15,11 @@ from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.manifest.inputs import (
     Inputs,
-    is_elsewhere,
-    local_modules,
+    inputs_of,
+    may_hide_reads,
     recorded_variables,
 )
+from sqlmesh_dagster.manifest.reads import recorded_reads
 from sqlmesh_dagster.manifest.store import DEFAULT_FOLDER, ManifestStore, StoredManifest
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.settings import ProjectSettings
@@ -73,34 +74,32 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
     seen = known[0].inputs if known else Inputs()
     before = digest(seen)
     try:
-        manifest, inputs = _load(settings, resource.translator, seen)
+        is_known = known and known[0].looked_up == seen.looked_up_digest(project)
+        forget = not is_known and may_hide_reads(project)
+        manifest, inputs = _load(settings, resource.translator, seen, forget)
     except ProjectLoadError as error:
         if not (resource.keep_last_good and known):
             raise
         _log.error("The definitions are those of the last good load. %s", error)
         last = _here(known[0], settings)
         return replace(last, manifest=replace(last.manifest, problem=str(error)))
-    fresh = StoredManifest(inputs, digest(inputs), manifest)
-    if digest(seen) == before:  # nobody saved a file while SQLMesh read them
+    fresh = StoredManifest(inputs, digest(inputs), manifest, inputs.looked_up_digest(project))
+    is_whole = not any(model.problem for model in manifest.models)  # else it is read again
+    if is_whole and digest(seen) == before:  # nobody saved a file while SQLMesh read them
         _write(store, fresh)
     return fresh
 
 
 def _load(
-    settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs
+    settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs, forget: bool
 ) -> tuple[Manifest, Inputs]:
     project = settings.project_path
-    with rare_collection(), recorded_variables() as variables:
+    with rare_collection(), recorded_variables() as variables, recorded_reads() as reads:
         from sqlmesh_dagster.engine.context import load_manifest  # imports SQLMesh
 
-        manifest = load_manifest(settings, translator.read_model)
+        manifest = load_manifest(settings, translator.read_model, forget)
     seeds = {model.seed_path for model in manifest.models if model.seed_path}
-    elsewhere = {seed for seed in seeds if is_elsewhere(project / seed, project)}
-    return manifest, Inputs(
-        # what SQLMesh found in its own cache was not read again
-        variables=tuple(sorted(variables.union(known.variables))),
-        files=tuple(sorted(elsewhere.union(local_modules(project)))),
-    )
+    return manifest, inputs_of(reads, variables, seeds, known, project)
 
 
 def _write(store: ManifestStore, fresh: StoredManifest) -> None:

@@ -16,18 +16,23 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.manifest.inputs import Inputs
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 DEFAULT_FOLDER = ".cache/dagster"
 """Next to SQLMesh's own cache, relative to the project's folder."""
 
 
 @dataclass(frozen=True)
 class StoredManifest:
-    """A manifest with what it was made of."""
+    """A manifest with what it was made of.
+
+    Attributes:
+        looked_up: Of what the project's own code looked up, see `Inputs.looked_up_digest`.
+    """
 
     inputs: Inputs
     digest: str
     manifest: Manifest
+    looked_up: str = ""
     format: int = _FORMAT
 
 

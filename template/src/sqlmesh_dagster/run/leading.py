@@ -143,7 +143,8 @@ def _select(step: Step, results: RunResults) -> Selection:
 def _selection(step: Step, results: RunResults) -> tuple[Selection, int]:
     """What a sqlmesh run may do now, and how many models the Dagster run has."""
     plan = run_plan(step.context)
-    fqns = step.project.fqns_by_key
+    broken = {asset.spec.key for asset in step.project.assets if asset.problem}
+    fqns = {key: f for key, f in step.project.fqns_by_key.items() if key not in broken}
     latest = results.latest()
     models = {s: fqns[key] for key, s in plan.assets.items() if key in fqns}
     selection = select_models(

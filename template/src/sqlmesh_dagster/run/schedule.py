@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
+from sqlmesh_dagster.definition.crons import dagster_cron, even_steps
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.definition.records import ModelRecord
 from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
@@ -80,9 +81,8 @@ def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     finest = [cron for cron in crons if cron.period == shortest or cron.gap < pause]
     zones = {cron.zone for cron in finest}
     if len(zones) > 1:  # a schedule has one time zone; even steps fit all whose full hours agree
-        minutes = int(shortest // 60)
-        return (f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *",), "UTC"
-    return tuple(sorted({cron.text for cron in finest})), zones.pop()
+        return (even_steps(shortest),), "UTC"
+    return tuple(sorted({dagster_cron(c.text, c.period) for c in finest})), zones.pop()
 
 
 def _evaluate(

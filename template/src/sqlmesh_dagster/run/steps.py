@@ -17,7 +17,11 @@ from sqlmesh_dagster.checks import (
     runless_check,
 )
 from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
-from sqlmesh_dagster.errors import ModelSkippedError, RestatementRefusedError
+from sqlmesh_dagster.errors import (
+    ModelDefinitionError,
+    ModelSkippedError,
+    RestatementRefusedError,
+)
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import has_moved
 from sqlmesh_dagster.guard.cancel import CancelToken
@@ -55,6 +59,7 @@ def materialize_model(
     Raises:
         SQLMeshDagsterError: The model was not built; see `events`.
     """
+    _refuse_problem(asset.model.name, asset.problem)
     step = Step.of(context, project)
     selected = tuple(c for c in asset.checks if c[1].key in context.selected_asset_check_keys)
     if asset.spec.key not in context.selected_asset_keys:
@@ -75,6 +80,14 @@ def materialize_model(
     yield from _checked(step, asset, outcome, selected, found)
     for other in failed:
         events.raise_for(step.project.plain_name(other.fqn), other)
+
+
+def _refuse_problem(name: str, problem: str | None) -> None:
+    if problem is not None:
+        raise ModelDefinitionError(
+            f"`{name}` could not be translated for Dagster, so that it is not built here: {problem}\n"
+            "Fix it, and reload the code location."
+        )
 
 
 def _refuse_failed_upstream(
@@ -102,7 +115,12 @@ def _refuse_failed_upstream(
 def check_table(
     context: dg.OpExecutionContext, project: DagsterProject, check: TableCheck
 ) -> Iterator[StepEvent]:
-    """Yields the result of a standalone audit, or of an external table's audits."""
+    """Yields the result of a standalone audit, or of an external table's audits.
+
+    Raises:
+        ModelDefinitionError: They could not be translated.
+    """
+    _refuse_problem(check.snapshot, check.problem)
     selected = tuple(c for c in check.checks if c[1].key in context.selected_asset_check_keys)
     yield from _audit(Step.of(context, project), check.snapshot, check.snapshot, selected)
 

@@ -11,6 +11,7 @@ from sqlmesh.core.config import DuckDBConnectionConfig as DuckDBConnectionConfig
 from sqlmesh.core.config import GatewayConfig as GatewayConfig
 from sqlmesh.core.config.connection import ConnectionConfig as ConnectionConfig
 from sqlmesh.core.config.connection import DuckDBAttachOptions as DuckDBAttachOptions
+from sqlmesh.core.config.format import FormatConfig as FormatConfig
 from sqlmesh.core.console import Console as Console
 from sqlmesh.core.console import NoopConsole as NoopConsole
 from sqlmesh.core.console import set_console as set_console
@@ -71,6 +72,7 @@ __all__ = [
     "EngineAdapter",
     "Environment",
     "EnvironmentNamingInfo",
+    "FormatConfig",
     "GatewayConfig",
     "IntervalUnit",
     "Intervals",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -74,6 +75,55 @@ def has_catalogs(connection: ConnectionConfig) -> bool:
         adapter.catalog_support is not EngineAdapter.catalog_support
         and adapter.supports_virtual_catalog is EngineAdapter.supports_virtual_catalog
     )
+
+
+def forget_cached_models(context: Context) -> None:
+    """Removes SQLMesh's cache of models; `Context.clear_caches` would remove ours beside it, too.
+
+    Its keys are the times of the project's files, not of what a macro reads.
+    """
+    for name in ("model_definition", "optimized_query"):
+        shutil.rmtree(context.cache_dir / name, ignore_errors=True)
+
+
+def is_dbt_project(context: Context) -> bool:
+    """Whether the project is dbt's; SQLMesh's loaders for it have a method that others lack."""
+    return any(hasattr(loader, "_load_projects") for loader in context._loaders)
+
+
+def relocate_databases(context: Context, located: Callable[[str], str]) -> None:
+    """Replaces the relative paths of DuckDB files in a context's config, before any is opened."""
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig, DuckDBAttachOptions
+
+    config = context.config
+    gateways = [*config.gateways.values(), config.get_gateway(context.gateway)]
+    connections = [c for g in gateways for c in (g.connection, g.state_connection)]
+    for connection in (*connections, config.default_connection):
+        if not isinstance(connection, BaseDuckDBConnectionConfig):
+            continue
+        if connection.database and _is_relative(connection.database):
+            connection.database = located(connection.database)
+        for name, item in dict(connection.catalogs or {}).items():
+            if isinstance(item, DuckDBAttachOptions):
+                if item.type in ("duckdb", "sqlite") and _is_relative(item.path):
+                    item.path = located(item.path)
+            elif connection.catalogs and _is_relative(item):
+                connection.catalogs[name] = located(item)
+
+
+def _is_relative(path: str) -> bool:
+    return ":" not in path and not Path(path).expanduser().is_absolute()
+
+
+def dbt_manifests(context: Context) -> list[Any]:
+    """dbt's own manifest of each dbt project that a context has loaded; none of other projects.
+
+    SQLMesh parses it anew in each load, and keeps of it what it builds with.
+    """
+    loaders = [loader for loader in context._loaders if hasattr(loader, "_load_projects")]
+    return [
+        project.context.manifest._manifest for loader in loaders for project in loader._projects
+    ]
 
 
 def model_path(model: Model) -> Path | None:

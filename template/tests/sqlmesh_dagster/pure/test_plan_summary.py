@@ -25,6 +25,15 @@ def test_a_new_environment_says_what_it_begins_as() -> None:
     assert "It exists. 0" in plan(create_from="prod")
 
 
+def test_an_environment_that_each_plan_makes_anew_exists_all_the_same() -> None:
+    """Regression: with `always_recreate_environment`, it never seemed to exist."""
+    text = plan(is_recreated=True, create_from="prod")
+    assert (
+        "It exists, and the project's `always_recreate_environment` makes it anew from `prod`."
+        in text
+    )
+
+
 def test_changes_and_what_is_to_be_built_are_tables() -> None:
     """Promise: one row for each, previews marked, numbers only where they mean something."""
     text = plan(

@@ -1,0 +1,38 @@
+"""SQLMesh's formatter where the project wants it: `python -m sqlmesh_dagster.engine.formatting [--check]`.
+
+A project wants it if its config says how, with a `format` section. SQLMesh cannot format dbt's files.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from sqlmesh import Context
+
+from sqlmesh_dagster.upstream.internals import FormatConfig
+from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project
+
+
+def main(arguments: list[str]) -> int:
+    """Formats the project's SQL, or looks whether it is formatted.
+
+    Returns:
+        The exit status: 1 if files need formatting.
+    """
+    context = Context(paths=os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project"), load=False)
+    if is_dbt_project(context):
+        print("SQLMesh's formatter leaves a dbt project alone.")
+        return 0
+    if context.config.format == FormatConfig() and "format" not in context.config.model_fields_set:
+        print("SQL is not formatted: SQLMesh's config has no `format` section.")
+        return 0
+    context.load()
+    is_formatted = context.format(check="--check" in arguments or None)
+    if not is_formatted:
+        print("Run `poe format`.")
+    return 0 if is_formatted else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
