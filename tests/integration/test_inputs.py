@@ -156,10 +156,10 @@ def test_every_file_that_a_load_opens_makes_it_anew(make: Any, tmp_path: Path) -
         Path(path).write_bytes(before)
         assert _is_current(root), path
     others = [p for p in root.rglob("*") if p.is_file() and p.suffix in (".md", ".csv", ".duckdb")]
-    for path in others:
-        if str(path) not in opened and "seeds" not in path.parts:
-            path.write_bytes(path.read_bytes() + b"\n")
-            assert _is_current(root), path
+    for other in others:
+        if str(other) not in opened and "seeds" not in other.parts:
+            other.write_bytes(other.read_bytes() + b"\n")
+            assert _is_current(root), other
 
 
 def test_what_macros_config_and_python_models_look_up_is_an_input(tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ class SQLMeshTranslator:
         Args:
             candidates: FQNs that the audit reads, upstream before downstream.
         """
-        return audit.about if audit.about in candidates else candidates[-1]
+        return next((fqn for fqn in candidates if fqn == audit.about), candidates[-1])
 
 
 def _check_template(template: str) -> None:

@@ -120,10 +120,8 @@ def dbt_manifests(context: Context) -> list[Any]:
 
     SQLMesh parses it anew in each load, and keeps of it what it builds with.
     """
-    loaders = [loader for loader in context._loaders if hasattr(loader, "_load_projects")]
-    return [
-        project.context.manifest._manifest for loader in loaders for project in loader._projects
-    ]
+    projects = [p for loader in context._loaders for p in getattr(loader, "_projects", ())]
+    return [project.context.manifest._manifest for project in projects]
 
 
 def model_path(model: Model) -> Path | None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 import pytest
-from croniter import croniter
+from croniter import croniter  # type: ignore[import-untyped]
 
 from sqlmesh_dagster.definition.crons import dagster_cron
 

@@ -1,0 +1,1 @@
+{% macro is_large(column) %}{{ column }} >= {{ var('smallest_order') }}{% endmacro %}
