@@ -289,16 +289,22 @@ def test_the_records_that_are_read_still_have_their_fields(where: str, fields: s
 
 _USED = {
     "Audit": "",
+    "CatalogSupport": "UNSUPPORTED",
     "CompletionStatus": "__name__",
+    "ConnectionConfig": "",
     "Console": "plan",
     "CroniterCache": "get_next get_prev",
     "DeployabilityIndex": "all_deployable create is_deployable is_representative",
+    "DuckDBAttachOptions": "",
+    "DuckDBConnectionConfig": "",
+    "DuckDBEngineAdapter": "catalog_support",
     "EngineAdapter": (
         "DIALECT close columns connection cursor default_catalog execute fetchdf fetchone session"
     ),
     "Environment": "finalized_ts name plan_id promoted_snapshots snapshots",
     "EnvironmentNamingInfo": "name",
     "FormatConfig": "",
+    "GatewayConfig": "",
     "IntervalUnit": "__name__",
     "Intervals": "",
     "Model": "",
