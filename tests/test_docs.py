@@ -11,7 +11,17 @@ import pytest
 from tests.conftest import ROOT, Render
 from tests.test_generated_projects import Project, with_tools_of
 
-PAGES = ("start", "data", "models", "schedule", "partitions", "environments", "restate", "trouble")
+PAGES = (
+    "start",
+    "data",
+    "models",
+    "schedule",
+    "partitions",
+    "environments",
+    "restate",
+    "trouble",
+    "several-projects",
+)
 """Pages whose blocks are run, in the order of a reader."""
 BLOCK = re.compile(r"^```(bash|python|sql|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"\A(?:#|--) (\S+)\n")

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: Dagster reads the types of the attributes unquoted.
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from sqlmesh_dagster.definition.records import ModelRecord
 from sqlmesh_dagster.factories import project_definitions, resource_of
 from sqlmesh_dagster.manifest.loading import bake_manifest, project_manifest
 from sqlmesh_dagster.resource import SQLMeshResource
-from sqlmesh_dagster.settings import DefinitionOptions
+from sqlmesh_dagster.settings import DefinitionOptions, FoldersSetting, joined
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
 
@@ -55,6 +56,13 @@ class SQLMeshProjectComponent(DefinitionOptions, dg.StateBackedComponent, dg.Mod
     the project's files is not used. Subclass it to use a translator of your own.
     """
 
+    project_dir: Annotated[
+        FoldersSetting,
+        dg.Resolver(lambda context, given: joined(given), model_field_type=str | Sequence[str]),
+    ] = Field(
+        default=DefinitionOptions.model_fields["project_dir"].default,
+        description=DefinitionOptions.model_fields["project_dir"].description,
+    )
     translation: (
         Annotated[
             TranslationFn[ModelRecord],

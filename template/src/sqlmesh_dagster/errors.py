@@ -37,6 +37,10 @@ class UndeployedChangesError(SQLMeshDagsterError):
     """The project's files differ from what the environment runs."""
 
 
+class OtherProjectError(SQLMeshDagsterError):
+    """What is asked for would drop models that another project has deployed to the same state."""
+
+
 class PlanFailedError(SQLMeshDagsterError):
     """Deploying the local changes failed."""
 

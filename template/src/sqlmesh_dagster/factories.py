@@ -6,7 +6,6 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ParamSpec
 
 import dagster as dg
@@ -36,8 +35,10 @@ from sqlmesh_dagster.run.sync import sync_sensor
 from sqlmesh_dagster.run.verification import verification_checks, verify_job
 from sqlmesh_dagster.settings import (
     DefinitionOptions,
+    Folders,
     ProjectSettings,
     ScheduleLoads,
+    joined,
     loads_choice,
 )
 from sqlmesh_dagster.translator import SQLMeshTranslator, unknown_properties
@@ -167,7 +168,7 @@ def sqlmesh_verify_job_factory(
 class FactoryOptions(DefinitionOptions):
     """The parameters of `sqlmesh_definitions_factory`."""
 
-    project_dir: str | Path = Field(  # type: ignore[assignment]
+    project_dir: Folders = Field(  # type: ignore[assignment]
         default=ProjectSettings.model_fields["project_dir"].default,
         description=ProjectSettings.model_fields["project_dir"].description,
     )
@@ -222,9 +223,7 @@ def sqlmesh_definitions_factory(options: FactoryOptions) -> dg.Definitions:
 def resource_of(options: ProjectSettings, translator: SQLMeshTranslator) -> SQLMeshResource:
     """The resource with the same settings."""
     settings = {name: getattr(options, name) for name in ProjectSettings.model_fields}
-    folder = options.project_dir
-    # an `EnvVar` is a `str` that must not be read before it is used
-    settings["project_dir"] = folder if isinstance(folder, str) else str(folder)
+    settings["project_dir"] = joined(options.project_dir)
     return SQLMeshResource(**settings, translator=translator)
 
 
@@ -459,7 +458,8 @@ def _job(
     selection: dg.AssetSelection = (dg.AssetSelection.assets(*keys) | checks) - verification_checks
     if loads != "none":
         known = set(keys)
-        outside = {dep.asset_key for asset in project.assets for dep in asset.spec.deps} - known
+        outside = {dep.asset_key for asset in project.assets for dep in asset.spec.deps}
+        outside -= known | project.others
         direct = dg.AssetSelection.assets(*sorted(outside))
         selection = selection | loadable(direct.upstream() if loads == "all" else direct)
     what = f"Everything that is due in the SQLMesh project `{project.manifest.project_dir}`."

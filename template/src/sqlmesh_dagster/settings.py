@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sqlmesh_dagster.errors import InvalidSettingError
 
@@ -29,6 +30,23 @@ _INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
 _Choice = TypeVar("_Choice", bound=str)
 
 
+def joined(folders: Folders) -> str:
+    """Folders as one text, as in `PATH`: Dagster's config knows no choice of types."""
+    if isinstance(folders, str):  # an `EnvVar` is one that must not be read before it is used
+        return folders
+    if isinstance(folders, Path):
+        return str(folders)
+    return os.pathsep.join(str(folder) for folder in folders)
+
+
+Folders = str | Path | Sequence[str | Path]
+if TYPE_CHECKING:
+    FoldersSetting = str | Sequence[str]
+else:
+    FoldersSetting = Annotated[str, BeforeValidator(joined)]
+    """One folder, or several, of which Dagster sees one text."""
+
+
 def environment_name(text: str) -> str:
     """As SQLMesh's `Environment.sanitize_name`, without importing it: `PR 12` is `pr_12`."""
     return re.sub(r"\W", "_", text).lower()
@@ -43,9 +61,11 @@ class ProjectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
-    project_dir: str = Field(
+    project_dir: FoldersSetting = Field(
         default="sqlmesh_project",
-        description="Folder of SQLMesh's config; a relative one starts at the working directory.",
+        description="Folder of SQLMesh's config; a relative one starts at the working directory. Or"
+        " several, a list or separated as in `PATH`, for SQLMesh's projects in several folders: the"
+        " first has the connection and the state of all.",
     )
     gateway: str | None = Field(
         default=None, description="SQLMesh gateway; by default the project's `default_gateway`."
@@ -121,10 +141,11 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: A setting that makes no sense, such as an unset variable.
         """
-        folder = Path(_text("project_dir", self.project_dir)).expanduser().resolve()
+        given = _folders(_text("project_dir", joined(self.project_dir)))
+        folders = [str(Path(folder).expanduser().resolve()) for folder in given]
         settings = self.model_copy(
             update={
-                "project_dir": str(folder),
+                "project_dir": joined(folders),
                 "gateway": _text("gateway", self.gateway) if self.gateway else None,
                 "environment": environment_name(_text("environment", self.environment)),
                 "concurrency_limit": _number("concurrency_limit", self.concurrency_limit),
@@ -168,15 +189,25 @@ class ProjectSettings(BaseModel):
         return choice("new_data_without_range", self.new_data_without_range, _WITHOUT_RANGE)
 
     @property
+    def project_paths(self) -> tuple[Path, ...]:
+        """The folders of `project_dir`."""
+        return tuple(Path(folder) for folder in _folders(joined(self.project_dir)))
+
+    @property
     def project_path(self) -> Path:
-        """`project_dir` as a path."""
-        return Path(self.project_dir)
+        """The first folder of `project_dir`, which has the config that holds for all."""
+        return self.project_paths[0]
+
+    @property
+    def command(self) -> str:
+        """SQLMesh's command on this project, for a message."""
+        return f"sqlmesh {' '.join(f'-p {folder}' for folder in self.project_paths)}"
 
     @property
     def plan_hint(self) -> str:
         """How to deploy, for a message."""
         target = "" if self.environment == "prod" else f" {self.environment}"
-        return f"Run `sqlmesh -p {self.project_dir} plan{target}` to deploy."
+        return f"Run `{self.command} plan{target}` to deploy."
 
     @property
     def lock_name(self) -> str:
@@ -253,6 +284,13 @@ def _text(name: str, value: Any) -> str:
     if not value:
         raise InvalidSettingError(f"`{name}` is empty.")
     return str(value)
+
+
+def _folders(text: str) -> list[str]:
+    """The folders in a text; one whose name has the separator in it is one."""
+    if Path(text).expanduser().is_dir():
+        return [text]
+    return [folder for folder in text.split(os.pathsep) if folder] or [text]
 
 
 def choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:

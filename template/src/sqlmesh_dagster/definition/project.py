@@ -100,6 +100,7 @@ class DagsterProject:
     Attributes:
         name: The name that the factory was given; resource keys and the job's name begin with it.
         externals: External tables that are shown though no asset loads them.
+        others: Assets that another project on the same state builds.
     """
 
     name: str
@@ -108,6 +109,7 @@ class DagsterProject:
     table_checks: tuple[TableCheck, ...]
     externals: tuple[dg.AssetSpec, ...] = ()
     verification_checks: tuple[VerificationCheck, ...] = ()
+    others: frozenset[dg.AssetKey] = frozenset()
 
     @property
     def results_key(self) -> str:
@@ -215,6 +217,7 @@ def translate(
         externals=tuple(_shown_externals(known)),
         table_checks=tuple(c for c in table_checks if c and c.checks),
         verification_checks=tuple(verification_checks),
+        others=frozenset(known.keys[model.fqn] for model in manifest.others),
     )
 
 
@@ -257,6 +260,10 @@ class _Known:
             if model.fqn not in known.keys:
                 known.keys[model.fqn] = _key_of_its_own(model, translator, taken)
                 taken.add(known.keys[model.fqn])
+        for model in manifest.others:
+            known.keys[model.fqn] = _PLAIN.get_asset_key(model)
+            with _problem_of(model.fqn, known.problems):
+                known.keys[model.fqn] = translator.get_asset_key(model)
         for external in manifest.externals:
             known.keys[external.fqn] = _PLAIN.get_external_asset_key(external.fqn)
             with _problem_of(external.fqn, known.problems):
@@ -270,6 +277,7 @@ class _Known:
     def problem(self, model: ModelRecord) -> str | None:
         """Why it has no translation: its own reason, or that of a table that it reads."""
         tables = {external.fqn for external in self.manifest.externals}
+        tables |= {model.fqn for model in self.manifest.others}
         names_of_it = (model.fqn, *(fqn for fqn in model.depends_on if fqn in tables))
         return next((self.problems[fqn] for fqn in names_of_it if fqn in self.problems), None)
 
@@ -366,9 +374,9 @@ def _external_check(external: ExternalRecord, known: _Known) -> TableCheck:
 def _shown_externals(known: _Known) -> Iterator[dg.AssetSpec]:
     """External tables that the settings show; two of them may be keyed as one asset, or as a model."""
     seen = {known.keys[model.fqn] for model in known.manifest.models}
+    if not known.translator.settings.external_assets:
+        return
     for external in known.manifest.externals:
-        if not known.translator.settings.external_assets:
-            return
         spec = _PLAIN.get_external_asset_spec(external).replace_attributes(
             key=known.keys[external.fqn]
         )
@@ -377,6 +385,25 @@ def _shown_externals(known: _Known) -> Iterator[dg.AssetSpec]:
         if spec.key not in seen:
             seen.add(spec.key)
             yield spec
+    for model in known.manifest.others:
+        spec = dg.AssetSpec(known.keys[model.fqn])
+        with _problem_of(model.fqn, known.problems):
+            spec = _built_elsewhere(known.translator.get_asset_spec(model))
+        if spec.key not in seen:
+            seen.add(spec.key)
+            yield spec
+
+
+def _built_elsewhere(spec: dg.AssetSpec) -> dg.AssetSpec:
+    """A model of another project, as this one shows it: who builds it says when and how."""
+    return dg.AssetSpec(
+        key=spec.key,
+        description=spec.description,
+        metadata=spec.metadata,
+        group_name=spec.group_name,
+        owners=spec.owners,
+        tags=spec.tags,
+    )
 
 
 def problem_metadata(manifest: Manifest) -> dict[str, dg.MarkdownMetadataValue]:
@@ -417,10 +444,18 @@ def _code_references(
             dg.LocalFileCodeReference(file_path=file, line_number=model.line, label=model.name)
         ]
         if settings.code_url:
-            url = f"{settings.code_url.rstrip('/')}/{quote(path)}#L{model.line}"
+            url = f"{_address(settings.code_url, path)}#L{model.line}"
             references.append(dg.UrlCodeReference(url=url, label=model.name))
         found = dg.CodeReferencesMetadataValue(code_references=references)
     return {"dagster/code_references": found}
+
+
+def _address(folder: str, path: str) -> str:
+    """Where a git host shows a file; another project's folder is beside that of the first."""
+    base = folder.rstrip("/")
+    while path.startswith("../"):
+        base, path = base.rpartition("/")[0], path.removeprefix("../")
+    return f"{base}/{quote(path)}"
 
 
 def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) -> None:
@@ -539,7 +574,8 @@ def _shown_on(
     record: StandaloneAuditRecord, known: _Known, translator: SQLMeshTranslator
 ) -> TableCheck | None:
     manifest, keys = known.manifest, known.keys
-    order = [e.fqn for e in manifest.externals] + [m.fqn for m in manifest.models]
+    order = [e.fqn for e in manifest.externals]
+    order += [m.fqn for m in (*manifest.others, *manifest.models)]
     candidates = [fqn for fqn in order if fqn in record.depends_on]
     if not candidates:
         return None

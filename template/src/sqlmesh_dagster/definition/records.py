@@ -197,6 +197,11 @@ class Manifest:
         fingerprints: Pairs of snapshot name and fingerprint of each node in the files, to tell
             local changes from what an environment runs.
         problem: Why the files could not be loaded, where these are the records of the last good load.
+        projects: The `project` in each of its configs; models of other projects may be in its state.
+        others: The models of other projects that its own read.
+        elsewhere: Pairs of name and `project` of all that the state has of other projects.
+        former: Names that were in the files once, and are not now.
+        state_problem: Why the state could not be asked for the models of other projects.
     """
 
     project_dir: str
@@ -209,3 +214,8 @@ class Manifest:
     standalone_audits: tuple[StandaloneAuditRecord, ...]
     fingerprints: tuple[tuple[str, str], ...]
     problem: str | None = None
+    projects: tuple[str, ...] = ("",)
+    others: tuple[ModelRecord, ...] = ()
+    elsewhere: tuple[tuple[str, str], ...] = ()
+    former: tuple[str, ...] = field(default=(), compare=False)
+    state_problem: str | None = None

@@ -5,12 +5,14 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds); only what really run
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -26,7 +28,7 @@ from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
-from sqlmesh_dagster.engine.reader import ReadModel, build_manifest
+from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_names
 from sqlmesh_dagster.engine.rebuild import Rebuild
 from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
 from sqlmesh_dagster.engine.throw_away import redirect_contexts
@@ -56,6 +58,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     duckdb_files,
     forget_cached_models,
+    has_state,
     has_state_beside_data,
     leave_as_it_is,
     on_audit,
@@ -70,6 +73,8 @@ _PROCESS = threading.RLock()
 """SQLMesh's console, its macro, model and signal registries and its DuckDB adapters are global to
 the process: one context at a time."""
 _RETRY_SECONDS = 0.5
+_STATE_SECONDS = 5.0
+"""How long definitions wait for a state that other projects share."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -270,6 +275,7 @@ def open_context(
     settings: ProjectSettings,
     *,
     load: bool,
+    load_state: bool = True,
     console: Console | None = None,
     cancel: CancelToken | None = None,
     process_timeout: float | None = None,
@@ -285,6 +291,7 @@ def open_context(
 
     Args:
         load: Whether the project's files are needed; a run works from the deployed state alone.
+        load_state: Whether loaded files are completed by other projects' models from the state.
         process_timeout: Seconds to wait for another context of this process; None waits for ever.
         opens_database: Whether it matters which DuckDB file a relative path leads to.
 
@@ -299,7 +306,7 @@ def open_context(
     try:
         set_console(console or NoopConsole())
         with environment.noted():
-            context = _new_context(settings)
+            context = _new_context(settings, load_state)
         anchor_databases(context, settings.project_path, may_guess=not opens_database)
         context.environment = environment
         context.cancel_token = cancel or CancelToken()
@@ -322,7 +329,10 @@ def load_manifest(
     read_model: ReadModel = lambda model: {},
     forget_cached: bool = False,
 ) -> Manifest:
-    """Loads the project's files and reads them for Dagster's definitions; opens no connection.
+    """Loads the project's files and reads them for Dagster's definitions.
+
+    Opens no connection, unless the config names a `project`: then the state says what others have
+    deployed. Where it cannot be asked, the manifest says why, and knows nothing of them.
 
     Args:
         forget_cached: Whether SQLMesh's cache of models may be older than what its macros read.
@@ -330,11 +340,35 @@ def load_manifest(
     Raises:
         ProjectLoadError: With SQLMesh's own message.
     """
+    problem: str | None = None
     with open_context(settings, load=False, opens_database=False) as context:
         if forget_cached:
             forget_cached_models(context)
+        shares = any(project_names(context))
+        is_there = False
+        if shares:
+            try:
+                is_there = _asked_soon(context, settings)
+            except Exception as error:  # definitions must load while the state is away
+                problem = f"{type(error).__name__}: {error}"
+        if is_there or not shares:
+            load_files(context, settings)
+            return build_manifest(context, read_model)
+    with open_context(settings, load=False, load_state=False, opens_database=False) as context:
         load_files(context, settings)
-        return build_manifest(context, read_model)
+        return replace(build_manifest(context, read_model), state_problem=problem)
+
+
+def _asked_soon(context: CaptureContext, settings: ProjectSettings) -> bool:
+    """Whether there is a state; waits a moment for who holds its file."""
+    found: list[bool] = []
+    _retry_while_locked(
+        lambda: found.append(has_state(context)),
+        settings.model_copy(update={"wait_timeout": min(settings.wait_timeout, _STATE_SECONDS)}),
+        CancelToken(),
+        _log.log,
+    )
+    return found[0]
 
 
 def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
@@ -379,19 +413,21 @@ def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
         context.load()
 
 
-def _new_context(settings: ProjectSettings) -> CaptureContext:
-    if not settings.project_path.is_dir():
+def _new_context(settings: ProjectSettings, load_state: bool) -> CaptureContext:
+    missing = [folder for folder in settings.project_paths if not folder.is_dir()]
+    if missing:
         raise errors.ProjectLoadError(
-            f"There is no SQLMesh project at `{settings.project_dir}`. Set `project_dir` to the"
+            f"There is no SQLMesh project at `{missing[0]}`. Set `project_dir` to the"
             " folder that holds SQLMesh's `config.yaml` or `config.py`."
         )
     if throw_away_folder() is not None:
         redirect_contexts()
     with _load_errors_told(settings):
         context = CaptureContext(
-            paths=str(settings.project_path),
+            paths=[glob.escape(str(folder)) for folder in settings.project_paths],
             gateway=settings.gateway,
             load=False,
+            load_state=load_state,
             concurrent_tasks=settings.concurrency_limit,
         )
         if settings.concurrency_limit:

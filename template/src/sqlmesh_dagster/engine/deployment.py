@@ -11,7 +11,13 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import CaptureContext, load_files, wait_for_database
-from sqlmesh_dagster.engine.reader import fingerprint_text
+from sqlmesh_dagster.engine.ownership import (
+    Difference,
+    compare,
+    endangerment,
+    loaded_difference,
+    refuse_endangering,
+)
 from sqlmesh_dagster.engine.state_lock import StateLock
 from sqlmesh_dagster.engine.verification import verify
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome
@@ -59,39 +65,39 @@ def prepare_environment(
         UndeployedChangesError: The files differ, and the settings forbid that.
         PlanFailedError: They were to be deployed, and cannot be.
     """
-    environment = _environment(context, settings)
-    what = _difference(settings, manifest, environment)
+    environment, difference = _compared(context, settings, manifest)
     policy = settings.deployment_policy if throw_away_folder() is None else "apply"
-    if what is None:
+    if environment is not None and not difference.names:
+        if difference.endangered:
+            log(logging.WARNING, endangerment(settings, difference.endangered))
         is_broken = policy == "apply" and manifest.problem is not None
         return unreadable(manifest, manifest.problem or "") if is_broken else Refused()
     if policy == "apply":
         with lock.comparing():
-            environment = _environment(context, settings)
-            what = _difference(settings, manifest, environment)
-            if what is None:  # another step deployed it meanwhile
-                return Refused()
+            environment, difference = _compared(context, settings, manifest)
+            if environment is not None and not difference.names:
+                return Refused()  # another step deployed it meanwhile
+            refuse_endangering(settings, difference.endangered)
             with lock.alone():
                 wait_for_database(context, settings, log)
+                what = _told_difference(settings, environment, difference)
                 log(logging.INFO, f"{what} Deploying the project's files.")
-                return _deploy(context, settings, options, manifest, environment, console, log)
+                return _deploy(
+                    context, settings, options, manifest, environment, difference, console, log
+                )
+    what = _told_difference(settings, environment, difference)
     if environment is None:
         raise errors.EnvironmentMissingError(f"{what} {settings.plan_hint}")
     if policy == "fail":
+        refuse_endangering(settings, difference.endangered)
         raise errors.UndeployedChangesError(f"{what} {settings.plan_hint}")
-    log(logging.WARNING, f"{what} This run uses the deployed versions. {settings.plan_hint}")
-    return Refused()
-
-
-def changed_nodes(manifest: Manifest, environment: Environment | None) -> list[str]:
-    """Names that differ between the files and an environment: added, changed and removed ones."""
-    local = dict(manifest.fingerprints)
-    deployed = (
-        {s.name: fingerprint_text(s.fingerprint) for s in environment.snapshots}
-        if environment
-        else {}
+    hint = (
+        endangerment(settings, difference.endangered)
+        if difference.endangered
+        else settings.plan_hint
     )
-    return sorted(n for n in local.keys() | deployed.keys() if local.get(n) != deployed.get(n))
+    log(logging.WARNING, f"{what} This run uses the deployed versions. {hint}")
+    return Refused()
 
 
 def deployed_snapshots(
@@ -118,16 +124,24 @@ def _environment(context: CaptureContext, settings: ProjectSettings) -> Environm
     return context.state_reader.get_environment(settings.environment)
 
 
-def _difference(
-    settings: ProjectSettings, manifest: Manifest, environment: Environment | None
-) -> str | None:
+def _compared(
+    context: CaptureContext, settings: ProjectSettings, manifest: Manifest
+) -> tuple[Environment | None, Difference]:
+    """What is deployed, and how the files differ from it; a database without a state is left as it is."""
+    if not has_state(context):
+        return None, compare(manifest, None, None)
+    state = context.state_reader
+    environment = state.get_environment(settings.environment)
+    return environment, compare(manifest, environment, state)
+
+
+def _told_difference(
+    settings: ProjectSettings, environment: Environment | None, difference: Difference
+) -> str:
     if environment is None:
         return f"Environment `{settings.environment}` does not exist yet."
-    changed = changed_nodes(manifest, environment)
-    if not changed:
-        return None
     return (
-        f"Local changes of {_shortened(changed)} are not deployed to environment"
+        f"Local changes of {_shortened(sorted(difference.names))} are not deployed to environment"
         f" `{settings.environment}`."
     )
 
@@ -138,6 +152,7 @@ def _deploy(
     options: CheckedRunOptions,
     manifest: Manifest,
     environment: Environment | None,
+    difference: Difference,
     console: CaptureConsole,
     log: Callable[[int, str], None],
 ) -> Refused:
@@ -162,7 +177,7 @@ def _deploy(
         log(logging.WARNING, f"{error.description} Other models run as they are deployed.")
         return refused
     context.cancel_token.check()
-    changed = set(changed_nodes(manifest, environment))
+    changed = loaded_difference(context, environment, difference)
     found = _findings(context, changed)
     while True:
         refused = _refused(context, settings, found)

@@ -42,9 +42,7 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
         )
     if isinstance(error, SQLMeshError) and "SQLMesh (local)" in message:
         is_older = "migrate" in message
-        remedy = (
-            f"Run `sqlmesh -p {settings.project_dir} migrate`" if is_older else "Upgrade SQLMesh"
-        )
+        remedy = f"Run `{settings.command} migrate`" if is_older else "Upgrade SQLMesh"
         return errors.StateVersionError(
             f"The project's state was written by {'an older' if is_older else 'a newer'} SQLMesh."
             f" {remedy}, and run again; nothing was changed. {message}"

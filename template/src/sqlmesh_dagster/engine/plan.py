@@ -18,6 +18,7 @@ from sqlmesh_dagster.engine.auditing import audit_alone
 from sqlmesh_dagster.engine.built import read_built
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots
+from sqlmesh_dagster.engine.ownership import refuse_dropping
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
@@ -39,10 +40,12 @@ class Planning:
 
     Attributes:
         audited: Standalone audits and external tables whose audits run after an applied plan, too.
+        former: Names that were in the project's files once, and are not now.
     """
 
     session: Session
     audited: Sequence[str] = ()
+    former: Sequence[str] = ()
 
     def plan(
         self,
@@ -76,12 +79,24 @@ class Planning:
                 if not options.apply:
                     return
                 _refuse_uncategorized(plan)
+                self._refuse_dropping(context, plan)
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
                 with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
                     context.apply(plan)
                     self._audit_the_rest(context, console)
                 console.finish()
                 applied(read_built(session.settings, context.state_reader))
+
+    def _refuse_dropping(self, context: CaptureContext, plan: Plan) -> None:
+        diff = plan.context_diff
+        if diff.is_new_environment:  # it begins without them
+            return
+        removed = context.state_reader.get_snapshots(diff.removed_snapshots).values()
+        # a model that is built again as it is has two snapshots, and its name stays
+        gone = [s for s in removed if s.name not in {p.name for p in plan.snapshots.values()}]
+        deployed = {s.name for s in gone} | {s.name for s in plan.snapshots.values()}
+        deployed -= {s.name for s in diff.added}
+        refuse_dropping(context, self.session.settings, self.former, deployed, gone)
 
     def _audit_the_rest(self, context: CaptureContext, console: CaptureConsole) -> None:
         """Runs those audits that the plan itself left out, as it had nothing to build for them."""

@@ -68,15 +68,17 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         read_model: What else to keep of a model, as `SQLMeshTranslator.read_model`.
     """
     models = context.models
-    nodes: dict[str, Node] = {**models, **context.standalone_audits}
-    fingerprints = _fingerprints(nodes)
+    projects = project_names(context)
+    fingerprints = _fingerprints(_nodes(context))
     sources = column_lineages(models)
     starts = _fixed_starts(models, context.dag.sorted)
     root = Path(context.path)
     tests = unit_tests_by_model(context)
     dbt = dbt_notes(context)
-    records = tuple(
-        _record_or_problem(
+    own = own_fingerprints(context)
+
+    def record(fqn: str) -> ModelRecord:
+        return _record_or_problem(
             models[fqn],
             models,
             root,
@@ -87,15 +89,16 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
             read_model,
             dbt,
         )
-        for fqn in context.dag.sorted
-        if fqn in models and not models[fqn].kind.is_symbolic
-    )
-    standalone = {audit.fqn: audit for audit in context.standalone_audits.values()}
+
+    built = [f for f in context.dag.sorted if f in models and not models[f].kind.is_symbolic]
+    records = tuple(record(fqn) for fqn in built if fqn in own)
+    standalone = {a.fqn: a for a in context.standalone_audits.values() if a.fqn in own}
     audits = tuple(_standalone_record(audit, models, dbt) for audit in standalone.values())
     read = {fqn for model in records for fqn in model.depends_on}
     read |= {fqn for audit in audits for fqn in audit.depends_on}
-    built = {record.fqn for record in records}
-    declared = {fqn for fqn, model in models.items() if model.kind.is_external} | dbt.sources.keys()
+    others = tuple(record(fqn) for fqn in built if fqn in read - own.keys())
+    declared = {fqn for fqn, model in models.items() if model.kind.is_external and fqn in own}
+    declared |= dbt.sources.keys()
     return Manifest(
         project_dir=str(root.resolve()),
         gateway=context.gateway or context.config.default_gateway_name,
@@ -105,13 +108,35 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         models=records,
         externals=tuple(
             _external_record(fqn, models.get(fqn), dbt.sources.get(fqn))
-            for fqn in sorted((read | declared) - built)
+            for fqn in sorted((read | declared) - set(built))
         ),
         standalone_audits=audits,
-        fingerprints=tuple(
-            sorted((name, fingerprint_text(value)) for name, value in fingerprints.items())
+        fingerprints=tuple(sorted((name, fingerprint_text(value)) for name, value in own.items())),
+        projects=tuple(sorted(projects)),
+        others=others,
+        elsewhere=tuple(
+            sorted(
+                (node.fqn, node.project) for node in _nodes(context).values() if node.fqn not in own
+            )
         ),
     )
+
+
+def project_names(context: Context) -> frozenset[str]:
+    """The `project` of each of a context's configs; empty where it names none."""
+    return frozenset(config.project for config in context.configs.values())
+
+
+def own_fingerprints(context: Context) -> dict[str, SnapshotFingerprint]:
+    """By name, what a loaded context has from files, and not from the state it shares with others."""
+    projects = project_names(context)
+    shares = any(projects)
+    owned = {n.fqn for n in _nodes(context).values() if not shares or n.project in projects}
+    return {name: f for name, f in _fingerprints(_nodes(context)).items() if name in owned}
+
+
+def _nodes(context: Context) -> dict[str, Node]:
+    return {**context.models, **context.standalone_audits}
 
 
 def unit_tests_by_model(context: Context) -> dict[str, list[str]]:
@@ -259,7 +284,10 @@ def _model_record(
         is_materialized_view=isinstance(model.kind, ViewKind) and model.kind.materialized,
         first_interval=_first_interval(model, start),
         end_of_last_interval=_end_of_last_interval(model),
-        seed_path=_relative_path(model.seed_path, root) if isinstance(model, SeedModel) else None,
+        # the state keeps a seed's rows, and of its file not the place
+        seed_path=_relative_path(model.seed_path, root)
+        if path and isinstance(model, SeedModel)
+        else None,
         extra=dict(read_model(model)),
         unit_tests=tuple(name.rpartition("::")[2] for name in tests),
         dbt=dbt.of_model(model),

@@ -153,6 +153,12 @@ class Inputs:
             yield name, overrides.get(name, environ.get(name))
 
 
+def digest_of_all(digests: Iterable[str]) -> str:
+    """Of the folders of a project that has several; of one it is its own."""
+    first, *more = digests
+    return hashlib.sha256("".join([first, *more]).encode()).hexdigest() if more else first
+
+
 @contextmanager
 def recorded_variables() -> Iterator[set[str]]:
     """Adds the names of the environment variables that a project's own code or config reads meanwhile.

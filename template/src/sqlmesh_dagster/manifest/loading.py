@@ -9,13 +9,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from sqlmesh_dagster.definition.history import with_former, with_others_of
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.errors import ProjectLoadError
 from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.manifest.inputs import (
     Inputs,
+    digest_of_all,
     inputs_of,
+    local_modules,
     may_hide_reads,
     recorded_variables,
 )
@@ -61,12 +64,15 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
     environ = dict(os.environ)  # a load lets the project's `.env` change it
 
     def digest(inputs: Inputs) -> str:
-        return inputs.digest(project, settings.gateway, environ, reader)
+        return digest_of_all(
+            inputs.digest(folder, settings.gateway, environ, reader)
+            for folder in settings.project_paths
+        )
 
     folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
     if throw_away_folder() is not None:  # its names may differ from those of the real warehouse
         folder, baked = folder / _OF_TESTS, ()
-    store = ManifestStore.in_folder(folder, settings.gateway)
+    store = ManifestStore.in_folder(folder, settings.gateway, settings.project_paths[1:])
     known = [s for s in (store.read(), *(ManifestStore(path).read() for path in baked)) if s]
     for stored in known:
         if stored.digest == digest(stored.inputs):
@@ -75,7 +81,7 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
     before = digest(seen)
     try:
         is_known = known and known[0].looked_up == seen.looked_up_digest(project)
-        forget = not is_known and may_hide_reads(project)
+        forget = not is_known and any(may_hide_reads(f) for f in settings.project_paths)
         manifest, inputs = _load(settings, resource.translator, seen, forget)
     except ProjectLoadError as error:
         if not (resource.keep_last_good and known):
@@ -83,11 +89,28 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
         _log.error("The definitions are those of the last good load. %s", error)
         last = _here(known[0], settings)
         return replace(last, manifest=replace(last.manifest, problem=str(error)))
+    last_manifest = _last_of(known, settings)
+    if manifest.state_problem:
+        _log.warning(
+            "The state could not be asked for the models of other projects; they are as they last"
+            " were. %s",
+            manifest.state_problem,
+        )
+        manifest = with_others_of(manifest, last_manifest)
+    manifest = with_former(manifest, last_manifest)
     fresh = StoredManifest(inputs, digest(inputs), manifest, inputs.looked_up_digest(project))
-    is_whole = not any(model.problem for model in manifest.models)  # else it is read again
+    is_whole = manifest.state_problem is None and not any(  # else it is read again
+        model.problem for model in manifest.models
+    )
     if is_whole and digest(seen) == before:  # nobody saved a file while SQLMesh read them
         _write(store, fresh)
     return fresh
+
+
+def _last_of(known: Iterable[StoredManifest], settings: ProjectSettings) -> Manifest | None:
+    """The newest that was made of this folder: one of a copied folder knows of another project."""
+    made = (stored.manifest for stored in known)
+    return next((m for m in made if m.project_dir == str(settings.project_path)), None)
 
 
 def _load(
@@ -99,7 +122,13 @@ def _load(
 
         manifest = load_manifest(settings, translator.read_model, forget)
     seeds = {model.seed_path for model in manifest.models if model.seed_path}
-    return manifest, inputs_of(reads, variables, seeds, known, project)
+    inputs = inputs_of(reads, variables, seeds, known, project)
+    modules = {
+        os.path.relpath(folder / module, project)
+        for folder in settings.project_paths[1:]
+        for module in local_modules(folder)
+    }
+    return manifest, replace(inputs, files=tuple(sorted({*inputs.files, *modules})))
 
 
 def _write(store: ManifestStore, fresh: StoredManifest) -> None:
@@ -124,4 +153,6 @@ def _reader(translator: SQLMeshTranslator) -> Path | None:
 
 
 def _here(stored: StoredManifest, settings: ProjectSettings) -> StoredManifest:
-    return replace(stored, manifest=replace(stored.manifest, project_dir=settings.project_dir))
+    folder = str(settings.project_path)
+    former = stored.manifest.former if stored.manifest.project_dir == folder else ()
+    return replace(stored, manifest=replace(stored.manifest, project_dir=folder, former=former))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sqlmesh_dagster.definition.names import op_name
+from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.manifest.inputs import Inputs
 
@@ -43,9 +44,17 @@ class ManifestStore:
     path: Path
 
     @classmethod
-    def in_folder(cls, folder: Path, gateway: str | None) -> ManifestStore:
-        """The store of a gateway, which may share its folder with others."""
+    def in_folder(
+        cls, folder: Path, gateway: str | None, also: Sequence[Path] = ()
+    ) -> ManifestStore:
+        """The store of a gateway, which may share its folder with others.
+
+        Args:
+            also: The project's folders beside the first, which may be a project alone, too.
+        """
         suffix = f"-{op_name([gateway])}" if gateway else ""
+        if also:
+            suffix += f"-with-{digest(os.pathsep.join(map(str, also)))}"
         return cls(folder.expanduser().resolve() / f"manifest{suffix}.json")
 
     def read(self) -> StoredManifest | None:

@@ -14,7 +14,7 @@ from sqlmesh_dagster.definition.partitions import Interval
 from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
 from sqlmesh_dagster.events import INPUTS
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
-from sqlmesh_dagster.facts.staleness import Input, Known, Load, Recorded, Subject
+from sqlmesh_dagster.facts.staleness import Input, Known, Load, Recorded, Subject, contents
 from sqlmesh_dagster.options import Build
 from sqlmesh_dagster.settings import WithoutRange
 from sqlmesh_dagster.translator import SQLMeshTranslator
@@ -57,7 +57,12 @@ def known_inputs(
         entry = records.get(reads.assets[subject.fqn].spec.key)
         recorded = _told(outcomes.get(subject.fqn)) or _recorded(entry)
         subjects[label] = replace(subject, recorded=recorded)
-    found = {label: _load(instance, records.get(reads.outside[label])) for label in sorted(outside)}
+    found = {
+        label: _built_elsewhere(records.get(key))
+        if (key := reads.outside[label]) in project.others
+        else _load(instance, records.get(key))
+        for label in sorted(outside)
+    }
     loads = {label: load for label, load in found.items() if load is not None}
     return Known(
         subjects=subjects,
@@ -161,6 +166,15 @@ def _load(instance: dg.DagsterInstance, entry: Any) -> Load | None:
         return _of_record(entry.last_materialization_record)
     observed = instance.fetch_observations(entry.asset_key, limit=1).records
     return _of_record(observed[0]) if observed else None
+
+
+def _built_elsewhere(entry: Any) -> Load | None:
+    """A model of another project: as one of this, it is another one when what it was built from is."""
+    recorded = _recorded(entry)
+    load = _of_record(entry.last_materialization_record) if recorded and recorded.inputs else None
+    if recorded is None or load is None:
+        return None
+    return replace(load, version=contents(recorded.inputs), span=None)
 
 
 def _of_record(record: dg.EventLogRecord) -> Load | None:

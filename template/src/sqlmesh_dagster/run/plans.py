@@ -123,7 +123,9 @@ def _plan(
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
         audited = [table.snapshot for table in project.table_checks] if is_recorded else []
-        Planning(session, audited).plan(config, show, report, applied, verified)
+        Planning(session, audited, project.manifest.former).plan(
+            config, show, report, applied, verified
+        )
 
     try:
         in_session(context, resource, settings, work)

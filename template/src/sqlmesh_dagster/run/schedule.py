@@ -142,7 +142,7 @@ def _to_load(
     wanted = direct if loads == "direct" else {project.keys_by_fqn[fqn] for fqn in fqns}
     repository = context.repository_def
     found = loadable_upstream(repository, wanted, with_ancestors=loads == "all")
-    found -= project.fqns_by_key.keys()
+    found -= project.fqns_by_key.keys() | project.others  # they have a schedule of their own
     records = context.instance.get_asset_records(list(found)) if found else ()
     fresh = {
         record.asset_entry.asset_key
