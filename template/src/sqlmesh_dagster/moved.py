@@ -50,8 +50,9 @@ MOVED = {
     "garbage": "guard.garbage",
     "loading": "manifest.loading",
     "plans": "run.plans",
+    "run.summary": "commands.newest",
     "schedule": "run.schedule",
-    "summary": "run.summary",
+    "summary": "commands.newest",
     "sync": "run.sync",
 }
 """Old module → new module, below `sqlmesh_dagster`."""

@@ -1,0 +1,239 @@
+"""`python -m sqlmesh_dagster.commands`: what `poe run`, `poe plan` and the others call."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+from dotenv import dotenv_values
+
+from sqlmesh_dagster.commands.location import code_location
+from sqlmesh_dagster.errors import InvalidSettingError
+
+_PRODUCTION = "prod"
+_verbose = click.option(
+    "--verbose", is_flag=True, help="Show what Dagster and the models print, too."
+)
+_yes = click.option("--yes", is_flag=True, help="Don't ask; for machines.")
+_ENVIRONMENT = "Of the SQLMesh project; by default what SQLMESH_ENVIRONMENT says."
+
+
+@click.group()
+def main() -> None:
+    """Starts Dagster runs of this project in the terminal."""
+    root = _root()
+    os.chdir(root)
+    for name, value in dotenv_values(root / ".env").items():
+        os.environ.setdefault(name, value or "")
+    os.environ.setdefault("DAGSTER_HOME", str(root / "dagster_home"))
+
+
+@main.command()
+@click.argument("selection", nargs=-1)
+@_verbose
+def run(selection: tuple[str, ...], verbose: bool) -> None:
+    """Load what the models read, and build and check every model that is due or has new data.
+
+    SELECTION is Dagster's, e.g. 'group:marts' or 'key:"warehouse/marts/part_sales"+'; all by default.
+    """
+    _run_assets("selection" if selection else "all", selection, {}, is_verbose=verbose)
+
+
+@main.command()
+@_verbose
+def load(verbose: bool) -> None:
+    """Load what the models read, and build no model."""
+    _run_assets("loads", (), {}, is_verbose=verbose)
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--start", help="Of the time that is built again; by default all that is done.")
+@click.option("--end", help="Of the time that is built again.")
+@click.option(
+    "--downstream/--no-downstream",
+    default=None,
+    help="Whether the models that read these are built again, too.",
+)
+@_verbose
+def rebuild(
+    models: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    downstream: bool | None,
+    verbose: bool,
+) -> None:
+    """Build MODELS again, e.g. marts.part_sales, though nothing is due."""
+    options = {"build": "all", "start": start, "end": end, "restate_downstream": downstream}
+    _run_assets("models", models, options, is_verbose=verbose)
+
+
+@main.command()
+@click.option("--environment", help=_ENVIRONMENT)
+@_verbose
+def plan(environment: str | None, verbose: bool) -> None:
+    """Show what a plan of the environment would change and build."""
+    facts = _run_job("_plan_job", {"environment": environment}, is_verbose=verbose)
+    changes = facts.get("sqlmesh/models_changed") or facts.get("sqlmesh/models_to_build")
+    how = "promote" if facts.get("sqlmesh/environment") == _PRODUCTION else "apply"
+    _say(f"Nothing is changed yet. `poe {how}` applies the plan." if changes else "Nothing to do.")
+
+
+@main.command()
+@click.option("--environment", help=_ENVIRONMENT)
+@_verbose
+def apply(environment: str | None, verbose: bool) -> None:
+    """Plan the environment, and apply the plan; refuses production."""
+    options = {"environment": environment, "apply": True}
+    _say_applied(_run_job("_plan_job", options, is_verbose=verbose))
+
+
+@main.command()
+@_yes
+@_verbose
+def promote(yes: bool, verbose: bool) -> None:
+    """Show the plan of production, ask, and apply it."""
+    options: dict[str, Any] = {"environment": _PRODUCTION}
+    if not yes:
+        _must_be_asked("poe promote --yes")
+        _run_job("_plan_job", options, is_verbose=verbose)
+        _confirm(f"Apply this plan to `{_PRODUCTION}`?")
+    options |= {"apply": True, "allow_production": True}
+    _say_applied(_run_job("_plan_job", options, is_verbose=verbose))
+
+
+@main.command()
+@click.argument("environment", envvar="SQLMESH_ENVIRONMENT")
+@_yes
+@_verbose
+def invalidate(environment: str, yes: bool, verbose: bool) -> None:
+    """Drop the views of ENVIRONMENT, by default of SQLMESH_ENVIRONMENT; refuses production."""
+    if not yes and environment != _PRODUCTION:
+        _must_be_asked(f"poe invalidate {environment} --yes")
+        _confirm(f"Drop environment `{environment}` with its views?")
+    facts = _run_job("_invalidate_job", {"environment": environment}, is_verbose=verbose)
+    if facts.get("sqlmesh/existed"):  # the run warns otherwise
+        _say(f"Environment `{environment}` is dropped.")
+
+
+@main.command(hidden=True)
+@click.argument("environment", envvar="SQLMESH_ENVIRONMENT")
+@click.pass_context
+def remove(context: click.Context, environment: str) -> None:
+    """The old name of `invalidate`, which machines call without `--yes`."""
+    click.echo("`poe remove` is now `poe invalidate`. The old name goes with 1.0.", err=True)
+    context.invoke(invalidate, environment=environment, yes=not sys.stdin.isatty(), verbose=False)
+
+
+@main.command()
+@_verbose
+def verify(verbose: bool) -> None:
+    """Run SQLMesh's unit tests and linter."""
+    _run_job("_verify_job", {}, is_verbose=verbose)
+
+
+@main.command()
+def summary() -> None:
+    """Say what the newest run did, from wherever it was launched; after a plan, show it."""
+    from sqlmesh_dagster.commands.newest import show_newest
+
+    sys.exit(show_newest(_root()))
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def sqlmesh(arguments: tuple[str, ...]) -> None:
+    """Any command of SQLMesh, for this project and with its `.env`."""
+    program = shutil.which("sqlmesh", path=str(Path(sys.executable).parent)) or "sqlmesh"
+    folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+    sys.exit(subprocess.run([program, "-p", folder, *arguments], check=False).returncode)
+
+
+def _root() -> Path:
+    try:
+        return code_location(Path.cwd()).root
+    except InvalidSettingError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _must_be_asked(command: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.ClickException(f"Nobody can be asked here. If it is meant, run `{command}`.")
+
+
+def _confirm(question: str) -> None:
+    if not click.confirm(question):
+        raise click.ClickException("Nothing was changed.")
+
+
+def _run_assets(
+    scope: Any, names: tuple[str, ...], options: Mapping[str, Any], *, is_verbose: bool
+) -> None:
+    from sqlmesh_dagster.commands.request import RunRequest
+
+    given = {name: value for name, value in options.items() if value is not None}
+    request = RunRequest(uuid4().hex[:12], None, scope, names, given, is_verbose)
+    _finish(*_shown(request), is_of_assets=True)
+
+
+def _run_job(suffix: str, options: Mapping[str, Any], *, is_verbose: bool) -> Mapping[str, Any]:
+    from sqlmesh_dagster.commands.request import RunRequest
+
+    given = {name: value for name, value in options.items() if value is not None}
+    request = RunRequest(uuid4().hex[:12], suffix, options=given, is_verbose=is_verbose)
+    launched, screen = _shown(request)
+    for page in launched.progress.plans:
+        screen.page(page)
+    _finish(launched, screen, is_of_assets=False)
+    return launched.progress.facts
+
+
+def _shown(request: Any) -> Any:
+    from sqlmesh_dagster.commands.launch import launch
+    from sqlmesh_dagster.commands.screen import Screen
+
+    screen = Screen("Starting")
+    with screen:
+        return launch(request, Path.cwd(), screen.show), screen
+
+
+def _finish(launched: Any, screen: Any, *, is_of_assets: bool) -> None:
+    """What is wrong, the total and the next step; ends the command where the run failed."""
+    from sqlmesh_dagster.commands.report import ending, next_step, total
+
+    is_success = launched.is_success
+    for line in ending(launched.progress):
+        screen.say(line)
+    if launched.error:
+        screen.say(f"Error: {launched.error}", style="bold red")
+    screen.say("")
+    if launched.run_id and (is_of_assets or not is_success):
+        screen.say(total(launched.progress, launched.run_id, is_success=is_success))
+    if launched.run_id and is_of_assets:
+        screen.say(next_step(Path.cwd(), is_success=is_success))
+    if not is_success:
+        sys.exit(1)
+
+
+def _say_applied(facts: Mapping[str, Any]) -> None:
+    environment, built = facts.get("sqlmesh/environment"), facts.get("sqlmesh/models_built", 0)
+    changed = facts.get("sqlmesh/models_changed", 0)
+    if changed or built:
+        _say(f"The plan of `{environment}` is applied: {changed} changed, {built} built.")
+    else:
+        _say(f"Nothing to do: `{environment}` has the project's files.")
+
+
+def _say(text: str) -> None:
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main(prog_name="poe")

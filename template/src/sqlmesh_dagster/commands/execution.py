@@ -1,0 +1,143 @@
+"""The process that a command starts: it loads the project and executes one Dagster run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from sqlmesh_dagster.commands.location import code_location
+from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
+from sqlmesh_dagster.commands.selection import is_model, loads, models_named, option_keys
+from sqlmesh_dagster.commands.source import is_yours
+from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.upstream.launch import (
+    ASSET_JOB,
+    LocatedAsset,
+    LocatedProject,
+    interruptible,
+)
+
+NOT_STARTED = 2
+"""Exit code where there is no run, and the report says why."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Executes the request; its report says that it has begun, and later why it could not.
+
+    Args:
+        arguments: A `RunRequest` as JSON, and the file of the report.
+    """
+    request, report = RunRequest.from_json(arguments[0]), Path(arguments[1])
+    with dg.DagsterInstance.get() as instance, interruptible():
+        _write(report, {})  # from here on the instance is ready for its readers
+        try:
+            location = code_location(Path.cwd())
+            project = LocatedProject(location.module, str(location.root), location.name)
+            job, assets, config = _run_of(request, project)
+            _write(report, {"files": _files(project.assets, location.root)})
+        except Exception as error:
+            _write(report, {"error": explained(error, Path.cwd())})
+            return NOT_STARTED
+        tags = {LAUNCH_TAG: request.launch}
+        level = "INFO" if request.is_verbose else "CRITICAL"
+        if project.has_console_logger(job):
+            config = {**config, "loggers": {"console": {"config": {"log_level": level}}}}
+        return int(not project.execute(instance, job, assets, config, tags))
+
+
+def _write(report: Path, facts: Mapping[str, Any]) -> None:
+    new = report.with_suffix(".new")
+    new.write_text(json.dumps(facts), encoding="utf-8")
+    new.replace(report)
+
+
+def _run_of(
+    request: RunRequest, project: LocatedProject
+) -> tuple[str, list[dg.AssetKey] | None, dict[str, Any]]:
+    """The job, the assets of a run of assets, and the run's config."""
+    if request.job_suffix:
+        job = _job_named(request.job_suffix, project.job_names)
+        op = job.removesuffix("_job")
+        return job, None, {"ops": {op: {"config": dict(request.options)}}} if request.options else {}
+    assets = _assets(request, project)
+    keys = [asset.key for asset in assets]
+    config = {
+        key: {"config": dict(request.options)} for key in option_keys(assets) if request.options
+    }
+    is_all = request.scope == "all"
+    return ASSET_JOB, None if is_all else keys, {"resources": config} if config else {}
+
+
+def _job_named(suffix: str, names: Sequence[str]) -> str:
+    found = [name for name in names if name.endswith(suffix)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        these = " or ".join(f"`dg launch --job {name}`" for name in found)
+        raise InvalidSettingError(f"The project has {len(found)} jobs `…{suffix}`. Use {these}.")
+    raise InvalidSettingError(f"The project has no job `…{suffix}`.")
+
+
+def _assets(request: RunRequest, project: LocatedProject) -> list[LocatedAsset]:
+    assets = project.assets
+    if request.scope == "models":
+        return models_named(request.names, assets)
+    if request.scope == "loads":
+        found = loads(assets)
+        if not found:
+            raise InvalidSettingError("No model reads an asset that this project can load.")
+        return found
+    if request.scope == "selection":
+        selected = project.select(request.names)
+        if not selected:
+            names = " ".join(request.names)
+            raise InvalidSettingError(f"The selection `{names}` takes no asset. `dg list defs` has all.")
+        return [asset for asset in assets if asset.key in selected]
+    return list(assets)
+
+
+def _files(assets: Sequence[LocatedAsset], root: Path) -> dict[str, str]:
+    """The file and line of each model that is known, below the project's folder where it is there."""
+    return {
+        asset.key.to_user_string(): place
+        for asset in assets
+        if is_model(asset)
+        for place in _places(asset, root)
+    }
+
+
+def _places(asset: LocatedAsset, root: Path) -> Iterator[str]:
+    found = asset.metadata.get("dagster/code_references")
+    if isinstance(found, dg.CodeReferencesMetadataValue):
+        for reference in found.code_references[:1]:
+            if isinstance(reference, dg.LocalFileCodeReference):
+                path = Path(reference.file_path)
+                place = path.relative_to(root) if path.is_relative_to(root) else path
+                yield f"{place}:{reference.line_number or 1}"
+
+
+def explained(error: BaseException, root: Path) -> str:
+    """What a person can act on: the first cause, and the line of theirs where it was raised."""
+    cause = error
+    while not isinstance(cause, dg.Failure) and (cause.__cause__ or cause.__context__):
+        cause = cause.__cause__ or cause.__context__ or cause
+    if isinstance(cause, dg.Failure) and cause.description:
+        return cause.description
+    lines = [
+        f"{Path(frame.filename).relative_to(root)}:{frame.lineno}: "
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if is_yours(frame.filename, root)
+    ]
+    if isinstance(cause, SyntaxError) and cause.filename and is_yours(cause.filename, root):
+        lines.append(f"{Path(cause.filename).relative_to(root)}:{cause.lineno}: ")
+    return f"{lines[-1] if lines else ''}{type(cause).__name__}: {cause}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""What the newest run of the instance did, wherever it was launched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from sqlmesh_dagster.commands.progress import RunProgress
+from sqlmesh_dagster.commands.report import asset_line, ending, total
+from sqlmesh_dagster.commands.screen import Screen
+from sqlmesh_dagster.upstream.launch import run_events
+
+
+def show_newest(root: Path) -> int:
+    """Prints it; 1 if there is no run."""
+    screen = Screen("Reading")
+    with dg.DagsterInstance.get() as instance:
+        records = instance.get_run_records(limit=1)
+        if not records:
+            screen.say("There is no run yet.")
+            return 1
+        run, progress = records[0].dagster_run, past_run(instance, records[0].dagster_run, root)
+    for line in progress.lines.values():
+        screen.say(asset_line(line, progress.width))
+    for page in progress.plans:
+        screen.page(page)
+    for text in ending(progress):
+        screen.say(text)
+    screen.say("")
+    if run.is_finished:
+        screen.say(total(progress, run.run_id, is_success=run.is_success))
+    else:
+        screen.say(f"Run {run.run_id[:8]} goes on: {progress.total_text or run.status.value}.")
+    return 0
+
+
+def past_run(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> RunProgress:
+    """The progress of a run up to now."""
+    progress, cursor = RunProgress(root), None
+    while True:
+        entries, cursor = run_events(instance, run.run_id, cursor)
+        if not entries:
+            return progress
+        for entry in entries:
+            list(progress.feed(entry))

@@ -1,0 +1,225 @@
+"""What becomes of each asset of one run, from the run's events in their order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from sqlmesh_dagster.commands.source import your_places
+
+FAILED, SKIPPED = "FAILED", "skipped"
+_PLAN = ("sqlmesh/plan_summary", "sqlmesh/verification")
+_IDLE = "up to date"
+_WARNING = 30
+"""Level of Python's logging."""
+
+
+@dataclass(frozen=True)
+class AssetLine:
+    """What became of one asset.
+
+    Attributes:
+        name: The asset's key, as in the UI.
+        number: Of all that the run has ended so far.
+        total: Assets that the run takes.
+        details: `68 rows`, `0.1 s`, `3 of 3 checks passed`.
+    """
+
+    name: str
+    status: str
+    number: int
+    total: int
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A message, once, with all that it is about.
+
+    Attributes:
+        names: Asset keys or steps.
+        place: File and line to open, where they are known.
+    """
+
+    message: str
+    names: tuple[str, ...]
+    place: str | None = None
+
+
+@dataclass
+class RunProgress:
+    """The state of one run; `feed` it with each of its events.
+
+    Attributes:
+        root: The project's folder.
+        files: File and line of each model, by asset key.
+    """
+
+    root: Path
+    files: Mapping[str, str] = field(default_factory=dict)
+    lines: dict[str, AssetLine] = field(default_factory=dict)
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    stale: list[Problem] = field(default_factory=list)
+    plans: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    next_due: float | None = None
+    _steps: dict[str, str] = field(default_factory=dict)
+    _materialized: dict[str, dg.AssetMaterialization] = field(default_factory=dict)
+    _observed: dict[str, str] = field(default_factory=dict)
+    _results: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Assets that the run takes."""
+        return len(self._steps)
+
+    @property
+    def width(self) -> int:
+        """Of the longest name."""
+        return max(map(len, self._steps), default=0)
+
+    @property
+    def total_text(self) -> str:
+        """`6 materialized, 17 up to date (next due 2026-11-27 00:00 UTC), 66 of 67 checks passed`."""
+        parts = [
+            f"{count} {'failed' if status == FAILED else status}"
+            + (f" (next due {_utc(self.next_due)})" if status == _IDLE and self.next_due else "")
+            for status, count in Counter(line.status for line in self.lines.values()).items()
+        ]
+        if self._results:
+            passed = sum(self._results.values())
+            parts.append(f"{passed} of {len(self._results)} checks passed")
+        return ", ".join(parts)
+
+    def feed(self, entry: dg.EventLogEntry) -> Iterator[AssetLine]:
+        """Takes the next event; gives the lines of the assets that it ends."""
+        event = entry.dagster_event
+        if event is None:
+            if entry.level >= _WARNING:
+                self._warn(Problem(entry.user_message.strip(), tuple(filter(None, [entry.step_key]))))
+            return
+        kind = event.event_type
+        key = event.asset_key.to_user_string() if event.asset_key else None
+        if kind is dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED and key and event.step_key:
+            self._steps[key] = event.step_key
+        elif event.is_step_materialization and key:
+            self._materialized[key] = event.materialization
+        elif event.is_asset_observation and key:
+            self._observed[key] = _text(
+                event.asset_observation_data.asset_observation.metadata, "sqlmesh/status"
+            )
+        elif isinstance(event.event_specific_data, dg.AssetCheckEvaluation):
+            self._check(event.event_specific_data)
+        elif kind is dg.DagsterEventType.STEP_OUTPUT:
+            self._show(event.step_output_data.metadata)
+        elif kind is dg.DagsterEventType.STEP_SUCCESS:
+            yield from self._end(event.step_key, "")
+        elif kind is dg.DagsterEventType.STEP_FAILURE:
+            self._fail(event)
+            yield from self._end(event.step_key, FAILED)
+        elif kind is dg.DagsterEventType.STEP_SKIPPED:
+            yield from self._end(event.step_key, SKIPPED)
+
+    def _check(self, evaluation: dg.AssetCheckEvaluation) -> None:
+        name = evaluation.asset_key.to_user_string()
+        self._results[name, evaluation.check_name] = evaluation.passed
+        if not evaluation.passed:
+            text = f"check {evaluation.check_name}: {(evaluation.description or 'failed').strip()}"
+            if evaluation.severity is dg.AssetCheckSeverity.WARN:
+                self._warn(Problem(text, (name,), self.files.get(name)))
+            else:
+                self.errors.append(Problem(text, (name,), self.files.get(name)))
+
+    def _warn(self, problem: Problem) -> None:
+        _add(self.warnings, problem)
+
+    def _fail(self, event: dg.DagsterEvent) -> None:
+        failure, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
+        names = tuple(key for key, step in self._steps.items() if step == event.step_key)
+        names = names or ((event.step_key,) if event.step_key else ())
+        self._show(failure.metadata if failure else {})
+        if failure and failure.description:
+            place = next((self.files[name] for name in names if name in self.files), None)
+            _add(self.errors, Problem(failure.description.strip(), names, place))
+        elif error is not None:
+            cause = error
+            while cause.cause is not None:
+                cause = cause.cause
+            place = next(your_places("".join(cause.stack), self.root), None)
+            _add(self.errors, Problem(cause.message.strip(), names, place))
+
+    def _show(self, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
+        for name in _PLAN:
+            text = metadata.get(name)
+            if isinstance(text, dg.MarkdownMetadataValue) and text.value not in (None, *self.plans):
+                self.plans.append(str(text.value))
+        self.facts.update({name: value.value for name, value in metadata.items()})
+
+    def _end(self, step: str | None, failed: str) -> Iterator[AssetLine]:
+        for name in [key for key, key_step in self._steps.items() if key_step == step]:
+            if name in self.lines and self.lines[name].status != FAILED:
+                continue  # a step that is tried again
+            line = AssetLine(name, failed or self._status(name), 0, self.total, self._details(name))
+            number = len({*self.lines, name})
+            self.lines[name] = replace(line, number=number)
+            yield self.lines[name]
+
+    def _status(self, name: str) -> str:
+        done = self._materialized.get(name)
+        if done is not None:
+            return _text(done.metadata, "sqlmesh/status") or "materialized"
+        return self._observed.get(name) or ("observed" if name in self._observed else "left as it is")
+
+    def _details(self, name: str) -> tuple[str, ...]:
+        done = self._materialized.get(name)
+        metadata = done.metadata if done else {}
+        status = _text(metadata, "sqlmesh/status")
+        due = metadata.get("sqlmesh/next_due")
+        if isinstance(due, dg.TimestampMetadataValue):
+            self.next_due = min(self.next_due or due.value, due.value)
+        stale = _text(metadata, "sqlmesh/stale")
+        if stale:
+            _add(self.stale, Problem(stale, (name,)))
+        checked = [passed for (asset, _), passed in self._results.items() if asset == name]
+        facts = [
+            _counted(metadata.get("dagster/row_count"), "row"),
+            _seconds(metadata.get("sqlmesh/duration_seconds")) if status == "built" else None,
+            f"{sum(checked)} of {len(checked)} checks passed" if checked else None,
+        ]
+        return tuple(fact for fact in facts if fact)
+
+
+def _add(problems: list[Problem], problem: Problem) -> None:
+    """Puts the message that is there already together with this one."""
+    for position, known in enumerate(problems):
+        if known.message == problem.message:
+            names = tuple(dict.fromkeys((*known.names, *problem.names)))
+            problems[position] = replace(known, names=names, place=known.place or problem.place)
+            return
+    problems.append(problem)
+
+
+def _text(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> str:
+    value = metadata.get(name)
+    return (value.text or "") if isinstance(value, dg.TextMetadataValue) else ""
+
+
+def _counted(value: dg.MetadataValue[Any] | None, noun: str) -> str | None:
+    if not isinstance(value, dg.IntMetadataValue) or value.value is None:
+        return None
+    return f"{value.value:,} {noun}{'' if value.value == 1 else 's'}"
+
+
+def _seconds(value: dg.MetadataValue[Any] | None) -> str | None:
+    return f"{value.value:.1f} s" if isinstance(value, dg.FloatMetadataValue) else None
+
+
+def _utc(epoch: float) -> str:
+    return f"{datetime.fromtimestamp(epoch, timezone.utc):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,76 @@
+"""What a terminal shows of a run: a line for each asset as it ends, then what is wrong, once, and a total."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from textwrap import indent
+
+from sqlmesh_dagster.commands.progress import FAILED, SKIPPED, AssetLine, Problem, RunProgress
+
+_STATUS_WIDTH = len("materialized")
+_MOST_NAMES = 5
+_MOST_LINES = 24
+"""Of one message; the run's log has the rest."""
+
+
+def asset_line(line: AssetLine, width: int) -> str:
+    """`[ 7/23] built         warehouse/marts/part_sales  68 rows, 0.1 s`."""
+    place = f"[{line.number:>{len(str(line.total))}}/{line.total}]"
+    details = ", ".join(line.details)
+    return f"{place} {line.status:<{_STATUS_WIDTH}}  {line.name:<{width}}  {details}".rstrip()
+
+
+def ending(progress: RunProgress) -> Iterator[str]:
+    """What is behind its inputs, what is wrong, and the skipped assets."""
+    for title, problems in (
+        ("Stale", progress.stale),
+        ("Warnings", progress.warnings),
+        ("Errors", progress.errors),
+    ):
+        if problems:
+            yield f"\n{title}:"
+            for problem in problems:
+                yield from _problem(problem)
+    skipped = [line.name for line in progress.lines.values() if line.status == SKIPPED]
+    if skipped:
+        yield f"\nNot built, because of what failed before them: {_named(skipped)}."
+
+
+def _problem(problem: Problem) -> Iterator[str]:
+    place = f"  ({problem.place})" if problem.place else ""
+    if problem.names:
+        yield f"  {_named(problem.names)}{place}"
+    lines = problem.message.splitlines()
+    shown = lines[:_MOST_LINES]
+    yield indent("\n".join(shown), "    ")
+    if len(lines) > len(shown):
+        yield f"    … and {len(lines) - len(shown)} more lines in the run's log"
+
+
+def _named(names: Sequence[str]) -> str:
+    rest = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def total(progress: RunProgress, run_id: str, *, is_success: bool) -> str:
+    """The last line but the next step."""
+    end = "succeeded" if is_success else "failed"
+    facts = progress.total_text
+    return f"Run {run_id[:8]} {end}{f': {facts}' if facts else ''}."
+
+
+def next_step(root: Path, *, is_success: bool) -> str:
+    """What to do after a run of assets."""
+    how = f"cd {root} && .venv/bin/poe dev  (or: uv run poe dev)"
+    done = (
+        "Done. Open the UI"
+        if is_success
+        else "Not done. Repair what failed and run it again; the logs of its steps are in the UI"
+    )
+    return f"{done} on http://localhost:3000:  {how}"
+
+
+def has_failed(line: AssetLine) -> bool:
+    """Whether it is shown as an error."""
+    return line.status in (FAILED, SKIPPED)
