@@ -60,17 +60,20 @@ class _Platform:
             "DAGSTER_HOME": str(self.home),
             "MAX_FORK_WORKERS": "1",
         }
-        # the summary and the command are those of `poe run`, whose own DAGSTER_HOME is the project's
-        for command in (["dg", "launch", "--assets", "*"], [sys.executable, "-m", _SUMMARY]):
-            done = subprocess.run(
-                command,
-                cwd=self.root,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "sqlmesh_dagster.commands",
+                "run",
+            ],  # `poe run`, but for the home
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def built(self) -> set[str]:
@@ -92,9 +95,6 @@ class _Platform:
             return connection.execute(
                 f"SELECT * FROM warehouse.marts__dev.{name} ORDER BY ALL"
             ).fetchall()
-
-
-_SUMMARY = "sqlmesh_dagster.run.summary"
 
 
 def test_rows_that_are_added_to_the_raw_files_reach_every_mart(

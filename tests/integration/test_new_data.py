@@ -11,10 +11,11 @@ from sqlalchemy import Engine, event
 from tests.sqlmesh_dagster.projects import Project, Run, run_config
 
 from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator
+from sqlmesh_dagster.commands.newest import past_run
+from sqlmesh_dagster.commands.report import ending
 from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.run.inputs import known_inputs
-from sqlmesh_dagster.run.summary import summarize
 
 _NOW = "2025-01-10T00:30:00"
 _LATER = "2025-01-10T06:00:00"
@@ -357,7 +358,9 @@ def test_what_cannot_be_repeated_without_loss_is_left_and_says_so(
         assert f"a {kind.split(' ')[0]} model may be built again" in text
         assert "The clock asks for it next at 2025-01-11T00:00:00+00:00." in text
         assert "`build: all`" in text or "`dagster:new_data:" in text
-        assert f"stale: warehouse/demo/keyed: {text}" in summarize(instance)
+        newest = instance.get_run_records(limit=1)[0].dagster_run
+        shown = " ".join(" ".join(ending(past_run(instance, newest, source.project.root))).split())
+        assert f"Stale: warehouse/demo/keyed {' '.join(text.split())}" in shown
     assert source.project.query("SELECT * FROM demo__dev.keyed ORDER BY ALL") == rows
 
 

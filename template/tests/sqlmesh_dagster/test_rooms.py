@@ -49,6 +49,7 @@ _MAY_IMPORT = {
     "checks": {"definition", "facts"},
     "partition_checks": {"checks", "definition", "facts"},
     "automation": set(),
+    "commands": {"errors", "upstream"},
     "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard", "upstream"},
     "engine": {

@@ -8,14 +8,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import click
 from dotenv import dotenv_values
 
 from sqlmesh_dagster.commands.location import code_location
+from sqlmesh_dagster.commands.request import RunRequest, Scope
 from sqlmesh_dagster.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.commands.launch import LaunchedRun
+    from sqlmesh_dagster.commands.screen import Screen
 
 _PRODUCTION = "prod"
 _verbose = click.option(
@@ -174,18 +179,14 @@ def _confirm(question: str) -> None:
 
 
 def _run_assets(
-    scope: Any, names: tuple[str, ...], options: Mapping[str, Any], *, is_verbose: bool
+    scope: Scope, names: tuple[str, ...], options: Mapping[str, Any], *, is_verbose: bool
 ) -> None:
-    from sqlmesh_dagster.commands.request import RunRequest
-
     given = {name: value for name, value in options.items() if value is not None}
     request = RunRequest(uuid4().hex[:12], None, scope, names, given, is_verbose)
     _finish(*_shown(request), is_of_assets=True)
 
 
 def _run_job(suffix: str, options: Mapping[str, Any], *, is_verbose: bool) -> Mapping[str, Any]:
-    from sqlmesh_dagster.commands.request import RunRequest
-
     given = {name: value for name, value in options.items() if value is not None}
     request = RunRequest(uuid4().hex[:12], suffix, options=given, is_verbose=is_verbose)
     launched, screen = _shown(request)
@@ -195,7 +196,7 @@ def _run_job(suffix: str, options: Mapping[str, Any], *, is_verbose: bool) -> Ma
     return launched.progress.facts
 
 
-def _shown(request: Any) -> Any:
+def _shown(request: RunRequest) -> tuple[LaunchedRun, Screen]:
     from sqlmesh_dagster.commands.launch import launch
     from sqlmesh_dagster.commands.screen import Screen
 
@@ -204,7 +205,7 @@ def _shown(request: Any) -> Any:
         return launch(request, Path.cwd(), screen.show), screen
 
 
-def _finish(launched: Any, screen: Any, *, is_of_assets: bool) -> None:
+def _finish(launched: LaunchedRun, screen: Screen, *, is_of_assets: bool) -> None:
     """What is wrong, the total and the next step; ends the command where the run failed."""
     from sqlmesh_dagster.commands.report import ending, next_step, total
 

@@ -64,7 +64,11 @@ def _run_of(
     if request.job_suffix:
         job = _job_named(request.job_suffix, project.job_names)
         op = job.removesuffix("_job")
-        return job, None, {"ops": {op: {"config": dict(request.options)}}} if request.options else {}
+        return (
+            job,
+            None,
+            {"ops": {op: {"config": dict(request.options)}}} if request.options else {},
+        )
     assets = _assets(request, project)
     keys = [asset.key for asset in assets]
     config = {
@@ -97,7 +101,9 @@ def _assets(request: RunRequest, project: LocatedProject) -> list[LocatedAsset]:
         selected = project.select(request.names)
         if not selected:
             names = " ".join(request.names)
-            raise InvalidSettingError(f"The selection `{names}` takes no asset. `dg list defs` has all.")
+            raise InvalidSettingError(
+                f"The selection `{names}` takes no asset. `dg list defs` has all."
+            )
         return [asset for asset in assets if asset.key in selected]
     return list(assets)
 

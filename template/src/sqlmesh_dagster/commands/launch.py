@@ -88,7 +88,9 @@ def _passing_on_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
     def pass_on(number: int, _: Any) -> None:
         asked.append(number)
         if len(asked) == 1:
-            sys.stderr.write("\nStopping the run; what is being built is given up. Again to kill it.\n")
+            sys.stderr.write(
+                "\nStopping the run; what is being built is given up. Again to kill it.\n"
+            )
             process.send_signal(signal.SIGINT)
         else:
             os.killpg(process.pid, signal.SIGKILL)

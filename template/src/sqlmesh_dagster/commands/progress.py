@@ -16,6 +16,11 @@ from sqlmesh_dagster.commands.source import your_places
 FAILED, SKIPPED = "FAILED", "skipped"
 _PLAN = ("sqlmesh/plan_summary", "sqlmesh/verification")
 _IDLE = "up to date"
+_ENDS = {
+    dg.DagsterEventType.RUN_SUCCESS,
+    dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.RUN_CANCELED,
+}
 _WARNING = 30
 """Level of Python's logging."""
 
@@ -71,6 +76,7 @@ class RunProgress:
     facts: dict[str, Any] = field(default_factory=dict)
     next_due: float | None = None
     _steps: dict[str, str] = field(default_factory=dict)
+    _started: set[str] = field(default_factory=set)
     _materialized: dict[str, dg.AssetMaterialization] = field(default_factory=dict)
     _observed: dict[str, str] = field(default_factory=dict)
     _results: dict[tuple[str, str], bool] = field(default_factory=dict)
@@ -102,8 +108,11 @@ class RunProgress:
         """Takes the next event; gives the lines of the assets that it ends."""
         event = entry.dagster_event
         if event is None:
-            if entry.level >= _WARNING:
-                self._warn(Problem(entry.user_message.strip(), tuple(filter(None, [entry.step_key]))))
+            # Dagster itself logs an error for each step that is not reached
+            if int(entry.level) >= _WARNING and entry.step_key in {*self._started, None}:
+                self._warn(
+                    Problem(entry.user_message.strip(), tuple(filter(None, [entry.step_key])))
+                )
             return
         kind = event.event_type
         key = event.asset_key.to_user_string() if event.asset_key else None
@@ -117,6 +126,8 @@ class RunProgress:
             )
         elif isinstance(event.event_specific_data, dg.AssetCheckEvaluation):
             self._check(event.event_specific_data)
+        elif kind is dg.DagsterEventType.STEP_START and event.step_key:
+            self._started.add(event.step_key)
         elif kind is dg.DagsterEventType.STEP_OUTPUT:
             self._show(event.step_output_data.metadata)
         elif kind is dg.DagsterEventType.STEP_SUCCESS:
@@ -124,8 +135,11 @@ class RunProgress:
         elif kind is dg.DagsterEventType.STEP_FAILURE:
             self._fail(event)
             yield from self._end(event.step_key, FAILED)
-        elif kind is dg.DagsterEventType.STEP_SKIPPED:
-            yield from self._end(event.step_key, SKIPPED)
+        elif event.is_job_event and kind in _ENDS:
+            for step in sorted(
+                {step for key, step in self._steps.items() if key not in self.lines}
+            ):
+                yield from self._end(step, SKIPPED)
 
     def _check(self, evaluation: dg.AssetCheckEvaluation) -> None:
         name = evaluation.asset_key.to_user_string()
@@ -175,7 +189,9 @@ class RunProgress:
         done = self._materialized.get(name)
         if done is not None:
             return _text(done.metadata, "sqlmesh/status") or "materialized"
-        return self._observed.get(name) or ("observed" if name in self._observed else "left as it is")
+        return self._observed.get(name) or (
+            "observed" if name in self._observed else "left as it is"
+        )
 
     def _details(self, name: str) -> tuple[str, ...]:
         done = self._materialized.get(name)

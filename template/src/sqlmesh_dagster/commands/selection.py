@@ -40,10 +40,12 @@ def _model_named(name: str, models: Sequence[LocatedAsset]) -> LocatedAsset:
         return found[0]
     if found:
         these = ", ".join(f"`{_dotted(model.key)}`" for model in found)
-        raise InvalidSettingError(f"`{name}` is the name of {len(found)} models: {these}. Name one.")
+        raise InvalidSettingError(
+            f"`{name}` is the name of {len(found)} models: {these}. Name one."
+        )
     names = [_dotted(model.key) for model in models]
     close = get_close_matches(name, [*names, *(".".join(n.split(".")[-2:]) for n in names)])
-    hint = f" Did you mean `{close[0]}`?" if close else " `poe list` shows the models."
+    hint = f" Did you mean `{close[0]}`?" if close else " `dg list defs` shows the models."
     raise InvalidSettingError(f"There is no model `{name}`.{hint}")
 
 

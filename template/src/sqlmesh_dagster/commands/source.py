@@ -14,7 +14,7 @@ def is_yours(file: str, root: Path) -> bool:
     if not Path(file).is_relative_to(root):
         return False
     parts = Path(file).relative_to(root).parts
-    return not {"site-packages", "sqlmesh_dagster"} & set(parts)
+    return "site-packages" not in parts and parts[:2] != ("src", "sqlmesh_dagster")
 
 
 def your_places(stack: str, root: Path) -> Iterator[str]:

@@ -75,9 +75,8 @@ class LocatedProject:
     def select(self, selection: Iterable[str]) -> set[dg.AssetKey]:
         """The assets of a selection in Dagster's syntax."""
         graph = self._repository.asset_graph
-        return dg.AssetSelection.from_coercible(list(selection)).resolve(graph) & set(
-            graph.materializable_asset_keys
-        )
+        selected = dg.AssetSelection.from_coercible(list(selection)).resolve(graph)
+        return set(selected & graph.materializable_asset_keys)
 
     def has_console_logger(self, job: str) -> bool:
         """Whether the job logs to the terminal as Dagster does by itself."""

@@ -1,0 +1,240 @@
+"""What the commands show of a run, from runs of small assets without SQLMesh; and what they select."""
+
+# No `from __future__ import annotations`: Dagster reads the type of a check's `context` unquoted.
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from sqlmesh_dagster.commands.execution import explained
+from sqlmesh_dagster.commands.location import code_location
+from sqlmesh_dagster.commands.newest import past_run
+from sqlmesh_dagster.commands.progress import AssetLine, Problem, RunProgress
+from sqlmesh_dagster.commands.report import asset_line, ending, next_step, total
+from sqlmesh_dagster.commands.request import RunRequest
+from sqlmesh_dagster.commands.selection import loads, models_named
+from sqlmesh_dagster.commands.source import your_places
+from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.upstream.launch import LocatedAsset
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """An instance without runs."""
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+@dg.asset
+def loaded() -> dg.MaterializeResult[None]:
+    """An asset that succeeds."""
+    return dg.MaterializeResult(metadata={"dagster/row_count": 1200})
+
+
+@dg.asset
+def broken() -> None:
+    """An asset that fails in a way that its author expects."""
+    raise dg.Failure("The file is missing. Add it.")
+
+
+@dg.asset
+def wrong() -> None:
+    """An asset that fails in a way that nobody expects."""
+    raise KeyError("column")
+
+
+@dg.asset(deps=[broken])
+def after() -> None:
+    """An asset that is not reached."""
+
+
+@dg.asset_check(asset=loaded)
+def warns(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """A check that warns, and says so in the log."""
+    context.log.warning("Half of the rows are old.")
+    context.log.warning("Half of the rows are old.")
+    return dg.AssetCheckResult(
+        passed=False, severity=dg.AssetCheckSeverity.WARN, description="600 rows are old"
+    )
+
+
+def _run(
+    instance: dg.DagsterInstance, *what: dg.AssetsDefinition | dg.AssetChecksDefinition
+) -> RunProgress:
+    dg.materialize(list(what), instance=instance, raise_on_error=False)
+    return past_run(instance, instance.get_run_records(limit=1)[0].dagster_run, ROOT)
+
+
+def test_each_asset_ends_in_one_line(instance: dg.DagsterInstance) -> None:
+    """Promise: number of number, what became of it, and how much."""
+    progress = _run(instance, loaded, broken, after)
+    lines = [asset_line(line, progress.width) for line in progress.lines.values()]
+    assert sorted(line[6:] for line in lines) == [
+        "FAILED        broken",
+        "materialized  loaded  1,200 rows",
+        "skipped       after",
+    ]
+    assert sorted(line[:5] for line in lines) == ["[1/3]", "[2/3]", "[3/3]"]
+
+
+def test_what_is_wrong_stands_once(instance: dg.DagsterInstance) -> None:
+    """Promise: a failure has its own words; another error the line of the project that raised it."""
+    progress = _run(instance, loaded, warns, broken, wrong, after)
+    text = "\n".join(ending(progress))
+    assert text.count("The file is missing. Add it.") == 1
+    assert text.count("Half of the rows are old.") == 1
+    assert "check warns: 600 rows are old" in text
+    assert "wrong  (tests/sqlmesh_dagster/pure/test_commands.py:" in text
+    assert "KeyError: 'column'" in text and "Traceback" not in text
+    assert "Not built, because of what failed before them: after." in text
+    last = total(progress, "0123456789", is_success=False)
+    assert last.startswith("Run 01234567 failed: ") and last.endswith("0 of 1 checks passed.")
+    assert "2 failed" in last and "1 skipped" in last and "1 materialized" in last
+
+
+def test_only_a_run_that_succeeded_is_done() -> None:
+    """Promise: the last line leads to the UI; after a failure it doesn't say done."""
+    assert next_step(ROOT, is_success=True).startswith(
+        "Done. Open the UI on http://localhost:3000:  cd "
+    )
+    assert next_step(ROOT, is_success=False).startswith("Not done.")
+
+
+def test_one_message_names_all_that_it_is_about() -> None:
+    """Promise: an error of the whole run is not repeated for each model; a long one is cut."""
+    progress = RunProgress(ROOT)
+    names = tuple(f"model_{number}" for number in range(7))
+    progress.errors.append(Problem("\n".join(["a line"] * 100), names, "models/a.sql:1"))
+    text = "\n".join(ending(progress))
+    assert "model_4 and 2 more  (models/a.sql:1)" in text
+    assert "… and 76 more lines in the run's log" in text and len(text.splitlines()) < 30
+
+
+def test_a_line_is_as_wide_as_the_longest_name() -> None:
+    """Promise: columns are columns."""
+    line = AssetLine("a/b", "built", 3, 120, ("68 rows", "0.1 s"))
+    assert asset_line(line, 6) == "[  3/120] built         a/b     68 rows, 0.1 s"
+
+
+def test_the_plan_of_a_job_is_kept(instance: dg.DagsterInstance) -> None:
+    """Promise: what a step shows is there for the terminal, whether it succeeds or fails."""
+
+    @dg.op(out=dg.Out(dg.Nothing))
+    def plan() -> dg.Output[None]:
+        return dg.Output(None, metadata={"sqlmesh/plan_summary": dg.MetadataValue.md("## Plan")})
+
+    @dg.job
+    def planned() -> None:
+        plan()
+
+    run = planned.execute_in_process(instance=instance).dagster_run
+    assert past_run(instance, run, ROOT).plans == ["## Plan"]
+
+
+# ---------------------------------------------------------------------------- selection
+
+
+def _asset(key: str, *upstream: str, is_model: bool = True) -> LocatedAsset:
+    return LocatedAsset(
+        dg.AssetKey(key.split("/")),
+        {},
+        frozenset({"sqlmesh_run_options"} if is_model else {"io_manager"}),
+        frozenset(dg.AssetKey(name.split("/")) for name in upstream),
+    )
+
+
+_ASSETS = (
+    _asset("file", is_model=False),
+    _asset("raw/a", "file", is_model=False),
+    _asset("raw/unread", is_model=False),
+    _asset("db/one/m", "raw/a", "outside/the/location"),
+    _asset("db/two/m", "db/one/m"),
+    _asset("report", "db/two/m", is_model=False),
+)
+
+
+@pytest.mark.parametrize("name", ["two.m", "db.two.m", "db/two/m", '"db"."TWO"."m"'])
+def test_a_model_has_many_names(name: str) -> None:
+    """Promise: SQLMesh's name, Dagster's key, and the end of either."""
+    assert [m.key.path for m in models_named([name], _ASSETS)] == [["db", "two", "m"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("m", "`m` is the name of 2 models: `db.one.m`, `db.two.m`. Name one."),
+        ("twoo.m", "There is no model `twoo.m`. Did you mean `two.m`?"),
+        ("raw.a", "There is no model `raw.a`. `dg list defs` shows the models."),
+    ],
+)
+def test_a_name_that_no_model_has_is_refused(name: str, message: str) -> None:
+    """Promise: the message has the value and what to write instead."""
+    with pytest.raises(InvalidSettingError) as refused:
+        models_named([name], _ASSETS)
+    assert refused.value.description == message
+
+
+def test_what_models_read_is_loaded_with_what_that_is_made_of() -> None:
+    """Promise: `poe load` takes nothing that no model reads, and nothing that reads a model."""
+    assert [asset.key.path for asset in loads(_ASSETS)] == [["file"], ["raw", "a"]]
+
+
+# ---------------------------------------------------------------------------- the process
+
+
+def test_a_request_goes_through_a_pipe() -> None:
+    """Promise: what arrives is what was asked for."""
+    request = RunRequest("ab", None, "models", ("a.b",), {"build": "all"}, is_verbose=True)
+    assert RunRequest.from_json(request.to_json()) == request
+
+
+def test_the_project_is_found_from_any_of_its_folders(tmp_path: Path) -> None:
+    """Promise: module and name are those that `dg` takes; outside a project the message says so."""
+    pyproject, below = tmp_path / "pyproject.toml", tmp_path / "a/b"
+    below.mkdir(parents=True)
+    with pytest.raises(InvalidSettingError, match="is in no project"):
+        code_location(below)
+    pyproject.write_text('[tool.dg.project]\nroot_module = "shop"\n')
+    found = code_location(below)
+    assert (found.root, found.module, found.name) == (tmp_path, "shop.definitions", tmp_path.name)
+    pyproject.write_text(
+        '[tool.dg.project]\nroot_module = "shop"\ncode_location_name = "s"\n'
+        'code_location_target_module = "shop.main"\n'
+    )
+    assert (code_location(below).module, code_location(below).name) == ("shop.main", "s")
+
+
+def test_an_error_of_loading_has_its_place_and_no_stack(tmp_path: Path) -> None:
+    """Promise: file and line of the project, and the first cause, whatever wraps it."""
+    file = tmp_path / "defs.py"
+    file.write_text("def load():\n    raise ValueError('no such table')\n")
+    names: dict[str, object] = {}
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    try:
+        try:
+            names["load"]()  # type: ignore[operator]
+        except ValueError as cause:
+            raise RuntimeError("Dagster could not load it") from cause
+    except RuntimeError as error:
+        assert explained(error, tmp_path) == "defs.py:2: ValueError: no such table"
+    try:
+        compile("def (:", str(file), "exec")
+    except SyntaxError as error:
+        assert explained(error, tmp_path).startswith("defs.py:1: SyntaxError: ")
+    assert explained(dg.Failure("Do this."), tmp_path) == "Do this."
+
+
+def test_a_frame_of_a_library_is_not_yours(tmp_path: Path) -> None:
+    """Promise: the line to open is one that the owner wrote."""
+    frames = [
+        tmp_path / "src/shop/defs/ingest.py",
+        tmp_path / ".venv/lib/site-packages/dagster/a.py",
+        tmp_path / "src/sqlmesh_dagster/factories.py",
+        Path("/usr/lib/python3/json.py"),
+    ]
+    stack = "".join(f'  File "{path}", line {n}, in f\n' for n, path in enumerate(frames, 1))
+    assert list(your_places(stack, tmp_path)) == ["src/shop/defs/ingest.py:1"]
