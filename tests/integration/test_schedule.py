@@ -184,7 +184,7 @@ def test_a_tick_on_an_unfinalized_environment_skips_with_the_reason(
     requests, reason = _tick(built.definitions(), instance, "2025-01-11T00:00:00")
     assert requests == []
     assert reason is not None
-    assert "sqlmesh plan dev" in reason
+    assert f"sqlmesh -p {built.root} plan dev" in reason
 
 
 def test_a_tick_of_a_new_development_environment_requests_everything(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
@@ -201,13 +202,18 @@ class ProjectSettings(BaseModel):
     @property
     def command(self) -> str:
         """SQLMesh's command on this project, for a message."""
-        return f"sqlmesh {' '.join(f'-p {folder}' for folder in self.project_paths)}"
+        folders = (f"-p {shlex.quote(str(folder))}" for folder in self.project_paths)
+        return f"sqlmesh {' '.join(folders)}"
 
     @property
     def plan_hint(self) -> str:
         """How to deploy, for a message."""
-        target = "" if self.environment == "prod" else f" {self.environment}"
-        return f"Run `{self.command} plan{target}` to deploy."
+        return f"Run `{self.plan_command(self.environment)}` to deploy."
+
+    def plan_command(self, environment: str) -> str:
+        """What deploys to an environment, from whichever folder it is typed in."""
+        target = "" if environment == "prod" else f" {environment}"
+        return f"{self.command} plan{target}"
 
     @property
     def lock_name(self) -> str:

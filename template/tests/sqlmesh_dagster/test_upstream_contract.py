@@ -36,6 +36,7 @@ from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.settings import environment_name
 from sqlmesh_dagster.upstream import dagster as in_dagster
 from sqlmesh_dagster.upstream import internals
+from sqlmesh_dagster.upstream import launch as in_launch
 from sqlmesh_dagster.upstream import sqlmesh as in_sqlmesh
 from sqlmesh_dagster.upstream.event_log import PooledSqliteEventLog, PooledSqliteStorage
 from tests.sqlmesh_dagster.projects import Project
@@ -1012,3 +1013,39 @@ def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> Non
     assert not in_sqlmesh.is_dbt_project(context)
     assert in_sqlmesh.dbt_manifests(context) == []
     context.close()
+
+
+# ---------------------------------------------------------------------------- commands
+
+
+def test_a_project_is_located_and_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
+) -> None:
+    """commands/ lean on it: Dagster's own job of all assets, run with tags that `dg launch` cannot give."""
+    (tmp_path / "located_shop.py").write_text(
+        "import dagster as dg\n"
+        "@dg.asset\ndef raw() -> None: ...\n"
+        "@dg.asset(deps=[raw])\ndef mart() -> None: ...\n"
+        "@dg.job\ndef nightly() -> None: ...\n"
+        "@dg.definitions\ndef defs() -> dg.Definitions:\n"
+        "    return dg.Definitions(assets=[raw, mart], jobs=[nightly], executor=dg.in_process_executor)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    project = in_launch.LocatedProject("located_shop", str(tmp_path), "shop")
+    raw, mart = dg.AssetKey("raw"), dg.AssetKey("mart")
+    assert project.job_names == ("nightly",)
+    assert {asset.key: asset.upstream for asset in project.assets} == {raw: set(), mart: {raw}}
+    assert project.select(['key:"mart"']) == {mart}
+    assert project.has_console_logger(in_launch.ASSET_JOB)
+    assert project.execute(instance, in_launch.ASSET_JOB, [mart], {}, {"poe/launch": "x"})
+
+    (run,) = instance.get_runs(filters=dg.RunsFilter(tags={"poe/launch": "x"}))
+    assert run.tags[".dagster/repository"] == "__repository__@shop"
+    entries, cursor = in_launch.run_events(instance, run.run_id, None)
+    done = [
+        e.dagster_event
+        for e in entries
+        if e.dagster_event and e.dagster_event.is_step_materialization
+    ]
+    assert [event.asset_key for event in done] == [mart]
+    assert in_launch.run_events(instance, run.run_id, cursor) == ([], cursor)

@@ -161,6 +161,15 @@ def sqlmesh(arguments: tuple[str, ...]) -> None:
     sys.exit(subprocess.run([program, "-p", folder, *arguments], check=False).returncode)
 
 
+@main.command(name="format")
+@click.option("--check", is_flag=True, help="Change nothing; fail if a file would change.")
+def format_models(check: bool) -> None:
+    """Format the SQL of the models, where SQLMesh's config asks for it."""
+    arguments = ["--check"] if check else []
+    program = [sys.executable, "-m", "sqlmesh_dagster.engine.formatting", *arguments]
+    sys.exit(subprocess.run(program, check=False).returncode)
+
+
 def _root() -> Path:
     try:
         return code_location(Path.cwd()).root

@@ -290,7 +290,7 @@ def _refused(
 def _told(settings: ProjectSettings, cause: str) -> str:
     return (
         f"Could not deploy the local changes to environment `{settings.environment}`:"
-        f" {cause.strip()}\nFix it, or run `sqlmesh plan {settings.environment}` to see more."
+        f" {cause.strip()}\nFix it, or run `{settings.plan_command(settings.environment)}` to see more."
     )
 
 

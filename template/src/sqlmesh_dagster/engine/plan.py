@@ -30,6 +30,7 @@ from sqlmesh_dagster.facts.plan_summary import (
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.options import CheckedRunOptions, PlanOptions
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Plan, Snapshot, SQLMeshError, format_intervals
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
@@ -78,7 +79,7 @@ class Planning:
                 show(_summary(context, plan, verification.test_count))
                 if not options.apply:
                     return
-                _refuse_uncategorized(plan)
+                _refuse_uncategorized(plan, session.settings)
                 self._refuse_dropping(context, plan)
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
                 with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
@@ -160,12 +161,12 @@ class Planning:
         ).build()
 
 
-def _refuse_uncategorized(plan: Plan) -> None:
+def _refuse_uncategorized(plan: Plan, settings: ProjectSettings) -> None:
     names = ", ".join(f"`{_plain(snapshot.name)}`" for snapshot in plan.uncategorized)
     if names:
         raise errors.PlanFailedError(
             f"The project's `auto_categorize_changes` leaves it to a person to say whether the changes"
-            f" of {names} are breaking. Run `sqlmesh plan {plan.environment.name}`."
+            f" of {names} are breaking. Run `{settings.plan_command(plan.environment.name)}`."
         )
 
 

@@ -82,7 +82,7 @@ def read_deployed(settings: ProjectSettings, state: StateReader) -> Deployed | N
     if not environment.finalized_ts:
         raise Obstructed(
             f"environment `{environment.name}` is being changed by plan `{environment.plan_id}`, or"
-            f" that plan died; `sqlmesh plan {environment.name}` finishes it"
+            f" that plan died; `{settings.plan_command(environment.name)}` finishes it"
         )
     wanted = {s.snapshot_id for s in environment.snapshots}
     snapshots = _snapshots_with_intervals(settings, state, wanted)
