@@ -113,7 +113,7 @@ def test_the_settings_of_the_dependency_bot_are_valid(render: Render) -> None:
     settings = json.loads((project / "renovate.json").read_text())
     pyproject = parse_toml(project / "pyproject.toml")
     pins = [*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"]]
-    names = sorted(re.split("[<>=]", pin)[0] for pin in pins)
+    names = sorted(re.split("[<>=;]", pin)[0] for pin in pins)
     assert settings["packageRules"][0]["matchPackageNames"] == names
 
 
