@@ -25,6 +25,7 @@ class Screen:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self.console,
+            refresh_per_second=4,
             transient=True,
             disable=not self.console.is_terminal,
         )
@@ -44,7 +45,9 @@ class Screen:
 
     def show(self, line: AssetLine, progress: RunProgress) -> None:
         """An asset that has ended."""
-        self._bar.update(self._task, total=line.total, completed=line.number)
+        self._bar.update(
+            self._task, description="Running", total=line.total, completed=line.number
+        )
         text = asset_line(line, progress.width)
         self.console.print(text, style=_STYLES.get(line.status))
 
