@@ -12,7 +12,7 @@ import dagster as dg
 
 from sqlmesh_dagster.definition import names
 from sqlmesh_dagster.definition.crons import dagster_cron
-from sqlmesh_dagster.definition.markdown import sql_block
+from sqlmesh_dagster.definition.markdown import shortened, shortened_sql, sql_block
 from sqlmesh_dagster.definition.new_data import POLICIES, Policy, policies_of
 from sqlmesh_dagster.definition.partitions import interval_partitions
 from sqlmesh_dagster.definition.records import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlmesh.core.model import Model
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*(.*?)\s*\}?\}")
+_MOST_SOURCES = 8
 _FIELDS = ("node.database", "node.schema", "node.name", "node.fqn")
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
 """Segments that a Dagster `@asset` can have in its key, so that a mapping lines up with them."""
@@ -49,7 +50,8 @@ class TranslatorSettings:
         code_references: Whether an asset leads to the file and line of its model.
         code_url: Where a git host shows the project's folder, such as
             `https://github.com/acme/platform/blob/main/sqlmesh_project`; the asset then leads there, too.
-        column_lineage: Whether an asset's columns lead to the columns that they are made of.
+        column_lineage: Whether an asset's columns lead to, and name, the columns that they are made of.
+        model_sql: Whether a model's description ends with its SQL, as it is written.
         external_assets: Whether an external table that no asset of yours loads is shown with its
             description and columns. Leave it off where another asset has the same key.
         virtual_views: Whether Dagster looks through views when it asks whether data is stale.
@@ -69,6 +71,7 @@ class TranslatorSettings:
     code_references: bool = True
     code_url: str | None = None
     column_lineage: bool = True
+    model_sql: bool = True
     external_assets: bool = False
     virtual_views: bool = False
     freshness_policies: bool = False
@@ -166,13 +169,13 @@ class SQLMeshTranslator:
         return dg.AssetKey(path)
 
     def get_description(self, model: ModelRecord) -> str | None:
-        """The tag `dagster:description:…`, or the model's own description; and its grain."""
-        text = _property(model.tags, "description") or model.description
-        if not text:
-            return text
-        if not model.grains or "grain" in text.lower():
-            return names.shown(text)
-        return names.shown(f"{text}\n\nGrain: {', '.join(model.grains)}.")
+        """The tag `dagster:description:…`, or the model's own description; its grain, and its SQL."""
+        text = _property(model.tags, "description") or model.description or ""
+        if text and model.grains and "grain" not in text.lower():
+            text = f"{text}\n\nGrain: {', '.join(model.grains)}."
+        if model.query and self.settings.model_sql:
+            text = f"{text}\n\n{shortened_sql(model.query)}".lstrip()
+        return names.shown(text) or None
 
     def get_group_name(self, model: ModelRecord) -> str | None:
         """The tag `dagster:group_name:…`, or dbt's group; without one, the factory's `group_name` is used."""
@@ -271,7 +274,11 @@ class SQLMeshTranslator:
         }
         return {
             "dagster/table_name": ".".join(split_fqn(model.fqn)),
-            **_column_schema(model.columns),
+            **_column_schema(
+                model.columns,
+                _constraints(model.audits),
+                has_sources=self.settings.column_lineage,
+            ),
             **{k: names.shown(v) if isinstance(v, str) else v for k, v in facts.items() if v},
         }
 
@@ -403,21 +410,56 @@ def unknown_properties(tags: Sequence[str]) -> list[str]:
     return [tag for tag in unknown if tag not in _NEW_DATA]
 
 
-def _column_schema(columns: Sequence[ColumnRecord]) -> dict[str, dg.TableSchema]:
+def _constraints(audits: Sequence[AuditRecord]) -> Mapping[str, dg.TableColumnConstraints]:
+    """What blocking audits promise of a column, by its name."""
+    sure = [audit for audit in audits if audit.blocking and not audit.skip]
+    not_null = {name for audit in sure if audit.name == "not_null" for name in _audited(audit)}
+    unique = {name for audit in sure if audit.name == "unique_values" for name in _audited(audit)}
+    return {
+        name: dg.TableColumnConstraints(nullable=name not in not_null, unique=name in unique)
+        for name in not_null | unique
+    }
+
+
+def _audited(audit: AuditRecord) -> list[str]:
+    """The columns of an audit without a condition."""
+    arguments = dict(audit.arguments)
+    if set(arguments) != {"columns"}:
+        return []
+    return [name.strip().strip('"') for name in arguments["columns"].strip("()[]").split(",")]
+
+
+def _column_schema(
+    columns: Sequence[ColumnRecord],
+    constraints: Mapping[str, dg.TableColumnConstraints] | None = None,
+    *,
+    has_sources: bool = False,
+) -> dict[str, dg.TableSchema]:
     if not columns:
         return {}
     return {
         "dagster/column_schema": dg.TableSchema(
             columns=[
                 dg.TableColumn(
-                    name=names.shown(c.name),
-                    type=c.data_type,
-                    description=names.shown(c.description) if c.description else None,
+                    name=names.shown(column.name),
+                    type=column.data_type,
+                    description=_column_description(column, has_sources=has_sources),
+                    constraints=(constraints or {}).get(column.name),
                 )
-                for c in columns
+                for column in columns
             ]
         )
     }
+
+
+def _column_description(column: ColumnRecord, *, has_sources: bool) -> str | None:
+    """The author's words, and the columns that it is made of; Dagster's UI shows no column lineage."""
+    words = [column.description] if column.description else []
+    if has_sources and column.sources:
+        sources = [".".join([*split_fqn(fqn)[-2:], name]) for fqn, name in column.sources]
+        shown = shortened([f"`{source}`" for source in sources], _MOST_SOURCES, "columns")
+        words.append(f"From {', '.join(shown)}.")
+    return names.shown("\n\n".join(words)) if words else None
 
 
 def _audit_description(audit: AuditRecord) -> str:

@@ -53,7 +53,7 @@ def test_an_asset_shows_what_sqlmesh_knows(project: Project) -> None:
     )
     spec = _specs(project)["any"]
     assert spec.key == dg.AssetKey(["warehouse", "demo", "any"])
-    assert spec.description == "What it is.\n\nGrain: id."
+    assert str(spec.description).partition("\n\n```sql\n")[0] == "What it is.\n\nGrain: id."
     assert spec.group_name == "sqlmesh"
     assert spec.owners == ["team:sales"]
     assert spec.kinds == {"sqlmesh", "duckdb", "table"}
@@ -251,7 +251,7 @@ def test_dagster_tags_set_dagsters_properties(project: Project) -> None:
     )
     assert spec.group_name == "marts/finance"
     assert spec.owners == ["ann@example.com", "team:sales", "team:data"]
-    assert spec.description == "x: with colons"
+    assert str(spec.description).partition("\n\n```sql\n")[0] == "x: with colons"
     assert not [tag for tag in spec.tags if not tag.startswith("dagster/")]
 
 

@@ -45,9 +45,7 @@ class Screen:
 
     def show(self, line: AssetLine, progress: RunProgress) -> None:
         """An asset that has ended."""
-        self._bar.update(
-            self._task, description="Running", total=line.total, completed=line.number
-        )
+        self._bar.update(self._task, description="Running", total=line.total, completed=line.number)
         text = asset_line(line, progress.width)
         self.console.print(text, style=_STYLES.get(line.status))
 

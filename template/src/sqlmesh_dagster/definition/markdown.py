@@ -6,6 +6,8 @@ import re
 
 import dagster as dg
 
+_MOST_LINES = 200
+
 
 def sql_block(query: str) -> dg.MarkdownMetadataValue:
     """SQL as a fenced Markdown block."""
@@ -17,6 +19,11 @@ def fenced(text: str, language: str = "") -> str:
     longest = max((len(run) for run in re.findall("`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
+
+
+def shortened_sql(query: str) -> str:
+    """SQL as a fenced block for a page that people read; what is longer is cut, and says so."""
+    return fenced("\n".join(shortened(query.splitlines(), _MOST_LINES, "lines")), "sql")
 
 
 def cell(text: str) -> str:

@@ -97,6 +97,7 @@ class ModelRecord:
         code_version: SQLMesh's data hash: changes when the data that the model makes may change.
         problem: Why the record could not be read whole; what is missing has its default.
         dbt: What dbt says of it, in a dbt project.
+        query: A SQL model's query as it is written, laid out.
     """
 
     fqn: str
@@ -140,6 +141,7 @@ class ModelRecord:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     problem: str | None = None
     dbt: DbtRecord | None = None
+    query: str | None = None
 
     @property
     def is_view(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlmesh
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 from sqlmesh import Context
 
 from sqlmesh_dagster.definition.names import check_names, shown
@@ -291,7 +292,19 @@ def _model_record(
         extra=dict(read_model(model)),
         unit_tests=tuple(name.rpartition("::")[2] for name in tests),
         dbt=dbt.of_model(model),
+        query=_query(model),
     )
+
+
+def _query(model: Model) -> str | None:
+    """A SQL model's query as its author wrote it, laid out; macros are not expanded."""
+    written = getattr(model, "query", None)  # of SQL models alone
+    if not isinstance(written, exp.Expression):
+        return None
+    try:
+        return _shown(written.sql(dialect=model.dialect, pretty=True))
+    except (SqlglotError, ValueError):  # it only decorates; a load judges queries
+        return None
 
 
 def _external_record(fqn: str, model: Model | None, source: DbtSource | None) -> ExternalRecord:

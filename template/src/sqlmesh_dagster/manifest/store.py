@@ -17,7 +17,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.manifest.inputs import Inputs
 
 _log = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 DEFAULT_FOLDER = ".cache/dagster"
 """Next to SQLMesh's own cache, relative to the project's folder."""
 

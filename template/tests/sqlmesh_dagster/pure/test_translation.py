@@ -560,3 +560,36 @@ def test_a_project_knows_checks_and_names_by_table() -> None:
     assert project.checks_of("unknown") == ()
     assert project.plain_name(fqn("m")) == "demo.m"
     assert project.plain_name(table.fqn) == "db.raw.t"
+
+
+def test_the_page_of_a_model_shows_its_sql() -> None:
+    """Promise: below the author's words, as it is written; a setting leaves it out, a long one is cut."""
+    written = model("m", description="Text", query="SELECT\n  1 AS a")
+    shown = SQLMeshTranslator().get_description(written)
+    assert shown == "Text\n\n```sql\nSELECT\n  1 AS a\n```"
+    plain = SQLMeshTranslator(settings=TranslatorSettings(model_sql=False))
+    assert plain.get_description(written) == "Text"
+    long = model("m", query="\n".join(f"line {n}" for n in range(300)))
+    text = SQLMeshTranslator().get_description(long)
+    assert text and "line 199" in text and "line 200" not in text and "and 100 more lines" in text
+
+
+def test_columns_say_what_audits_promise_and_where_they_come_from() -> None:
+    """Promise: only a blocking audit without a condition is a constraint."""
+    columns = (
+        ColumnRecord("id", "INT", "Number.", (('"db"."raw"."t"', "key"),)),
+        ColumnRecord("n", "INT"),
+        ColumnRecord("free", "INT"),
+    )
+    audits = (
+        AuditRecord("not_null", "c1", (("columns", "(id, n)"),)),
+        AuditRecord("unique_values", "c2", (("columns", "(id)"),)),
+        AuditRecord("unique_values", "c3", (("columns", "(n)"), ("condition", "n > 1"))),
+        AuditRecord("not_null", "c4", (("columns", "(free)"),), blocking=False),
+    )
+    metadata = SQLMeshTranslator().get_metadata(model("m", columns=columns, audits=audits))
+    number, n, free = metadata["dagster/column_schema"].columns
+    assert number.description == "Number.\n\nFrom `raw.t.key`."
+    assert (number.constraints.nullable, number.constraints.unique) == (False, True)
+    assert (n.constraints.nullable, n.constraints.unique) == (False, False)
+    assert (free.constraints.nullable, free.constraints.unique) == (True, False)
