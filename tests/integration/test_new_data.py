@@ -84,6 +84,13 @@ def _run(
     return Run(result.success, result.run_id, result.all_events)
 
 
+def _first_run(source: Source, instance: dg.DagsterInstance, **settings: Any) -> dg.Definitions:
+    """Builds everything for the first time; the definitions, for later runs."""
+    definitions = _definitions(source, **settings)
+    assert _run(definitions, instance, now=_NOW).success
+    return definitions
+
+
 def _built(run: Run) -> list[str]:
     """Models that SQLMesh built or audited in a run."""
     return sorted(
@@ -117,8 +124,7 @@ def whole(source: Source) -> Iterator[Source]:
 
 def test_new_data_is_built_by_the_next_run(whole: Source, instance: dg.DagsterInstance) -> None:
     """Promise: without any flag, and through to the last table; what reads none of it is left alone."""
-    definitions = _definitions(whole)
-    assert _run(definitions, instance, now=_NOW).success
+    definitions = _first_run(whole, instance)
     whole.add("2, DATE '2025-01-03'", "v2")
     run = _run(definitions, instance)
     assert _built(run) == ["below", "seen", "total"]
@@ -129,8 +135,7 @@ def test_new_data_is_built_by_the_next_run(whole: Source, instance: dg.DagsterIn
 
 def test_the_same_data_makes_nothing_stale(whole: Source, instance: dg.DagsterInstance) -> None:
     """Promise: a load with the data version of before is no new data, however often."""
-    definitions = _definitions(whole)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance)
     for _ in range(2):
         assert _built(_run(definitions, instance)) == []
 
@@ -140,8 +145,7 @@ def test_an_asset_without_a_data_version_is_new_in_every_run(
 ) -> None:
     """Promise: that is Dagster's rule, and the documented one."""
     whole.version = None
-    definitions = _definitions(whole)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance)
     assert _built(_run(definitions, instance)) == ["below", "seen", "total"]
     assert _built(_run(definitions, instance, "seen", "total", "below")) == []
 
@@ -150,8 +154,7 @@ def test_what_was_loaded_in_one_run_is_built_in_another(
     whole: Source, instance: dg.DagsterInstance
 ) -> None:
     """Promise: it is Dagster's record that counts, and not who loaded."""
-    definitions = _definitions(whole)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance)
     whole.add("2, DATE '2025-01-03'", "v2")
     assert _run(definitions, instance, "events").success
     assert _built(_run(definitions, instance, "total")) == ["total"]
@@ -164,8 +167,7 @@ def test_a_model_that_was_not_selected_stays_stale(
     whole: Source, instance: dg.DagsterInstance
 ) -> None:
     """Promise: nothing is forgotten by a run that leaves it out."""
-    definitions = _definitions(whole)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance)
     whole.add("2, DATE '2025-01-03'", "v2")
     assert _built(_run(definitions, instance, "events", "seen")) == ["seen"]
     assert _built(_run(definitions, instance)) == ["below", "total"]
@@ -175,8 +177,7 @@ def test_a_rebuild_that_fails_is_repeated(whole: Source, instance: dg.DagsterIns
     """Promise: what was taken off SQLMesh's record is missing, and built as soon as it can be."""
     project = whole.project
     project.model("total", "SELECT (id || '')::TINYINT AS id FROM demo.seen")
-    definitions = _definitions(whole)
-    assert _run(definitions, instance, now=_NOW).success
+    definitions = _first_run(whole, instance)
     whole.add("1000, DATE '2025-01-03'", "v2")
     run = _run(definitions, instance)
     assert not run.success
@@ -197,8 +198,7 @@ def test_a_blocking_audit_of_a_view_stops_what_reads_it(
         "SELECT id::INT AS id, day::DATE AS day FROM raw.events",
         "kind VIEW, audits (NOT_NULL(columns := (id,)))",
     )
-    definitions = _definitions(whole)
-    assert _run(definitions, instance, now=_NOW).success
+    definitions = _first_run(whole, instance)
     whole.add("NULL, DATE '2025-01-03'", "v2")
     run = _run(definitions, instance)
     assert run.passed == {"seen:not_null_id": False}
@@ -223,6 +223,19 @@ def _all_days(source: Source) -> None:
     source.load()
 
 
+def _built_days(
+    source: Source,
+    instance: dg.DagsterInstance,
+    more: str = "",
+    tag: str = "",
+    **settings: Any,
+) -> dg.Definitions:
+    """A daily model of nine days, built."""
+    _all_days(source)
+    _daily(source.project, more, tag)
+    return _first_run(source, instance, **settings)
+
+
 def _rebuilt(project: Project, name: str = "daily") -> list[int]:
     rows = project.query(
         f"SELECT day FROM demo__dev.{name} WHERE built_at LIKE '2025-01-10 06%' ORDER BY 1"
@@ -234,10 +247,7 @@ def test_a_range_builds_the_days_that_it_touches(
     source: Source, instance: dg.DagsterInstance
 ) -> None:
     """Promise: those of every load since the model was built, and no other."""
-    _all_days(source)
-    _daily(source.project)
-    definitions = _definitions(source)
-    _run(definitions, instance, now=_NOW)
+    definitions = _built_days(source, instance)
     source.add("2, DATE '2025-01-02'", "v2", start="2025-01-02", end="2025-01-02")
     _run(definitions, instance, "events")
     source.add("3, DATE '2025-01-05'", "v3", start="2025-01-05T08:00:00", end="2025-01-06T00:00:00")
@@ -251,10 +261,7 @@ def test_without_a_range_the_newest_intervals_are_built(
     source: Source, instance: dg.DagsterInstance
 ) -> None:
     """Promise: the newest day, with the lookback; and once."""
-    _all_days(source)
-    _daily(source.project, ", lookback 2")
-    definitions = _definitions(source)
-    _run(definitions, instance, now=_NOW)
+    definitions = _built_days(source, instance, ", lookback 2")
     source.add("2, DATE '2025-01-08'", "v2")
     _run(definitions, instance)
     assert _rebuilt(source.project) == [7, 8, 9]
@@ -265,10 +272,7 @@ def test_without_a_range_nothing_is_built_if_the_setting_says_so(
     source: Source, instance: dg.DagsterInstance
 ) -> None:
     """Promise: it is left, says so, and stays stale."""
-    _all_days(source)
-    _daily(source.project)
-    definitions = _definitions(source, new_data_without_range="nothing")
-    _run(definitions, instance, now=_NOW)
+    definitions = _built_days(source, instance, new_data_without_range="nothing")
     source.add("2, DATE '2025-01-08'", "v2")
     for _ in range(2):
         run = _run(definitions, instance)
@@ -280,10 +284,7 @@ def test_without_a_range_nothing_is_built_if_the_setting_says_so(
 
 def test_a_tag_of_the_model_has_the_last_word(source: Source, instance: dg.DagsterInstance) -> None:
     """Promise: where new rows may change any day, all of them are built again."""
-    _all_days(source)
-    _daily(source.project, tag="all")
-    definitions = _definitions(source)
-    _run(definitions, instance, now=_NOW)
+    definitions = _built_days(source, instance, tag="all")
     source.add("2, DATE '2025-01-08'", "v2", start="2025-01-08", end="2025-01-08")
     _run(definitions, instance)
     assert _rebuilt(source.project) == list(range(1, 10))
@@ -293,10 +294,7 @@ def test_rows_of_a_time_that_is_not_due_wait_for_it(
     source: Source, instance: dg.DagsterInstance
 ) -> None:
     """Promise: today's rows build nothing today, and are in tomorrow's interval."""
-    _all_days(source)
-    _daily(source.project)
-    definitions = _definitions(source)
-    _run(definitions, instance, now=_NOW)
+    definitions = _built_days(source, instance)
     source.add("2, DATE '2025-01-10'", "v2", start="2025-01-10", end="2025-01-10")
     run = _run(definitions, instance)
     assert (_built(run), _says(run, "daily")) == ([], "")
@@ -319,8 +317,7 @@ def test_a_model_below_follows_the_days_that_were_built_again(
         " WHERE day BETWEEN @start_ds AND @end_ds",
         "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)",
     )
-    definitions = _definitions(source)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(source, instance)
     source.add("2, DATE '2025-01-04'", "v2", start="2025-01-04", end="2025-01-04")
     assert _built(_run(definitions, instance)) == ["after", "daily"]
     assert _rebuilt(source.project, "after") == _rebuilt(source.project) == [4]
@@ -346,8 +343,7 @@ def test_what_cannot_be_repeated_without_loss_is_left_and_says_so(
 ) -> None:
     """Promise: not silently; with the reason, since when, until when, and the next step."""
     _keyed(source.project, kind)
-    definitions = _definitions(source)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(source, instance)
     rows = source.project.query("SELECT * FROM demo__dev.keyed ORDER BY ALL")
     source.add("2, DATE '2025-01-08'", "v2")
     for _ in range(2):
@@ -369,8 +365,7 @@ def test_a_history_that_may_take_new_data_loses_nothing(
 ) -> None:
     """Promise: a slowly changing dimension with the tag goes on from what it remembers."""
     _keyed(source.project, "SCD_TYPE_2_BY_COLUMN (unique_key id, columns [day])", "newest")
-    definitions = _definitions(source)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(source, instance)
     source.rows = "SELECT 1 AS id, DATE '2025-01-04' AS day"
     source.version = "v2"
     source.load()
@@ -386,8 +381,7 @@ def test_due_leaves_what_is_stale_and_builds_what_its_own_run_loads(
     whole: Source, instance: dg.DagsterInstance
 ) -> None:
     """Promise: as the schedule's runs do."""
-    definitions = _definitions(whole)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance)
     whole.add("2, DATE '2025-01-03'", "v2")
     _run(definitions, instance, "events")
     due = {"build": "due"}
@@ -399,8 +393,7 @@ def test_due_leaves_what_is_stale_and_builds_what_its_own_run_loads(
 
 def test_start_and_end_build_nothing_again(whole: Source, instance: dg.DagsterInstance) -> None:
     """Promise: they limit what is due, and nothing is left missing outside of them."""
-    definitions = _definitions(whole)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance)
     whole.add("2, DATE '2025-01-03'", "v2")
     run = _run(definitions, instance, options={"start": "2025-01-09"})
     assert _built(run) == []
@@ -410,8 +403,7 @@ def test_start_and_end_build_nothing_again(whole: Source, instance: dg.DagsterIn
 
 def test_all_asks_as_a_restatement_does(whole: Source, instance: dg.DagsterInstance) -> None:
     """Promise: what would be built besides is named first; then everything selected is built again."""
-    definitions = _definitions(whole)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance)
     run = _run(definitions, instance, "total", options={"build": "all"})
     assert "`restate_downstream`" in "".join(run.failed.values())
     run = _run(
@@ -456,8 +448,7 @@ def test_a_step_of_its_own_follows_the_same_rule(
     whole: Source, instance: dg.DagsterInstance, execution: str
 ) -> None:
     """Promise: also where each step runs its own model."""
-    definitions = _definitions(whole, execution=execution)
-    _run(definitions, instance, now=_NOW)
+    definitions = _first_run(whole, instance, execution=execution)
     whole.add("2, DATE '2025-01-03'", "v2")
     assert _built(_run(definitions, instance)) == ["below", "seen", "total"]
     assert whole.project.query("SELECT n FROM demo__dev.below") == [(2,)]

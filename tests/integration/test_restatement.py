@@ -36,6 +36,14 @@ def _chain(project: Project) -> None:
     _daily(project, "beside")
 
 
+def _built_chain(project: Project, instance: dg.DagsterInstance, **settings: Any) -> dg.Definitions:
+    """The same, built once; the definitions, for later runs."""
+    _chain(project)
+    definitions = project.definitions(**settings)
+    assert run_in_process(definitions, instance, now=_FIRST).success
+    return definitions
+
+
 def _rebuilt(project: Project, name: str) -> list[int]:
     """Days whose rows are those of the later run."""
     rows = project.query(
@@ -84,9 +92,7 @@ def test_a_range_of_done_partitions_is_built_again_and_nothing_else(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: exactly its rows are new, and what is downstream is left as it is."""
-    _chain(project)
-    definitions = project.definitions(translator=_PARTITIONED)
-    run_in_process(definitions, instance, now=_FIRST)
+    definitions = _built_chain(project, instance, translator=_PARTITIONED)
     before = project.sqlmesh_runs()
     run = _run_range(definitions, instance, ["source"], "2025-01-03", "2025-01-05")
     assert run.materialized == ["source"] * 3
@@ -106,9 +112,7 @@ def test_a_range_goes_downstream_when_told_to(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: what reads it is built again for the same days, and Dagster is told."""
-    _chain(project)
-    definitions = project.definitions(translator=_PARTITIONED)
-    run_in_process(definitions, instance, now=_FIRST)
+    definitions = _built_chain(project, instance, translator=_PARTITIONED)
     run = _run_range(
         definitions, instance, ["source"], "2025-01-03", "2025-01-04", {"restate_downstream": True}
     )
@@ -141,9 +145,7 @@ def test_several_models_of_a_range_are_built_again_in_one_sqlmesh_run(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: also those without partitions, which are selected with them."""
-    _chain(project)
-    definitions = project.definitions(translator=_PARTITIONED)
-    run_in_process(definitions, instance, now=_FIRST)
+    definitions = _built_chain(project, instance, translator=_PARTITIONED)
     before = project.sqlmesh_runs()
     names = ["source", "below", "whole"]
     run = _run_range(definitions, instance, names, "2025-01-03", "2025-01-04")
@@ -157,9 +159,7 @@ def test_a_restatement_names_what_it_would_rebuild_before_it_touches_anything(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: until it is said what is to become of the models downstream, nothing is done."""
-    _chain(project)
-    definitions = project.definitions()
-    run_in_process(definitions, instance, now=_FIRST)
+    definitions = _built_chain(project, instance)
     before = project.sqlmesh_runs()
     run = run_in_process(definitions, instance, "source", now=_LATER, options={"restate": True})
     ((_, error),) = run.failed.items()
@@ -176,9 +176,7 @@ def test_any_model_is_restated_between_start_and_end(
     project: Project, instance: dg.DagsterInstance, downstream: bool, execution: str
 ) -> None:
     """Promise: with what is downstream, or without; also without partitions in Dagster."""
-    _chain(project)
-    definitions = project.definitions(execution=execution)
-    run_in_process(definitions, instance, now=_FIRST)
+    definitions = _built_chain(project, instance, execution=execution)
     options = {
         "restate": True,
         "restate_downstream": downstream,
@@ -196,9 +194,7 @@ def test_a_restatement_that_nothing_reads_needs_no_word(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: a whole table is built again, though nothing is due."""
-    _chain(project)
-    definitions = project.definitions()
-    run_in_process(definitions, instance, now=_FIRST)
+    definitions = _built_chain(project, instance)
     run = run_in_process(definitions, instance, "whole", now=_LATER, options={"restate": True})
     assert run.materialized == ["whole"]
     assert _is_rebuilt(project)

@@ -249,7 +249,7 @@ def slow_git(folder: Path) -> Path:
 def test_a_stopped_update_leaves_nothing_behind(
     project: Project, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    """Stopped when the tree is new and the index is not: it goes back by itself; killed, `--undo` takes it back."""
+    """Stopped when the tree is new and the index is not: it undoes itself; killed, `--undo` undoes it."""
     edit(project)
     before = project.contents()
     done = slow_git(tmp_path / "bin")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from template_update.stops import STOPS
 from tests.conftest import ROOT
 from tests.update import small
 from tests.update.projects import COMMAND, Project
@@ -162,6 +164,85 @@ def test_an_update_that_fails_in_the_middle_takes_only_itself_back(
     assert project.contents() == expected
 
 
+def _send(stop: signal.Signals) -> None:
+    os.kill(os.getpid(), stop)
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_signal_undoes_the_update_and_a_second_one_does_not_stop_that(
+    template: Small, project: Project, stop: signal.Signals
+) -> None:
+    """Ctrl-C twice, a CI that cancels, a terminal that is closed: every file is as before."""
+    edit(project, f"{VENDORED}/moved.py")
+    before = project.contents()
+    sent: list[str] = []
+
+    def send(when: str) -> None:
+        sent.append(when)
+        print(f"sent {when}")
+        _send(stop)
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+        small.when("os.rename", f"new/{LATE}", lambda: send("in the update"))()
+        small.when("os.rename", f"old/{VENDORED}/changed.py", lambda: send("in the undo"))()
+
+    done = small.run(template, project, "update", before=listen)
+    assert "sent in the update" in done.output and "sent in the undo" in done.output
+    assert done.code == 2 and "Stopped. Nothing has changed." in done.output
+    assert project.contents() == before and project.status() == []
+    undone = small.run(template, project, "update", "--undo")
+    assert undone.code == 2 and "no update to undo" in undone.output
+
+
+def test_a_signal_that_is_ignored_stays_ignored(template: Small, project: Project) -> None:
+    """Under `nohup`, an update goes on when its terminal is closed."""
+
+    def listen() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        small.when("os.rename", f"new/{LATE}", lambda: _send(signal.SIGHUP))()
+
+    done = small.run(template, project, "update", before=listen)
+    assert done.code == 0, done.output
+    assert (project.root / LATE).is_file()
+
+
+@pytest.mark.parametrize("prefix", ["", "platforms/ours/"])
+def test_a_preview_finds_a_template_by_a_relative_path(
+    template: Small, tmp_path: Path, prefix: str
+) -> None:
+    """It shows what the update then does; the project may be in a folder of its repository."""
+    project = template.project(tmp_path / "repository", prefix=prefix)
+    _set_source(project, os.path.relpath(template.template, project.root))
+    before = project.contents()
+    preview = small.run(template, project, "update", "--preview")
+    assert preview.code == 0, preview.output
+    assert project.contents() == before and project.status() == []
+    assert len(git(project.root, "worktree", "list").splitlines()) == 1
+    report, _, files = preview.output.partition("\n## Files")
+    assert f"{VENDORED}/added.py" in files and "preview" not in files.partition("\n")[2]
+    done = small.run(template, project, "update")
+    assert done.code == 0 and done.output.startswith(report.rstrip())
+
+
+def test_a_preview_of_a_template_inside_the_project_is_refused(
+    template: Small, project: Project
+) -> None:
+    """The copy does not have it; the message says what to write."""
+    (project.root / ".gitignore").write_text("/template\n")
+    shutil.copytree(template.template, project.root / "template")
+    _set_source(project, "template")
+    refused = small.run(template, project, "update", "--preview")
+    assert refused.code == 2 and "whole path" in refused.output
+    assert project.status() == []
+
+
+def _set_source(project: Project, source: str) -> None:
+    answers = project.root / ".copier-answers.yml"
+    answers.write_text(re.sub("_src_path: .*", f"_src_path: {source}", answers.read_text()))
+    project.commit()
+
+
 def test_work_after_a_plain_update_survives_review_and_undo(
     template: Small, project: Project
 ) -> None:
@@ -210,19 +291,19 @@ def test_an_update_that_was_killed_and_cleaned_up_by_hand_undoes_nothing_later(
     assert project.contents() == before
 
 
-def test_notes_that_are_broken_off_are_told(template: Small, project: Project) -> None:
+def test_incomplete_notes_are_named(template: Small, project: Project) -> None:
     """A power cut: no traceback; what to look at is named, and nothing is touched."""
     small.run(template, project, "update")
     notes = small.undo_folder(project) / "journal.json"
     notes.write_bytes(notes.read_bytes()[:40])
     before = project.contents()
     done = small.run(template, project, "update", "--undo")
-    assert done.code == 2 and "broken off" in done.output and "Traceback" not in done.output
+    assert done.code == 2 and "are incomplete" in done.output and "Traceback" not in done.output
     assert project.contents() == before
 
 
 def test_two_updates_at_once_are_one(template: Small, project: Project) -> None:
-    """The second says that the first is at work, and changes nothing."""
+    """The second says that the first is running, and changes nothing."""
     before = project.contents()
     first = small.run(
         template,
@@ -234,7 +315,7 @@ def test_two_updates_at_once_are_one(template: Small, project: Project) -> None:
             lambda: print(small.run(template, project, "update").output),
         ),
     )
-    assert first.code == 0 and "Another update of this project is at work" in first.output
+    assert first.code == 0 and "Another update of this project is running" in first.output
     assert project.contents() != before
 
 

@@ -32,7 +32,7 @@ def parse(text: str) -> Answers:
     source, version = entries.get("_src_path"), entries.get("_commit")
     if not source or not version:
         raise Refused(
-            f"`{NAME}` names no `{'_commit' if source else '_src_path'}`, so that an update does not"
+            f"`{NAME}` names no `{'_commit' if source else '_src_path'}`, so an update does not"
             " know where it starts: the project was not copied from a git repository. Copy it again"
             " from one, with `copier copy --overwrite <template> .`."
         )

@@ -1,7 +1,6 @@
-"""Writes an update into the project, all of it or nothing, and over nothing that it has not seen."""
+"""Writes an update into the project, all of it or nothing; files that changed meanwhile are kept."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ class Changes:
 
 
 def apply(project: Project, journal: Journal, start: Start, changes: Changes) -> Path | None:
-    """Write the changes; returns where fresh work is kept that came in between, if any did.
+    """Write the changes; returns where files are kept that were edited meanwhile, if any were.
 
     Raises:
         Refused: A file has changed since the start; nothing has been written.
@@ -35,10 +34,7 @@ def apply(project: Project, journal: Journal, start: Start, changes: Changes) ->
         kept = _write(project.root, journal, start, changes)
         project.mark_as_conflicts(changes.conflicts)
     except BaseException:
-        undo.put_back(project, journal, notes)
-        with suppress(Refused):  # it may be the index that cannot be written
-            project.reset_index(changes.conflicts)
-        journal.close()
+        undo.take_back(project, journal, notes, changes.conflicts)
         raise
     journal.write(replace(notes, is_finished=True))
     return kept
@@ -54,7 +50,7 @@ def _refuse_fresh_work(project: Project, start: Start, changes: Changes) -> None
 
 
 def _write(root: Path, journal: Journal, start: Start, changes: Changes) -> Path | None:
-    """First all new files beside the notes, where a full disk does no harm; then one by one."""
+    """First all new files next to the notes, where a full disk does no harm; then one by one."""
     for path, file in changes.files.items():
         if file is not None:
             write(journal.new(path), file)

@@ -2,14 +2,13 @@
 
 Exit codes of `update`, with or without `--preview` and `--review`:
     0  done, or nothing to do
-    1  done, and there is something for you: conflicts, edits saved beside, fixes that did not arrive
+    1  done, and you have something to do: conflicts, saved edits, changes that did not arrive
     2  refused or failed; nothing has changed
-`update --check` and `drift` change nothing: 1 says that there is an update, or a difference.
+`update --check` and `drift` change nothing; 1 means that there is an update, or a difference.
 """
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import traceback
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
-from template_update import drift, undo, update
+from template_update import drift, stops, undo, update
 from template_update.copier import Copier
 from template_update.errors import Refused
 from template_update.git import Project, forget_the_callers_repository
@@ -29,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command on the project in the working directory; returns its exit code."""
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show ends nothing
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
     forget_the_callers_repository()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # CI cancels; undo as for Ctrl-C
+    stops.as_interrupts()
     try:
         return _run(Path.cwd(), options)
     except Refused as error:
@@ -40,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _refuse("Stopped. Nothing has changed.", options)
     except OSError as error:
-        return _refuse(f"{error}. What the update had written is taken back.", options)
+        return _refuse(f"{error}. The update is undone.", options)
     except Exception as error:
-        # The exit code must not say "done"; whatever this is, `update` has taken itself back.
+        # The exit code must not say "done"; whatever this is, `update` has undone itself.
         traceback.print_exc()
         said = f"{type(error).__name__}: {error}"
         return _refuse(f"This should not happen; please report it. {said}", options)
@@ -128,11 +127,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    update_parser = commands.add_parser("update", help="bring the template's changes, lose nothing")
+    update_parser = commands.add_parser(
+        "update", help="merge the template's changes into the project"
+    )
     mode = update_parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="only say whether there is an update")
     mode.add_argument("--preview", action="store_true", help="only show what an update would do")
-    mode.add_argument("--undo", action="store_true", help="go back to before the last update")
+    mode.add_argument(
+        "--undo", action="store_true", help="undo the last update, if it is not committed"
+    )
     mode.add_argument(
         "--review", action="store_true", help="review what plain `copier update` did, uncommitted"
     )
@@ -145,9 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         help="change an answer; can be repeated",
     )
     update_parser.add_argument(
-        "--trust", action="store_true", help="let migrations run, which only major versions have"
+        "--trust", action="store_true", help="allow migrations, which only major versions have"
     )
-    drift_parser = commands.add_parser("drift", help="which of the template's files differ")
+    drift_parser = commands.add_parser("drift", help="list the template's files that differ")
     for command in (update_parser, drift_parser):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser

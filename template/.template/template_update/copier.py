@@ -1,4 +1,4 @@
-"""Copier, as it is run: always a process, never with more trust than was asked for."""
+"""Copier: always a process of its own, and with `--trust` only if the user gave it."""
 
 import importlib.util
 import json
@@ -39,20 +39,20 @@ def find() -> list[str]:
 
 @dataclass(frozen=True)
 class Copy:
-    """The template as a version makes it of a project's answers."""
+    """A render of one version of the template with a project's answers."""
 
     root: Path
     target: Path
     version: str
     """A tag or a commit."""
     is_new: bool = False
-    """With the answers that are to change."""
+    """Whether the answers that are to change are used."""
     answers_file: str = answers.NAME
 
 
 @dataclass(frozen=True)
 class Copier:
-    """Copier on one project: no questions, answers as stored, new questions by their defaults."""
+    """Copier on one project: it asks nothing, and uses stored answers and the defaults of new questions."""
 
     data: Sequence[str] = ()
     """`NAME=VALUE`, answers to change."""
@@ -149,28 +149,28 @@ def _environment() -> dict[str, str]:
 
 
 def _too_old(command: list[str]) -> str | None:
-    """What to do about an old Copier that comes first on the PATH."""
+    """A message, if the first Copier on the PATH is too old."""
     result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
     found = re.search(r"(\d+)\.(\d+)[.\d]*", result.stdout)
     if found is None or (int(found[1]), int(found[2])) >= _OLDEST:
         return None
     return (
-        f"`{' '.join(command)}` is Copier {found[0]}, and the template needs `{_FLOOR}`. Install that"
-        f" where it is found first, such as by `pipx install --force '{_FLOOR}'`, and try again."
+        f"`{' '.join(command)}` is Copier {found[0]}, and the template needs `{_FLOOR}`. Install that,"
+        f" such as by `pipx install --force '{_FLOOR}'`, so that it is first on the PATH, and try again."
     )
 
 
 def _explain(subcommand: str, code: int, said: str, source: str) -> str:
     if code == _UNSAFE:
         return (
-            "This version brings a migration: a script of the template's that runs here. Read in the"
-            " changelog what it does, then run the update with `--trust`."
+            "This version has a migration: a script of the template's that runs in the project. Read in"
+            " the changelog what it does, then run the update with `--trust`."
         )
     if "Unknown revision" in said or "did not match any file" in said:
         return (
             f"The template does not have the version that `{answers.NAME}` names as `_commit`: it was"
             " copied from uncommitted work, or its history was rewritten. Run `copier recopy`, look"
-            " at `git diff`, and take back what you want to keep."
+            " at `git diff`, and restore what you want to keep."
         )
     if "git-tracked templates" in said or "must be a directory" in said:
         return (
@@ -179,4 +179,4 @@ def _explain(subcommand: str, code: int, said: str, source: str) -> str:
             " `_src_path` to the template's address, or to its whole path, commit that, and try again."
         )
     last = re.split(r"\n(?=\S)", said)[-1]
-    return f"`copier {subcommand}` failed with exit code {code}: {last or 'it said nothing'}"
+    return f"`copier {subcommand}` failed with exit code {code}: {last or 'it printed nothing'}"

@@ -22,7 +22,7 @@ _WHERE = (
 
 
 def forget_the_callers_repository() -> None:
-    """Let git find the project's repository by its folder; a git hook names its own."""
+    """Let git find the project's repository by its folder; a git hook sets variables that name another."""
     for name in _WHERE:
         os.environ.pop(name, None)
 
@@ -45,7 +45,7 @@ def git(
             input=given,
             capture_output=True,
             check=False,
-            env={**os.environ, **other_index, "LC_ALL": "C"},  # messages are looked at
+            env={**os.environ, **other_index, "LC_ALL": "C"},  # messages are read below
         )
     except FileNotFoundError as error:
         raise Refused("`git` is not installed, or not on the PATH. Install it.") from error
@@ -97,7 +97,7 @@ class Project:
         return self.git("rev-parse", "--verify", "HEAD").decode().strip()
 
     def state_dir(self) -> Path:
-        """A folder of git's own, for what must outlive a command and stay out of commits.
+        """A folder inside `.git`, for what must outlive a command and stay out of commits.
 
         Each project of a repository has one.
         """
@@ -106,7 +106,7 @@ class Project:
         return state / "in" / self.prefix if self.prefix else state
 
     def dirt(self, below: str = ".") -> list[str]:
-        """What git would say of a tree that is not clean, whatever is set to hide some of it."""
+        """What `git status` lists, whatever options are set to hide some of it."""
         options = ("--porcelain", "--no-renames", "--untracked-files=all")
         listed = self.git("-c", "core.quotePath=false", "status", *options, "--", below)
         return listed.decode(errors="backslashreplace").splitlines()
@@ -138,7 +138,7 @@ class Project:
     def on_disk(self, paths: Iterable[str]) -> dict[str, File]:
         """Those of the paths that are files here, as git would store them.
 
-        So an edit counts that the index is told to overlook, and ends of lines don't.
+        So edits count that the index is told to ignore, and line endings do not.
         """
         here = read_all(self.root, sorted(paths))
         texts = [path for path, file in here.items() if not file.is_link]
@@ -155,7 +155,7 @@ class Project:
         }
 
     def as_checked_out(self, files: Mapping[str, File]) -> dict[str, File]:
-        """The files as git would put them on disk: ends of lines, filters such as LFS's."""
+        """The files as git would write them to disk: with line endings, and filters such as LFS's."""
         texts = {path: file for path, file in files.items() if not file.is_link}
         ids = self.store(file.content for file in texts.values())
         entries = {path: (REGULAR, name) for path, name in zip(texts, ids, strict=True)}
@@ -179,7 +179,7 @@ class Project:
             return self._store(map(str, paths), "--no-filters")
 
     def mark_as_conflicts(self, conflicts: Mapping[str, tuple[File | None, ...]]) -> None:
-        """Put base, mine and theirs into the index, so that git knows of each conflict."""
+        """Put base, mine and theirs into the index, so that git knows each conflict."""
         if not conflicts:
             return
         blobs = [file for stages in conflicts.values() for file in stages if file]
@@ -195,9 +195,9 @@ class Project:
         self._index_info(lines)
 
     def reset_index(self, paths: Iterable[str]) -> None:
-        """Make the index of some paths that of HEAD; no file is touched.
+        """Reset the index of some paths to HEAD; no file is changed.
 
-        Where it is so already, nothing happens: a new entry would forget `--skip-worktree`.
+        Entries that are the same are not written: that would drop `--skip-worktree`.
         """
         listed = self.git("diff", "--cached", "--name-only", "--no-renames", "--relative", "-z")
         differing = _paths(listed) & set(paths)

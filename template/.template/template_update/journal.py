@@ -1,6 +1,6 @@
-"""What an update has written, noted down before it writes: the way back, whatever stops it.
+"""Notes of what an update writes, made before it writes, so that it can always be undone.
 
-In a folder of git's own, one for each project: the notes, `old/` with each file that was replaced,
+In a folder inside `.git`, one for each project: the notes, `old/` with each file that was replaced,
 byte for byte, and `undone/` with later work that an undo has taken out of the tree.
 """
 
@@ -44,10 +44,10 @@ class Notes:
     head: str
     """The commit that it started from."""
     written: Mapping[str, str]
-    """A digest of each file that it writes: `GONE` where it deletes, `UNKNOWN` where it is."""
+    """A digest of each file that it writes; `GONE` if it deletes the file, `UNKNOWN` if not known."""
     is_finished: bool = False
     is_of_0_2_0: bool = False
-    """Whether that version's command wrote it, whose report is not the last word: files have moved."""
+    """Whether the command of 0.2.0 wrote it, which does not know that files can move."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Journal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One command at a time; a process that dies lets go.
+        """One command at a time; the lock is released when its process ends.
 
         Raises:
-            Refused: Another one is at work.
+            Refused: Another one is running.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("ab") as stream:
@@ -79,7 +79,7 @@ class Journal:
                 _lock(stream)
             except OSError as error:
                 raise Refused(
-                    "Another update of this project is at work. Wait until it has ended."
+                    "Another update of this project is running. Wait until it has ended."
                 ) from error
             yield
 
@@ -95,13 +95,13 @@ class Journal:
             return _parse(json.loads(self.path.read_bytes()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Refused(
-                f"The notes of the last update, `{self.path}`, are broken off, so that it cannot be"
-                f" undone from them. What it replaced is in `{self.folder / 'old'}`, and in the last"
-                " commit. Look at `git status`, put back what you want, and delete the notes."
+                f"The notes of the last update, `{self.path}`, are incomplete, so it cannot be undone. The"
+                f" files that it replaced are in `{self.folder / 'old'}`, and in the last commit. Look at"
+                " `git status`, restore what you want, and delete the notes."
             ) from error
 
     def write(self, notes: Notes) -> None:
-        """Note down; it is on the disk, whole, when this returns."""
+        """Write the notes; they are on the disk, complete, when this returns."""
         content = {
             "format": _FORMAT,
             "head": notes.head,
@@ -117,15 +117,15 @@ class Journal:
         _sync_folder(self.folder)
 
     def begin(self, notes: Notes) -> None:
-        """Forget the last update, and note down the next one."""
+        """Delete the notes of the last update, and write those of the next one."""
         last = self._last_or_none()
         if last is None or not last.is_finished:
-            self._put_aside()  # stopped in the middle: who knows what is in there
+            self._put_aside()  # stopped in the middle: its files may be needed
         self.close()
         self.write(notes)
 
     def close(self) -> None:
-        """Forget the last update."""
+        """Delete the notes of the last update."""
         self.path.unlink(missing_ok=True)
         for name in (*_OLD, "new"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -192,7 +192,7 @@ def _parse(content: Mapping[str, object]) -> Notes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that a power cut does not take back that the notes are there."""
+    """So that the notes are still there after a power cut."""
     if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""A project, as an update finds it."""
+"""A project before an update: what is there, and what stops the update."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _CANDIDATES = 2000
 
 @dataclass(frozen=True)
 class Start:
-    """The commit, and the files that were looked at, as they are on disk."""
+    """The commit, and the files that were read, as they are on disk."""
 
     head: str
     seen: Tree
@@ -28,7 +28,7 @@ def refuse_dirt(project: Project, journal: Journal, below: str = ".") -> None:
     """An update starts from a clean tree.
 
     Raises:
-        Refused: There are changes that are not committed; what they seem to be is named.
+        Refused: There are changes that are not committed; they are listed.
     """
     dirt = project.dirt(below)
     if not dirt:
@@ -38,22 +38,22 @@ def refuse_dirt(project: Project, journal: Journal, below: str = ".") -> None:
     if notes and notes.head == project.head():
         state = "not committed yet" if notes.is_finished else "stopped in the middle"
         raise Refused(
-            f"The last update is {state}:\n{listed}\n`poe update --undo` takes it back;"
-            f"{' `git commit` ends it.' if notes.is_finished else ''} Then try again."
+            f"The last update is {state}:\n{listed}\n`poe update --undo` undoes it"
+            f"{'; `git commit` keeps it' if notes.is_finished else ''}. Then try again."
         )
     if any(line.endswith(answers.NAME) for line in dirt):
         raise Refused(
             f"`{answers.NAME}` is changed, as by an update that is not committed:\n{listed}\n"
-            "`poe update --review` tells what that has hidden. Commit, and try again."
+            "`poe update --review` reports what it did not. Commit, and try again."
         )
     raise Refused(
-        "There are changes that are not committed, which could not be told from the update's:\n"
+        "There are changes that are not committed, and they would mix with the update's:\n"
         f"{listed}\nCommit them, or `git stash --include-untracked`, and try again."
     )
 
 
 def refuse_what_is_in_the_way(root: Path, tree: Tree) -> None:
-    """A file of the template's needs its path, in folders of the project's own.
+    """A file of the template's needs its path to be free, in folders of the project's own.
 
     Raises:
         Refused: There is a folder, a link or another repository in its place.
@@ -68,8 +68,8 @@ def refuse_what_is_in_the_way(root: Path, tree: Tree) -> None:
         if (root / folder).is_symlink() or (root / folder / ".git").exists():
             kind = "link" if (root / folder).is_symlink() else "repository of its own"
             raise Refused(
-                f"`{folder}` is a {kind} here and a folder of the template's, and an update does not"
-                " write into another place. Put the folder itself there, commit, and try again."
+                f"`{folder}` is a {kind} here and a folder in the template. An update does not write"
+                " outside of the project. Replace it by a folder, commit, and try again."
             )
         if (root / folder).is_file():
             raise Refused(
@@ -94,7 +94,7 @@ def look_at_commit(project: Project, found: Renders) -> Trees:
 
 
 def moved_here(project: Project, found: Renders) -> set[str]:
-    """The owner's files that may be one of the template's under another name."""
+    """The owner's files that may be renamed files of the template's."""
     committed = set(project.listing())
     gone = [
         path
@@ -107,7 +107,7 @@ def moved_here(project: Project, found: Renders) -> set[str]:
 
 
 def to_disk(project: Project, files: Mapping[str, File], mine: Tree, seen: Tree) -> dict[str, File]:
-    """Files as they are to be on disk, with the ends of lines that the owner's have there."""
+    """Files as they are to be on disk, with the line endings that the owner's files have."""
     checked_out = project.as_checked_out(files)
     return {
         path: _with_crlf(file)

@@ -1,4 +1,4 @@
-"""What an update makes of each file, as a function of three trees; nothing is read or written.
+"""What an update writes to each file, as a function of three trees; nothing is read or written.
 
 `base` and `theirs` are the template's files before and after, `mine` are the owner's.
 """
@@ -32,22 +32,22 @@ class Kind(Enum):
     """What became of an edit, or of a change of the template's."""
 
     CONFLICT = "conflict"
-    """Both changed the same lines: they are in the file, between markers."""
+    """Both sides changed the same lines: both versions are in the file, between markers."""
     SAVED = "saved"
     """The owner's edit is not in the tree any more."""
     CARRIED = "carried"
-    """The template moved the file, and the owner's edit went along."""
+    """The template moved the file, and the owner's edit was merged into the new path."""
     RETURNED = "returned"
-    """The owner had deleted or renamed the file, and the template's is there under a new path."""
+    """The owner had deleted or renamed the file, and the template has it under a new path."""
     RESTORED = "restored"
-    """The owner's edit was gone, although it fits to what the template changed."""
+    """The owner's edit had been replaced, although it can be merged with the template's change."""
     MISSED = "missed"
     """A change of the template's did not arrive."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the owner must know; `keep` is what must not be lost."""
+    """Something to report; `keep` is the owner's version, which must not be lost."""
 
     kind: Kind
     path: str
@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Result:
-    """What is to be at a path, with what there is to tell."""
+    """What is to be at a path, and what is to be reported of it."""
 
     file: File | None
     findings: tuple[Finding, ...] = ()
@@ -91,7 +91,7 @@ def merge_trees(trees: Trees, merge: Merge) -> dict[str, Result]:
 
 
 def merge_file(mine: File, base: File | None, theirs: File, merge: Merge) -> Result | None:
-    """Both changed a file; None where only the owner can tell, of a link or a binary."""
+    """Merge a file that both sides changed; None for a link or a binary, which cannot be merged."""
     before = base or File(b"")
     if mine.is_link or before.is_link or theirs.is_link:
         return None
@@ -115,7 +115,7 @@ def _merge_file(trees: Trees, path: str, merge: Merge) -> Result:
     if mine in (base, theirs):
         return Result(theirs)
     if theirs in (base, None):
-        return Result(mine if theirs else None)  # `_carry` sees to an edit of a file that is gone
+        return Result(mine if theirs else None)  # `_carry` merges an edit of a file that is gone
     return _merge_edited(path, mine, base, theirs, merge)
 
 
@@ -143,7 +143,7 @@ def _merge_absent(trees: Trees, path: str, base: File | None, theirs: File | Non
 
 
 def _merge_deleted(trees: Trees, path: str) -> Result:
-    """The owner deleted a file that the template moved: what imports the new one must find it."""
+    """The owner deleted a file that the template moved: other files may import the new one."""
     created = [new for new in trees.moves.get(path, ()) if new not in trees.mine]
     if not created:
         return Result(None)
@@ -158,7 +158,7 @@ def _is_edited_and_gone(trees: Trees, path: str) -> bool:
 
 
 def _carry(trees: Trees, path: str, merge: Merge, results: dict[str, Result]) -> None:
-    """Bring the edit of a file that is gone to where the template moved it, or save it."""
+    """Merge the edit of a file that is gone into the new path, or save it."""
     mine, base = trees.mine[path], trees.base[path]
     places = [new for new in trees.moves.get(path, ()) if _can_take(results.get(new))]
     carried = _carried(mine, base, {new: results[new] for new in places}, merge)
@@ -167,22 +167,22 @@ def _carry(trees: Trees, path: str, merge: Merge, results: dict[str, Result]) ->
         results[path] = Result(None, (Finding(Kind.SAVED, path, reason, mine),))
         return
     for new, result in carried.items():
-        told = (_conflict(new, path),) if result.stages else ()
-        results[new] = Result(result.file, (*results[new].findings, *told), result.stages)
+        found = (_conflict(new, path),) if result.stages else ()
+        results[new] = Result(result.file, (*results[new].findings, *found), result.stages)
     if not all(result.stages for result in carried.values()):
         reason = "the template moved the file to " + ", ".join(f"`{new}`" for new in carried)
         results[path] = Result(None, (Finding(Kind.CARRIED, path, reason),))
 
 
 def _can_take(result: Result | None) -> bool:
-    """Whether an edit can be merged into what is to be at a path."""
+    """Whether an edit can be merged into the new file at a path."""
     return result is not None and result.file is not None and result.stages is None
 
 
 def _carried(
     mine: File, base: File, places: Mapping[str, Result], merge: Merge
 ) -> dict[str, Result]:
-    """The places that change, with the edits that each takes; none if git cannot merge them."""
+    """The new paths that change, with the merged file of each; none if git cannot merge them."""
     targets = {new: result.file for new, result in places.items() if result.file}
     files = [mine, base, *targets.values()]
     if not targets or any(file.is_link or file.is_binary for file in files):
@@ -214,11 +214,11 @@ def _conflict(path: str, moved_from: str = "") -> Finding:
 
 
 def _where_to(trees: Trees, path: str, base: File) -> str:
-    """Why a file is not there: deleted, or renamed to one that looks like it."""
+    """Why a file is not there: deleted, or renamed to one with similar lines."""
     name, likeness = max(_alike(trees, path, base), key=lambda found: found[1], default=("", 0.0))
     if likeness < _ALIKE:
         return "you deleted the file"
-    return f"you renamed the file, as it seems to `{name}`"
+    return f"you seem to have renamed the file to `{name}`"
 
 
 def _alike(trees: Trees, path: str, base: File) -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Files that the template moved, split or dropped, and which edit goes to which new place."""
+"""Files that the template moved, split or dropped, and which edit belongs to which new path."""
 
 import difflib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 NAME = ".template/renames.json"
 
 IsAtHome = Callable[[bytes, bytes, bytes], bool]
-"""`is_at_home(mine, base, theirs)`: whether an edit fits into a file and changes it."""
+"""`is_at_home(mine, base, theirs)`: whether an edit merges into a file without conflict and changes it."""
 
 _Hunk = tuple[int, int, list[bytes]]
 """Lines from … to … of the old text, and what the owner wrote there."""
@@ -16,7 +16,7 @@ _Hunk = tuple[int, int, list[bytes]]
 def parse(text: str) -> dict[str, tuple[str, ...]]:
     """The new paths of each old one: one, several of a file that was split, or none.
 
-    A string with spaces between, never a list: the command of version 0.2.0 reads the file, too.
+    A string with spaces in between, never a list: the command of version 0.2.0 reads the file, too.
     """
     return {old: tuple(new.split()) for old, new in json.loads(text).items()}
 
@@ -24,9 +24,9 @@ def parse(text: str) -> dict[str, tuple[str, ...]]:
 def share_out(
     mine: bytes, base: bytes, places: Mapping[str, bytes], is_at_home: IsAtHome
 ) -> dict[str, bytes]:
-    """The old text with the edits that belong to each place; places without edits are left out.
+    """For each new path, the old text with the edits that belong to it; paths without edits are left out.
 
-    An edit belongs to the first place that it fits into; one that fits nowhere to the first.
+    An edit belongs to the first path that it merges into; if there is none, to the first path.
     """
     if len(places) == 1:
         return dict.fromkeys(places, mine)

@@ -1,7 +1,6 @@
-"""Updates that Copier itself makes: with migrations, and by hand before a review."""
+"""Updates that Copier makes: with migrations, or a plain `copier update` that is reviewed afterwards."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,10 +43,7 @@ def update(
         copier.update(project.root, found.new.version)
         findings, saved_as = _review(project, journal, trees, notes)
     except BaseException:
-        undo.put_back(project, journal, notes)
-        with suppress(Refused):
-            project.reset_index({*trees.paths, answers.NAME})
-        journal.close()
+        undo.take_back(project, journal, notes, {*trees.paths, answers.NAME})
         raise
     return report(project, before, findings, saved_as)
 
@@ -80,7 +76,7 @@ def report(
     findings: Sequence[Finding],
     saved_as: Mapping[str, str],
 ) -> Report:
-    """What there is to read, about a project that is updated."""
+    """The report on a project that is updated."""
     after = answers.read(project.root)
     return Report(
         before.version,
@@ -94,7 +90,7 @@ def report(
 
 
 def _expected(project: Project, trees: Trees, start: Start) -> dict[str, str]:
-    """What Copier should make of each file, to tell it from what somebody else writes meanwhile."""
+    """What Copier should write to each file; anything else was written by somebody at the same time."""
     results = merge_trees(trees, merge)
     files = {path: result.file for path, result in results.items() if result.file}
     expected = to_disk(project, files, trees.mine, start.seen)
@@ -102,7 +98,7 @@ def _expected(project: Project, trees: Trees, start: Start) -> dict[str, str]:
 
 
 def _begun(project: Project, journal: Journal) -> Notes:
-    """Notes that go on where the last update's ended, if it started from the same commit."""
+    """The notes of the last update, if it started from the same commit; else new ones."""
     last = journal.read()
     if last and last.head == project.head():
         return last
@@ -114,7 +110,7 @@ def _begun(project: Project, journal: Journal) -> Notes:
 def _review(
     project: Project, journal: Journal, trees: Trees, notes: Notes
 ) -> tuple[list[Finding], dict[str, str]]:
-    """Tell what Copier hid, mend what can be mended, and note down what is the update's."""
+    """Report what Copier did not, restore edits that it replaced, and note which files it wrote."""
     plain = _plain(project, trees, notes)
     seen = read_all(project.root, {*plain.now, answers.NAME})
     found = review_trees(plain, merge)
@@ -132,8 +128,8 @@ def _review(
     project.mark_as_conflicts(found.conflicts)
     _remove_what_is_carried(project, plain, found.findings)
     journal.write(replace(notes, written=written, is_finished=True))
-    told = [] if later is None else [Finding(Kind.SAVED, str(later), "your later work, as it was")]
-    return [*found.findings, *told], saved_as
+    copied = [] if later is None else [Finding(Kind.SAVED, str(later), "your later work")]
+    return [*found.findings, *copied], saved_as
 
 
 def _plain(project: Project, trees: Trees, notes: Notes) -> Plain:
@@ -148,7 +144,7 @@ def _plain(project: Project, trees: Trees, notes: Notes) -> Plain:
 
 
 def _written(plain: Plain, seen: Tree) -> dict[str, str]:
-    """What Copier wrote, as it is now; where there may be later work in it, it is not known."""
+    """A digest of each file that Copier wrote; `UNKNOWN` if it may have been edited since."""
     trees = plain.trees
     own = [path for path in trees.paths if plain.ideal[path].file != trees.mine.get(path)]
     others = [path for path in plain.now if path not in plain.ideal]
@@ -170,7 +166,7 @@ def _later_work(project: Project, plain: Plain, files: Tree) -> dict[str, Path]:
 
 
 def _remove_what_is_carried(project: Project, plain: Plain, findings: Sequence[Finding]) -> None:
-    """The copies that the command of 0.2.0 saved beside, of edits that have arrived by now."""
+    """The `.mine` files that the command of 0.2.0 saved, of edits that are in the tree by now."""
     saved = {finding.path for finding in findings if finding.kind is Kind.SAVED}
     trees = plain.trees
     gone = [p for p in trees.mine if p in trees.base and p not in trees.theirs and p not in saved]

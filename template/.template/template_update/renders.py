@@ -1,4 +1,4 @@
-"""What the template alone makes of the answers, before and after; nothing that is the owner's."""
+"""Renders of the template's own files, in the old and in the new version."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ class Renders:
 def of_update(
     root: Path, copier: Copier, before: answers.Answers, version: str
 ) -> Iterator[Renders]:
-    """The project's version, and the one that it is to get, with the answers that are to change."""
+    """The project's version, and the new one with the answers that are to change."""
     with tempfile.TemporaryDirectory() as folder:
         old = Copy(root, Path(folder, "base"), before.version)
         new = Copy(root, Path(folder, "theirs"), version, is_new=True)
@@ -36,7 +36,7 @@ def of_update(
 
 
 def of_review(root: Path, copier: Copier, committed: File, before: str, after: str) -> Renders:
-    """What a plain update started from, and what it brought."""
+    """The versions before and after a plain update."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder, answers.NAME), committed)
         old = Copy(root, Path(folder, "base"), before, answers_file=str(Path(folder, answers.NAME)))
@@ -56,7 +56,7 @@ def _render(copier: Copier, source: str, root: Path, old: Copy, new: Copy) -> No
 
 
 def _renders(old: Path, new: Path) -> Renders:
-    """By the new version's line between the owner's files and the template's."""
+    """The template's files, by the ownership that the new version declares."""
     text = (new / ownership.NAME).read_text(encoding="utf-8")
     after = answers.read(new)
     owners = ownership.parse(text, after.answers.get("package_name", ""))

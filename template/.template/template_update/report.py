@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from template_update.merge import Finding, Kind
 
 _TITLES = {
-    Kind.CONFLICT: "Conflicts: settle what is between the markers",
-    Kind.SAVED: "Your edits that are not in the tree any more, saved beside",
-    Kind.CARRIED: "Your edits that moved along with a file of the template's",
+    Kind.CONFLICT: "Conflicts: resolve what is between the markers",
+    Kind.SAVED: "Your edits that could not be merged, saved in files of their own",
+    Kind.CARRIED: "Your edits in files that the template moved, merged into the new paths",
     Kind.RETURNED: "Files that you deleted or renamed, and that the template has moved",
-    Kind.RESTORED: "Your edits that were undone, and are back",
+    Kind.RESTORED: "Your edits that Copier had replaced, restored",
     Kind.MISSED: "Changes of the template's that did not arrive",
 }
 _DONE = (Kind.CARRIED, Kind.RESTORED)
-"""What the owner need not do anything about."""
+"""Kinds for which the owner has nothing to do."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is there to read after a command."""
+    """What a command reports."""
 
     before: str
     after: str
@@ -87,16 +87,16 @@ class Report:
         steps = ["See what changed: `git status --no-renames` and `git diff`."]
         if Kind.CONFLICT in is_due:
             steps.append(
-                "Settle the conflicts, `git grep -nE '^(<<<<<<<|>>>>>>>) (before|after) updating'`"
-                " finds them, and `git add` each file."
+                "Resolve the conflicts, which `git grep -nE '^(<<<<<<<|>>>>>>>) (before|after) updating'`"
+                " finds, and `git add` each file."
             )
         if Kind.SAVED in is_due:
-            steps.append("Bring what you want to keep from the saved files, and delete those.")
+            steps.append("Copy what you want to keep from the saved files, and delete these files.")
         steps += [
             "Install and check: `uv sync && uv run poe check && uv run poe test`, or without uv"
             " `.venv/bin/python -m pip install --editable . --group dev && .venv/bin/poe check &&"
             " .venv/bin/poe test`.",
-            "Commit, or go back with `poe update --undo`.",
+            "Commit, or undo the update with `poe update --undo`.",
         ]
         lines = [f"{number}. {step}" for number, step in enumerate(steps, start=1)]
         return "\n## Next\n\n" + "\n".join(lines)

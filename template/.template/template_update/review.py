@@ -1,4 +1,4 @@
-"""What a plain `copier update` does not tell, and what of it can be mended."""
+"""What a plain `copier update` does not report, and which edits can be restored."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Plain:
 
     trees: Trees
     ideal: Mapping[str, Result]
-    """What an update should have made of each file."""
+    """What an update should have written to each file."""
     now: Tree
     unmerged: frozenset[str]
     reviewed: frozenset[str]
@@ -24,14 +24,14 @@ class Plain:
 
 @dataclass(frozen=True)
 class Review:
-    """What there is to tell, and to write."""
+    """What is to be reported, and to be written."""
 
     findings: list[Finding] = field(default_factory=list)
     files: dict[str, File] = field(default_factory=dict)
     conflicts: dict[str, Stages] = field(default_factory=dict)
 
     def take(self, path: str, result: Result) -> None:
-        """Write a result at a path."""
+        """Write a result to a path."""
         if result.file is not None:
             self.files[path] = result.file
         if result.stages:
@@ -39,7 +39,7 @@ class Review:
 
 
 def review(plain: Plain, merge: Merge) -> Review:
-    """Compare what is there with what should be."""
+    """Compare each file with what an update should have written."""
     found = Review()
     for path in plain.trees.paths:
         found.findings.extend(_review(plain, path, merge, found))
@@ -63,7 +63,7 @@ def _review(plain: Plain, path: str, merge: Merge, found: Review) -> Iterator[Fi
     elif now == ideal.file:
         yield from ideal.findings
     elif path in plain.reviewed and now != trees.theirs.get(path):
-        return  # later work, on what has been told
+        return  # later work, on what was reported before
     elif mine is None:
         yield from _review_new(plain, path, merge, found)
     elif mine == trees.base.get(path):
@@ -74,7 +74,7 @@ def _review(plain: Plain, path: str, merge: Merge, found: Review) -> Iterator[Fi
 
 
 def _review_new(plain: Plain, path: str, merge: Merge, found: Review) -> Iterator[Finding]:
-    """A file of the template's that is new here: an edit may belong into it."""
+    """A file of the template's that is new here; an edit of a moved file may belong into it."""
     theirs, now, ideal = plain.trees.theirs.get(path), plain.now.get(path), plain.ideal[path]
     if theirs is None or ideal.file is None:
         return
@@ -83,7 +83,7 @@ def _review_new(plain: Plain, path: str, merge: Merge, found: Review) -> Iterato
     elif now == theirs:
         found.take(path, ideal)
         yield from ideal.findings
-    elif ideal.file != theirs:  # an edit was carried here, and there is later work
+    elif ideal.file != theirs:  # an edit was merged into it, and it was edited later
         merged = merge_file(now, theirs, ideal.file, merge)
         if merged and merged.file != now:
             found.take(path, merged)
@@ -98,7 +98,7 @@ def _review_edited(plain: Plain, path: str, merge: Merge, found: Review) -> Iter
         if theirs not in (base, None):
             yield Finding(Kind.MISSED, path, "the update left your edited file as it was")
     elif theirs is None:
-        yield from ideal.findings  # where the file was, there is another of the owner's
+        yield from ideal.findings  # the owner has another file at this path
     elif ideal.file and now and (now == theirs or now.content == ideal.file.content):
         found.take(path, ideal)
         yield Finding(Kind.RESTORED, path, "the update replaced your edit")

@@ -1,4 +1,4 @@
-"""Files by their paths, wherever they come from."""
+"""Files by their paths, on disk or in git."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ def read_tree(root: Path) -> dict[str, File]:
 
 
 def write(path: Path, file: File) -> None:
-    """Put a file at a path, in the place of what is there; it is never half written."""
+    """Write a file to a path, and replace what is there; it is never half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:

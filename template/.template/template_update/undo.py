@@ -1,9 +1,11 @@
-"""Back to before an update, as long as it is not committed."""
+"""Undo an update, as long as it is not committed."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from template_update import answers, ownership
+from template_update import answers, ownership, stops
 from template_update.errors import Refused
 from template_update.git import Project
 from template_update.journal import UNKNOWN, Journal, Notes, digest
@@ -12,7 +14,7 @@ from template_update.trees import File, Tree, move, read, remove, write
 
 @dataclass(frozen=True)
 class Undone:
-    """What went back, and where later work on the same files is kept."""
+    """What was restored, and where later work on the same files is kept."""
 
     paths: list[str]
     kept: Path | None
@@ -26,17 +28,17 @@ class _Path:
     now: File | None
     before: File | None
     old: Path | None
-    """Where the file is that was replaced, if the update came that far."""
+    """Where the file is that was replaced, if the update had replaced it."""
     written: str
 
     @property
     def is_the_updates(self) -> bool:
-        """Whether there is what the update wrote."""
+        """Whether the file is what the update wrote."""
         return self.written in (digest(self.now), UNKNOWN) and self.now != self.before
 
     @property
     def is_later_work(self) -> bool:
-        """Whether there is something else than before, and than what the update wrote."""
+        """Whether the file is neither as before nor what the update wrote."""
         return self.now not in (None, self.before) and digest(self.now) != self.written
 
 
@@ -54,20 +56,34 @@ def undo(project: Project) -> Undone:
         if project.head() != notes.head:
             raise Refused(
                 "There are commits since the update, or another branch is checked out. If the update"
-                " is committed, `git revert` takes it back."
+                " is committed, undo it with `git revert`."
             )
         if not any(path.is_the_updates for path in _paths(project, journal, notes)):
             raise Refused(
-                "Nothing of the last update is here any more, so there is nothing to undo."
+                "None of the files is as the last update wrote it, so there is nothing to undo."
             )
-        project.reset_index(_known(project, notes).written)
-        undone = put_back(project, journal, notes)
-        journal.close()
+        with stops.ignored():
+            project.reset_index(_known(project, notes).written)
+            undone = _put_back(project, journal, notes)
+            journal.close()
     return undone
 
 
-def put_back(project: Project, journal: Journal, notes: Notes) -> Undone:
-    """Every file that the update wrote is as before; later work on it is kept in git's folder."""
+def take_back(project: Project, journal: Journal, notes: Notes, in_index: Iterable[str]) -> None:
+    """Undo an update that fails or is stopped; a second Ctrl-C does not stop it halfway.
+
+    Args:
+        in_index: Paths whose index the update may have changed.
+    """
+    with stops.ignored():
+        _put_back(project, journal, notes)
+        with suppress(Refused):  # it may be the index that cannot be written
+            project.reset_index(in_index)
+        journal.close()
+
+
+def _put_back(project: Project, journal: Journal, notes: Notes) -> Undone:
+    """Restore every file that the update wrote; later work on it is copied to git's folder."""
     todo = [path for path in _paths(project, journal, notes) if _is_due(path, notes)]
     kept = journal.keep(
         {path.path: project.root / path.path for path in todo if path.is_later_work}
@@ -83,7 +99,7 @@ def put_back(project: Project, journal: Journal, notes: Notes) -> Undone:
 
 
 def _is_due(path: _Path, notes: Notes) -> bool:
-    """Of an update that was stopped, what it had not come to is left alone."""
+    """Whether a file is to be restored: of an update that was stopped, only what it had written."""
     if path.now == path.before:
         return False
     return notes.is_finished or path.is_the_updates or path.old is not None
@@ -105,7 +121,7 @@ def _path(root: Path, journal: Journal, committed: Tree, path: str, written: str
 
 
 def _known(project: Project, notes: Notes) -> Notes:
-    """With the paths of an update by 0.2.0 that was stopped, which did not note them down."""
+    """The notes; of a stopped update by 0.2.0, which noted no paths, with all paths that changed."""
     if notes.written or notes.is_finished:
         return notes
     root = project.root

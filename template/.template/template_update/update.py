@@ -1,5 +1,6 @@
-"""One update: a clean tree, what the template makes of the answers, a merge, a report."""
+"""One update: a clean tree, two renders of the template, a merge, a report."""
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ _MIGRATIONS = re.compile(r"^_migrations\s*:|^!include", re.MULTILINE)
 
 
 def newest(root: Path, copier: Copier) -> Report:
-    """What an update would bring, by the changelog.
+    """What an update would change, by the changelog.
 
     Raises:
         Refused: Copier cannot tell.
@@ -42,7 +43,7 @@ def newest(root: Path, copier: Copier) -> Report:
 
 
 def update(root: Path, copier: Copier, version: str | None = None) -> Report:
-    """Update the project at a folder, and save what that would have lost.
+    """Update the project at a folder, and save edits that cannot be merged.
 
     Raises:
         Refused: Nothing has changed.
@@ -77,25 +78,50 @@ def review(root: Path, copier: Copier) -> Report:
 
 @contextmanager
 def preview(root: Path) -> Iterator[Path]:
-    """The project's last commit in a folder of its own, which is thrown away afterwards.
+    """The project's last commit in a temporary folder, which is deleted afterwards.
 
     Raises:
-        Refused: The template's path only holds in the project's folder.
+        Refused: The template is in the project's own folder.
     """
     project = Project.at(root)
     source = answers.read(root).source
-    if not Path(source).is_absolute() and (root / source).is_dir():
-        raise Refused(
-            f"`_src_path: {source}` in `{answers.NAME}` is a relative path, which means nothing"
-            " outside of this folder. Write the whole path there, and commit."
-        )
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder, "preview")
+        tree = Path(folder, *_folders_above(project, source), "preview")
         project.git("worktree", "add", "--quiet", "--detach", str(tree), "HEAD")
         try:
+            _link_template(root, source, tree / project.prefix)
             yield tree / project.prefix
         finally:
             project.git("worktree", "remove", "--force", str(tree))
+
+
+def _folders_above(project: Project, source: str) -> list[str]:
+    """As many folders as a relative path of the template goes up from the repository."""
+    parts = Path(os.path.normpath(Path(project.prefix, source))).parts
+    return ["above"] * parts.count("..")
+
+
+def _link_template(root: Path, source: str, copy: Path) -> None:
+    """Let a relative path of the template lead to it from the copy, too.
+
+    Raises:
+        Refused: It leads into the project's own folder.
+    """
+    template = root / source
+    if Path(source).is_absolute() or not template.is_dir():
+        return
+    place = Path(os.path.normpath(copy / source))
+    if place == copy or copy in place.parents:
+        raise Refused(
+            f"`_src_path: {source}` in `{answers.NAME}` is a folder inside the project, which the"
+            " copy for the preview does not have. Write the template's whole path there, and commit."
+        )
+    if place.is_dir() and any(place.iterdir()):
+        return  # the template is in the same repository
+    if place.is_dir():
+        place.rmdir()  # as git leaves a submodule
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(template.resolve(), target_is_directory=True)
 
 
 def _target(root: Path, before: answers.Answers, copier: Copier, version: str | None) -> str | None:
@@ -107,7 +133,7 @@ def _target(root: Path, before: answers.Answers, copier: Copier, version: str | 
 
 
 def _has_migrations(root: Path, before: answers.Answers, found: Renders) -> bool:
-    """Whether Copier must run the update, which alone knows if one is due, and asks for trust."""
+    """Whether Copier must run the update: only Copier knows if a migration is due, and asks for trust."""
     repository = upstream.find(before.source, root)
     names = ("copier.yml", "copier.yaml")
     texts = [repository.text(found.new.version, name) for name in names] if repository else []

@@ -42,7 +42,7 @@ class Upstream:
             return None
 
     def as_of(self) -> str:
-        """How current this is, in words."""
+        """Where this is, or how old."""
         if not self.is_cache:
             return f"in `{self.repository}`"
         heads = [self.repository / name for name in ("FETCH_HEAD", "packed-refs", "HEAD")]

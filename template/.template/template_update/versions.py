@@ -20,13 +20,15 @@ def newest(root: Path, here: answers.Answers, copier: Copier) -> str | None:
     """
     releases = [tag for tag in _tags(root, here.source) if _RELEASE.fullmatch(tag)]
     if not releases or not _RELEASE.fullmatch(here.version):
-        return copier.newest(root)  # which knows what to say, and orders other versions, too
+        return copier.newest(
+            root
+        )  # which explains what is wrong, and can order other versions, too
     found = max(releases, key=_numbers)
     return found if _numbers(found) > _numbers(here.version) else None
 
 
 def fetch(root: Path, here: answers.Answers, version: str, copier: Copier) -> None:
-    """Bring what is known of the template on this machine up to a version."""
+    """Fetch the template, if this machine does not have a version of it."""
     repository = upstream.find(here.source, root)
     if repository is None or not repository.has(version):
         copier.newest(root)
@@ -46,8 +48,8 @@ def resolve(root: Path, here: answers.Answers, version: str) -> str:
         raise Refused(f"The template has no version `{version}`. Its newest are: {known}.")
     if _NUMBERS.match(version) and _numbers(version) < _numbers(here.version):
         raise Refused(
-            f"`{version}` is older than `{here.version}`, which the project has, and there is no"
-            " update backwards. To go back, revert the commit of the update."
+            f"`{version}` is older than `{here.version}`, which the project has, and an update cannot go"
+            " back. Revert the commit of the update instead."
         )
     return found or version
 

@@ -1,18 +1,19 @@
 """SQLMesh in Dagster: each model its own asset, one `sqlmesh run` for each Dagster run.
 
-What owners read and edit first stands here; behind it are rooms, in the order in which data flows:
+The modules that owners read and edit first, then the folders (rooms), in the order in which data
+flows:
 
     factories     SQLMesh project → assets, checks, jobs, schedule, sensor: `Definitions`
     component     the same from a `defs.yaml`
     translator    how a model looks in Dagster: key, group, tags, metadata
     resource      one project: its settings, its context, its connection, its run options
-    console       what SQLMesh says while it works → outcomes (imports SQLMesh)
+    console       what SQLMesh reports while it works → outcomes (imports SQLMesh)
     automation    conditions for assets that read models
     checks        audit → check result: what it covers, what it found before
     events        outcome → Dagster events: the table of what each outcome becomes
     settings      a project and a run, as plain data
-    times         times that a person gives: read, or refused
-    errors        what can go wrong, each with the next step
+    times         times that a person gives: parsed and checked
+    errors        what can go wrong, each with what to do next
 
     manifest/     which definitions are current: what a load read, and where its records are kept
     definition/   records → specs, one translated project

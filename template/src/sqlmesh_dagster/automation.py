@@ -8,13 +8,13 @@ import dagster as dg
 
 
 def on_new_data() -> dg.AutomationCondition[Any]:
-    """As `AutomationCondition.eager()`, but that only new data of an upstream asset counts.
+    """As `AutomationCondition.eager()`, but only new data of an upstream asset counts.
 
-    `eager` requests an asset whenever one that it reads is materialized. A model with nothing due is
-    materialized, too, with an unchanged data version: this condition does not follow that.
+    `eager` requests an asset whenever one that it reads is materialized. A model with nothing due
+    is materialized, too, with an unchanged data version; this condition ignores that.
 
     Returns:
-        A condition of Dagster's own parts; combine it as any other.
+        A condition that can be combined with others.
     """
     new_data: dg.AutomationCondition[Any] = dg.AutomationCondition.any_deps_match(
         dg.AutomationCondition.data_version_changed()

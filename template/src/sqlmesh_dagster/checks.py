@@ -1,4 +1,4 @@
-"""Audits → check results: what an audit found, what it looked at, and what it found before.
+"""Audits → check results: what an audit found, what it covered, and what it found before.
 
 | SQLMesh says                              | the check gets                                            |
 |-------------------------------------------|-----------------------------------------------------------|
@@ -28,16 +28,16 @@ from sqlmesh_dagster.facts.reported import Found
 
 FoundResults = Mapping[dg.AssetCheckKey, Found]
 _KEPT = 200
-"""Failing intervals that a check remembers, the newest ones."""
+"""How many failing intervals a check keeps: the newest ones."""
 
 
 @dataclass(frozen=True)
 class Failing:
-    """Intervals that an audit last found rows in.
+    """Intervals in which an audit found rows.
 
     Attributes:
         span: Epoch milliseconds, end exclusive.
-        run_id: The Dagster run that found them; None for the one that reports.
+        run_id: The Dagster run that found them; None for the run that reports now.
     """
 
     span: Interval
@@ -51,7 +51,7 @@ def check_results(
     """One result for each audit that ran; an audit that did not run has none.
 
     Args:
-        found: The last results, where a check stays failed until what failed is audited well.
+        found: The last results, if a check stays failed until the failed intervals pass.
     """
     ran = {audit.check_name: audit for audit in outcome.audits}
     for record, spec in checks:
@@ -64,12 +64,12 @@ def check_results(
 def check_evaluations(
     checks: Checks, outcome: ModelOutcome, found: FoundResults | None = None
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """The same for a model of which no step of the Dagster run reports."""
+    """The same for a model that no step of the Dagster run reports."""
     return map(runless_check, check_results(checks, outcome, found))
 
 
 def runless_check(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """A check's result where no step of its own reports it."""
+    """A check's result, if no step reports it."""
     assert result.asset_key is not None and result.check_name is not None
     return dg.AssetCheckEvaluation(
         asset_key=result.asset_key,
@@ -82,7 +82,7 @@ def runless_check(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
 
 
 def as_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
-    """The reverse of `runless_check`: a result that has an output, for which other steps wait."""
+    """The reverse of `runless_check`: a result with an output, on which other steps depend."""
     return dg.AssetCheckResult(
         asset_key=evaluation.asset_key,
         check_name=evaluation.check_name,
@@ -96,9 +96,9 @@ def as_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
 def kept_results(
     checks: Checks, outcome: ModelOutcome, found: FoundResults
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """The last result of each audit of a model that was left as it is.
+    """The last result of each audit of a model that was not built.
 
-    Left out is an audit that never ran, and one that was changed since it did.
+    Without audits that never ran, or that have changed since they ran.
     """
     for record, spec in checks:
         last = found.get(spec.key)
@@ -107,7 +107,7 @@ def kept_results(
 
 
 def kept(last: Found) -> dg.AssetCheckEvaluation:
-    """A result once more, with when and where it was found: what it says of has not changed since."""
+    """A result once more, with when and in which run it was found."""
     facts = last.evaluation.metadata
     first_found: dict[str, Any] = {"sqlmesh/found_at": dg.MetadataValue.timestamp(last.at)}
     if last.run_id:
@@ -118,7 +118,7 @@ def kept(last: Found) -> dg.AssetCheckEvaluation:
 
 
 def definition_of(record: AuditRecord) -> str:
-    """Changes with what the audit looks for."""
+    """Changes when the audit changes."""
     return digest(f"{record.name}|{record.arguments}|{record.blocking}|{record.query}", 12)
 
 

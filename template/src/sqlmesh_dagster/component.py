@@ -91,7 +91,7 @@ class SQLMeshProjectComponent(DefinitionOptions, dg.StateBackedComponent, dg.Mod
     def build_defs_from_state(
         self, context: dg.ComponentLoadContext, state_path: Path | None
     ) -> dg.Definitions:
-        """The definitions, from the state if it fits the files, else as the factories do."""
+        """The definitions: from the state if it fits the files, else as from the factories."""
         resource = self._resource()
         baked = [state_path] if state_path else []
         return project_definitions(resource, project_manifest(resource, *baked), self)
@@ -103,7 +103,7 @@ class SQLMeshProjectComponent(DefinitionOptions, dg.StateBackedComponent, dg.Mod
 def _translated(
     translator: SQLMeshTranslator, translation: TranslationFn[ModelRecord] | None
 ) -> SQLMeshTranslator:
-    """The translator, with what `defs.yaml` says on top."""
+    """The translator, with the changes that `defs.yaml` declares."""
     if translation is None:
         return translator
     kind: Any = type(translator)

@@ -1,4 +1,4 @@
-"""SQLMesh's console: passes what SQLMesh says of a run on to its ledger, in plain data.
+"""SQLMesh's console: records in the ledger what SQLMesh reports during a run, as plain data.
 
 SQLMesh calls a console from its worker threads, and an exception in a callback fails a model that
 succeeded: every callback that captures something is guarded.
@@ -47,7 +47,7 @@ def _guarded(callback: _Callback) -> _Callback:
     def guard(self: CaptureConsole, *args: Any, **kwargs: Any) -> None:
         try:
             callback(self, *args, **kwargs)
-        except Exception:  # the one seam where capture must never fail a model
+        except Exception:  # an error while capturing must never fail a model
             _log.exception(
                 "Could not capture `%s`; the model itself is not affected.", callback.__name__
             )
@@ -61,7 +61,7 @@ class CaptureConsole(NoopConsole):
     Args:
         selected: FQNs that the run is to take; a plan may build others, which are reported, too.
         report: Receives each outcome once, from SQLMesh's threads.
-        log: Receives a logging level and a message: what SQLMesh itself says.
+        log: Receives a logging level and a message: SQLMesh's own messages.
         cancel: Once it is cancelled, a plan is stopped before it promotes anything, and a run while
             it waits for a plan; queries are interrupted elsewhere.
     """
@@ -84,7 +84,7 @@ class CaptureConsole(NoopConsole):
 
     @property
     def errors(self) -> str:
-        """What went wrong, in the order it did: a plan raises without saying it."""
+        """What went wrong, in this order: SQLMesh's exception of a failed plan does not say it."""
         return "\n".join(self._errors)
 
     def planning(self) -> AbstractContextManager[None]:
@@ -120,11 +120,11 @@ class CaptureConsole(NoopConsole):
         )
 
     def finish(self, rest: tuple[Status, str] | None = None) -> None:
-        """Reports what was not reported yet; see `Ledger.end`."""
+        """Reports the models that were not reported yet; see `Ledger.end`."""
         self.ledger.end(rest)
 
     def fail(self, error: ErrorOutcome) -> bool:
-        """Reports every model that was not reported yet: that the run as a whole failed; see `Ledger.fail`."""
+        """Reports the failure of the run for every model not reported yet; see `Ledger.fail`."""
         return self.ledger.fail(error)
 
     # ------------------------------------------------------------ what SQLMesh calls
@@ -140,7 +140,7 @@ class CaptureConsole(NoopConsole):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Notes the signal that lets nothing through."""
+        """Records that a signal holds a model back."""
         if not ready_intervals:
             self.ledger.held_back(snapshot.name, signal_name)
 
@@ -148,7 +148,7 @@ class CaptureConsole(NoopConsole):
     def start_evaluation_progress(
         self, batched_intervals: Mapping[Snapshot, list[tuple[int, int]]], *args: Any, **kwargs: Any
     ) -> None:
-        """Knows now what will be executed."""
+        """Records what will be executed."""
         self.ledger.planned({s.name: batches for s, batches in batched_intervals.items()})
 
     @_guarded
@@ -162,7 +162,7 @@ class CaptureConsole(NoopConsole):
         execution_stats: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Notes a batch; one without a duration has failed (SQLMesh calls this in `finally`)."""
+        """Records a batch; one without a duration has failed (SQLMesh calls this in `finally`)."""
         if duration_ms is None:
             self.ledger.batch_ended(snapshot.name)
             return
@@ -180,12 +180,12 @@ class CaptureConsole(NoopConsole):
 
     @_guarded
     def log_skipped_models(self, snapshot_names: set[str]) -> None:
-        """Notes the models that SQLMesh skipped because a model upstream failed."""
+        """Records the models that SQLMesh skipped because a model upstream failed."""
         self.ledger.skipped(snapshot_names)
 
     @_guarded
     def log_failed_models(self, errors: list[Any]) -> None:
-        """Notes failures that happened outside an evaluation, such as creating a table."""
+        """Records failures outside of an evaluation, such as while a table was created."""
         for error in errors:
             name = getattr(error.node, "snapshot_name", None) or error.node.name
             if not self.ledger.is_reported(name):
@@ -194,7 +194,7 @@ class CaptureConsole(NoopConsole):
 
     @_guarded
     def log_test_results(self, result: unittest.TestResult, target_dialect: str) -> None:
-        """Keeps what failing unit tests say: the plan that they stop does not."""
+        """Keeps the messages of failing unit tests, which the plan's exception does not have."""
         self._errors.extend(
             f"{test}: {text.strip()}" for test, text in (*result.errors, *result.failures)
         )
@@ -204,7 +204,7 @@ class CaptureConsole(NoopConsole):
         self._cancel.check()
 
     def stop_creation_progress(self, *args: Any, **kwargs: Any) -> None:
-        """Stops a plan that has created its tables; what comes next is the promotion."""
+        """Stops a plan that has created its tables, before it promotes them."""
         self._cancel.check()
 
     def log_success(self, *args: Any, **kwargs: Any) -> None:
@@ -215,14 +215,14 @@ class CaptureConsole(NoopConsole):
     def show_linter_violations(
         self, violations: list[Any], model: Any, is_error: bool = False
     ) -> None:
-        """Keeps what the linter found: the plan that it stops only says that it found something."""
+        """Keeps what the linter found, which the plan's exception does not have."""
         found = [f"`{model.name}`: {violation}" for violation in violations]
         self._errors.extend(found if is_error else ())
 
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
-        """Passes SQLMesh's warning on; a run that waits for a plan warns each time it looks."""
+        """Logs SQLMesh's warning; a run that waits for a plan warns at each attempt."""
         self._log(logging.INFO, (long_message or short_message).strip())
         if (
             not self.ledger.is_planning
@@ -230,7 +230,7 @@ class CaptureConsole(NoopConsole):
             self._cancel.check()
 
     def log_error(self, message: str, *args: Any, **kwargs: Any) -> None:
-        """Passes SQLMesh's error on."""
+        """Logs SQLMesh's error."""
         self._errors.append(message.strip())
         self._log(logging.ERROR, message.strip())
 
@@ -238,7 +238,7 @@ class CaptureConsole(NoopConsole):
 
     @_guarded
     def capture_failure(self, name: str, error: BaseException, query: str | None = None) -> None:
-        """Notes why an evaluation failed."""
+        """Records why an evaluation failed."""
         kind, failure = _failure(error, query)
         self.ledger.failed(name, kind, failure)
         if failure:
@@ -247,7 +247,7 @@ class CaptureConsole(NoopConsole):
 
     @_guarded
     def capture_row_count(self, name: str, count: int | None) -> None:
-        """Notes how many rows a model's table has now."""
+        """Records how many rows a model's table has now."""
         self.ledger.counted(name, count)
 
     @_guarded
@@ -258,11 +258,11 @@ class CaptureConsole(NoopConsole):
         samples: Mapping[int, RowSample],
         covered: Interval | None = None,
     ) -> None:
-        """Notes the results of one batch's audits, in the order of the model's audit calls.
+        """Records the results of one batch's audits, in the order of the model's audit calls.
 
         Args:
             samples: Rows that an audit found, by its place among the results.
-            covered: The interval that they looked at; None if at the whole table.
+            covered: The interval that they covered; None for the whole table.
         """
         dialect = snapshot.model.dialect if snapshot.is_model else snapshot.node.dialect
         calls = [(result.audit.name, audit_arguments(result.audit_args)) for result in results]

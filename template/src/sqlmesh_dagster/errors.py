@@ -6,7 +6,7 @@ import dagster as dg
 
 
 class SQLMeshDagsterError(dg.Failure):
-    """Anything that the integration reports; a `dagster.Failure`, so that it fails a step cleanly."""
+    """The base of all errors; a `dagster.Failure`, so the step fails with its message alone."""
 
 
 class ProjectLoadError(SQLMeshDagsterError):
@@ -54,7 +54,7 @@ class DatabaseLockedError(SQLMeshDagsterError):
 
 
 class DatabaseUnavailableError(SQLMeshDagsterError):
-    """The DuckDB file cannot be opened or written: rights, a full disk, a broken file."""
+    """The DuckDB file cannot be opened or written: permissions, a full disk, a broken file."""
 
 
 class StateVersionError(SQLMeshDagsterError):
@@ -70,16 +70,16 @@ class ModelFailedError(SQLMeshDagsterError):
 
 
 class AuditFailedError(SQLMeshDagsterError):
-    """A blocking audit of a model found rows that it must not find."""
+    """A blocking audit of a model found rows."""
 
 
 class RunFailedError(SQLMeshDagsterError):
-    """The models were built, and what the run does after them failed, such as `after_all`."""
+    """The models were built, and a later part of the run failed, such as `after_all`."""
 
 
 class ModelSkippedError(SQLMeshDagsterError):
-    """SQLMesh did not reach a model: an upstream model failed, or the run was stopped."""
+    """SQLMesh did not build a model, because an upstream model failed or the run was stopped."""
 
 
 class RestatementRefusedError(SQLMeshDagsterError):
-    """A model must not be built again, or the run must say whether the models downstream are."""
+    """A model must not be restated, or the run does not say what happens to models downstream."""

@@ -8,7 +8,7 @@ __all__ = ["PooledSqliteStorage"]
 
 try:
     from sqlmesh_dagster.upstream.event_log import PooledSqliteStorage
-except Exception as error:  # a name of Dagster's has moved: a slower log is better than none
+except Exception as error:  # a private name of Dagster has moved: use Dagster's own, slower log
     from dagster._core.storage.sqlite_storage import (  # type: ignore[assignment]
         DagsterSqliteStorage as PooledSqliteStorage,
     )

@@ -15,7 +15,7 @@
 | non-blocking audit failed | a failed check result (WARN); the asset materializes                      |
 | upstream failed, cancelled| `ModelSkippedError`; Dagster usually skips the step before                |
 
-What becomes of audits stands in `checks`. `docs/outcomes.md` names the test of each row.
+For audits see `checks`. `docs/outcomes.md` names the test of each row.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ INPUTS = "sqlmesh/inputs"
 """The metadata in which a materialization says what the model was built from; see `staleness`."""
 _SHOWN_SPANS = 20
 _OF_THE_TABLE = ("dagster/row_count", "sqlmesh/source", INPUTS)
-"""What stays true of a table that is left as it is."""
+"""Metadata that stays the same while a table is not built."""
 _SHOWN_QUERY_LENGTH = 4000
 """Characters of SQL in an error's text; the whole query is in its metadata."""
 
 
 def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeResult[None]:
-    """What an executed model's asset gets.
+    """The materialization of an executed model's asset.
 
     The data version changes with each execution: SQLMesh executes only what has to change.
     """
@@ -62,9 +62,9 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
 def partition_materializations(
     asset: ModelAsset, outcome: ModelOutcome
 ) -> Iterator[dg.AssetMaterialization]:
-    """One for each partition that was built; what is known of the whole run stands on the newest.
+    """One for each partition that was built; the newest has the metadata of the whole run.
 
-    An interval that fills no partition gives one that belongs to none.
+    An interval that fills no partition gives a materialization without a partition.
     """
     partitions = asset.partitions
     built = list(keys_within(partitions, outcome.intervals)) if partitions else []
@@ -91,7 +91,7 @@ def partition_materializations(
 def runless_materializations(
     asset: ModelAsset, outcome: ModelOutcome, run_id: str | None = None
 ) -> Iterator[dg.AssetMaterialization]:
-    """What an executed model's asset gets where no step of its own reports it.
+    """The materializations of an executed model that no step reports.
 
     Args:
         run_id: The Dagster run that built it, if one did.
@@ -115,7 +115,7 @@ def _whole_materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.Asset
 
 
 def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
-    """The tags by which Dagster knows what a materialization is made of, and of which code."""
+    """The tags that tell Dagster which code and which inputs a materialization is made of."""
     tags = {"dagster/data_version": data_version, "dagster/code_version": code_version}
     return {key: value for key, value in tags.items() if value}
 
@@ -123,7 +123,7 @@ def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
 def unchanged(
     asset: ModelAsset, outcome: ModelOutcome, last: Reported | None
 ) -> dg.AssetMaterialization | None:
-    """What an asset gets whose model was not executed, because nothing was due or not yet ready.
+    """The materialization of an asset whose model was not executed: not due, or not ready.
 
     Dagster shows what a run was to materialize and did not as failed, once something else in the run
     has. So the table is reported again, with the data version and the inputs of what it holds. Where
@@ -178,7 +178,7 @@ def built_outside(
     description: str = "Built outside Dagster.",
     more: Mapping[str, Any] | None = None,
 ) -> dg.AssetMaterialization:
-    """What an asset gets whose table holds data of which no run of Dagster's knows."""
+    """The materialization of a table that was not built by a Dagster run."""
     return dg.AssetMaterialization(
         asset.spec.key,
         description=description,
@@ -194,7 +194,7 @@ def built_outside(
 
 
 def observation(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetObservation:
-    """What an asset gets in place of `unchanged` where there is no data, or the settings say so."""
+    """What an asset gets instead of `unchanged`, if there is no data or the settings say so."""
     return dg.AssetObservation(
         asset_key=asset.spec.key,
         description=outcome.reason,
@@ -265,7 +265,7 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
 
 
 def metadata(outcome: ModelOutcome) -> dict[str, Any]:
-    """What a materialization says of an execution."""
+    """The metadata of a materialization about an execution."""
     facts: dict[str, Any] = {
         **_status(outcome),
         "sqlmesh/batches": outcome.batches,
@@ -293,7 +293,7 @@ def metadata(outcome: ModelOutcome) -> dict[str, Any]:
 
 
 def input_facts(outcome: ModelOutcome) -> dict[str, Any]:
-    """What the model's data is made of, and what became of new data; for every materialization of it."""
+    """Metadata about the inputs of a model and their new data, for each of its materializations."""
     facts: dict[str, Any] = {}
     if outcome.inputs is not None:
         facts[INPUTS] = {label: [version, place] for label, version, place in outcome.inputs}
@@ -305,7 +305,7 @@ def input_facts(outcome: ModelOutcome) -> dict[str, Any]:
 
 
 def interval_facts(interval: tuple[int, int]) -> dict[str, dg.TimestampMetadataValue]:
-    """Of which time the data is that was built."""
+    """The time span of the data that was built."""
     return {
         "sqlmesh/interval_start": moment(interval[0]),
         "sqlmesh/interval_end": moment(interval[1]),
@@ -333,7 +333,7 @@ def _data_version(outcome: ModelOutcome) -> str:
 
 
 def _version_of(table: BuiltTable) -> str:
-    """Of data that no run of Dagster's built; the same whenever and wherever it is asked."""
+    """The data version of data that no Dagster run built; the same at any time and place."""
     return digest(f"{table.version}|{table.built_at}", 16)
 
 
@@ -361,5 +361,5 @@ def _next_due(outcome: ModelOutcome) -> dict[str, dg.TimestampMetadataValue]:
 
 
 def moment(milliseconds: int) -> dg.TimestampMetadataValue:
-    """Epoch milliseconds as the UI shows a time."""
+    """Epoch milliseconds as a timestamp in the UI."""
     return dg.MetadataValue.timestamp(utc(milliseconds))

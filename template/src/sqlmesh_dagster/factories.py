@@ -56,7 +56,7 @@ _OUTPUT = "table"
 _P = ParamSpec("_P")
 _UPSTREAM = dg.In(dg.Nothing)
 _CHECKED = dg.Out(is_required=False)
-"""Shared by all ops: Dagster resolves the type of each one that is made."""
+"""Shared by all ops, because Dagster resolves the type of each one that is made."""
 
 
 def sqlmesh_assets_factory(
@@ -97,7 +97,7 @@ def sqlmesh_adaptive_schedule_factory(
 ) -> tuple[dg.ScheduleDefinition, AssetJob, list[dg.AssetsDefinition]]:
     """A schedule that asks SQLMesh at each tick what is due and requests only that, its job and assets.
 
-    Its cron is the finest among the models' crons.
+    Its cron is the most frequent of the models' crons.
 
     Args:
         name: The schedule's name; by default `<project_name>_adaptive_schedule`.
@@ -180,7 +180,7 @@ class FactoryOptions(DefinitionOptions):
 def _taking(
     options: Callable[_P, FactoryOptions],
 ) -> Callable[[Callable[[FactoryOptions], dg.Definitions]], Callable[_P, dg.Definitions]]:
-    """A function of keyword arguments that are the options' fields, and documented as these are."""
+    """A function that takes the options' fields as keyword arguments, and documents them."""
 
     def decorate(build: Callable[[FactoryOptions], dg.Definitions]) -> Callable[_P, dg.Definitions]:
         @functools.wraps(build)
@@ -233,7 +233,7 @@ def project_definitions(
     manifest: Manifest,
     options: DefinitionOptions,
 ) -> dg.Definitions:
-    """The definitions of a manifest that is at hand.
+    """The definitions of a manifest that is loaded already.
 
     Raises:
         InvalidSettingError: `name` cannot begin the names of a job and of resources.
@@ -374,10 +374,10 @@ def _model_asset(
     op_tags: Mapping[str, str],
     resource_defs: Mapping[str, dg.ResourceDefinition],
 ) -> dg.AssetsDefinition:
-    """An op and its asset, put together by hand.
+    """An op and its asset, without Dagster's decorators.
 
     `multi_asset` would name inputs and outputs after the keys, where `a / b_c` and `a_b / c` are one
-    name, and the model that reads both would silently lose a dependency. And `op` would resolve the
+    name, and a model that reads both would silently lose a dependency. And `op` would resolve the
     type hints of each function six times.
     """
     inputs = {
@@ -451,7 +451,7 @@ def _job(
     """The job of everything: the models, their checks, and what the schedule loads for them."""
     keys = [asset.spec.key for asset in project.assets]
     checks = dg.AssetSelection.checks(*assets)
-    # as a part of every run they would load the project's files each time
+    # in every run, they would load the project's files each time
     verification_checks = dg.AssetSelection.checks(
         *(check.spec.key for check in project.verification_checks)
     )

@@ -59,12 +59,12 @@ MOVED = {
 
 
 def warn_of_old_path(old: str, new: str) -> None:
-    """Tells who imports `old` where it is now; the old path works until 1.0."""
+    """Warns who imports `old`, and names the new path; the old path works until 1.0."""
     warnings.warn(f"`{old}` has moved to `{new}`.", DeprecationWarning, stacklevel=3)
 
 
 def install_old_paths() -> None:
-    """Makes the old paths importable, once in a process; asked only for modules that nobody else finds."""
+    """Makes the old paths importable, for modules that Python does not find otherwise."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(_OldPaths())
 
@@ -89,7 +89,7 @@ class _OldPackage(Loader):
 
 
 class _OldModule(Loader):
-    """Gives the new module under the old name too, so that its classes exist once."""
+    """Returns the new module for the old name, so that its classes exist only once."""
 
     def __init__(self, new: str) -> None:
         self._new = new
@@ -101,5 +101,5 @@ class _OldModule(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Gives the module back what the import system has just replaced."""
+        """Restores the module's spec, which the import system has just replaced."""
         module.__spec__ = self._spec

@@ -69,16 +69,16 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
 
     @contextmanager
     def open_context(self, *, load: bool = True) -> Iterator["Context"]:
-        """SQLMesh's own context, for what the integration does not offer.
+        """SQLMesh's own context, for everything that the integration does not offer.
 
-        It is alone on the project: runs of this host wait. All connections are released at the end.
+        Runs of this host wait until it is closed, and all connections are released then.
 
         Args:
-            load: Whether the project's files are needed, not only what is deployed.
+                    load: Whether the project's files are needed, not only what is deployed.
 
-        Raises:
-            ProjectLoadError: The project cannot be loaded.
-            EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
+                Raises:
+                    ProjectLoadError: The project cannot be loaded.
+                    EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
         """
         from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
 
@@ -106,11 +106,11 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
 
     @property
     def holder(self) -> str:
-        """Who holds the project's lock when this resource does: a Dagster run, or a process outside."""
+        """This resource's name as the holder of a lock: its Dagster run, or its process."""
         return self._holder
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Notes which Dagster run this is; opens nothing."""
+        """Remembers which Dagster run this is; opens nothing."""
         if context.run is not None:
             self._holder = f"Dagster run {context.run.run_id}"
 
@@ -142,14 +142,14 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             yield self._messages.popleft()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Waits for SQLMesh's work, stops it when the Dagster run is being stopped, and logs its last words."""
+        """Waits for SQLMesh's work, stops it if the Dagster run is being stopped, logs the rest."""
         polls = itertools.count(1)
         self._finish_work(
             lambda: (
                 is_interrupted() or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
             )
         )
-        if context.log is not None:  # what was said after the last step
+        if context.log is not None:  # messages after the last step
             for level, message in self.heard():
                 context.log.log(level, message)
 
@@ -166,7 +166,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
                 meanwhile()
                 if work.token.is_cancelled or is_stopping():
-                    work.token.cancel()  # again: an interrupt is lost between two queries
+                    work.token.cancel()  # again: an interrupt between two queries has no effect
         except BaseException:
             work.token.cancel()
             raise

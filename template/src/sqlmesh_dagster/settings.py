@@ -1,4 +1,4 @@
-"""What project a run works on, and how: plain data, checked once."""
+"""Which project a run works on, and how: plain data, checked once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class ProjectSettings(BaseModel):
     """A SQLMesh project, gateway and environment, and how runs work on it.
 
     One line for each setting: the resource, the factory and the component take these, and show their
-    descriptions. As given they may name environment variables; `checked` ones don't.
+    descriptions. Settings may name environment variables; in `checked` ones these are replaced by
+    their values.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -226,7 +227,7 @@ class ProjectSettings(BaseModel):
 
 
 class DefinitionOptions(ProjectSettings):
-    """What the factory and the component take besides: how the definitions of a project are made."""
+    """The other parameters of factory and component: how definitions are made."""
 
     external_asset_mapping: str | None = Field(
         default=None,

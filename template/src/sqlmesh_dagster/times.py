@@ -1,4 +1,4 @@
-"""Times that a person gives: read, and refused before anything is touched if they make no sense."""
+"""Times that a person gives: parsed, and refused before anything changes if they make no sense."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def moment(option: str, text: str) -> datetime:
 
 
 def iso_moment(option: str, text: str) -> datetime:
-    """A date or time in ISO 8601, in UTC, which it is in where it names no time zone.
+    """A date or time in ISO 8601, in UTC; without a time zone it is taken as UTC.
 
     Raises:
         InvalidSettingError: It is none.
@@ -53,7 +53,7 @@ def check_times(
     execution_time: datetime | None,
     effective_from: str | None = None,
 ) -> None:
-    """Refuses what no run or plan could do.
+    """Refuses times with which no run or plan can work.
 
     Raises:
         InvalidSettingError: With the option and its value: a time that cannot be read, an

@@ -31,7 +31,7 @@ _PLACEHOLDER = re.compile(r"\{\{?\s*(.*?)\s*\}?\}")
 _MOST_SOURCES = 8
 _FIELDS = ("node.database", "node.schema", "node.name", "node.fqn")
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
-"""Segments that a Dagster `@asset` can have in its key, so that a mapping lines up with them."""
+"""Characters that a Dagster `@asset` can have in its key, so that a mapping gives the same keys."""
 _PROPERTY = "dagster:"
 """Tags `dagster:<property>:<value>` of a model set a property of its asset."""
 _PROPERTIES = ("group_name", "owner", "description")
@@ -85,8 +85,8 @@ class SQLMeshTranslator:
 
     Subclass it, override what differs, and pass an instance to a factory. Each method takes a frozen
     record of the project's files (`sqlmesh_dagster.definition.records`), so that no override needs a
-    loaded SQLMesh model. `get_asset_spec` and `get_check_spec` are the last word on an asset and a
-    check; the other methods are the parts that they are made of.
+    loaded SQLMesh model. `get_asset_spec` and `get_check_spec` make the whole asset and check, from
+    what the other methods return.
 
     Args:
         external_asset_mapping: Template of the keys of external tables, such as
@@ -115,8 +115,8 @@ class SQLMeshTranslator:
     def read_model(self, model: Model) -> Mapping[str, Any]:
         """More of a loaded SQLMesh model than its record has, to be found in `ModelRecord.extra`.
 
-        Called when the manifest is made, which happens only when something changed. A change in the
-        file that defines the override makes it anew.
+        Called when the manifest is made, which happens only when something changed. It is made
+        again when the file of the override changes.
 
         Args:
             model: `sqlmesh.core.model.Model`, loaded and with its columns' types.
@@ -205,9 +205,9 @@ class SQLMeshTranslator:
     def get_new_data_policy(self, model: ModelRecord) -> Policy:
         """The tag `dagster:new_data:…`, or what the model's kind allows without loss.
 
-        What becomes of what is built, when an input has changed since: `all` of it is built again,
-        or the time that the new data is of (`touched`), or the `newest` intervals, or `nothing`. A tag
-        that does not fit the kind is as good as none.
+        What is built again when an input has new data: `all` of the model, the time of the new rows
+        (`touched`), the `newest` intervals, or `nothing`. A tag that does not fit the kind is
+        ignored.
         """
         policies = policies_of(model.kind)
         tagged = _property(model.tags, "new_data")
@@ -225,8 +225,8 @@ class SQLMeshTranslator:
     def get_automation_condition(self, model: ModelRecord) -> dg.AutomationCondition[Any] | None:
         """None, unless the settings ask for one; see `TranslatorSettings.automation_conditions`.
 
-        Dagster's own `on_cron` would wait for every upstream asset to be materialized after the
-        tick, also for those that SQLMesh leaves alone because nothing is due.
+        Dagster's own `on_cron` would wait until every upstream asset is materialized after the
+        tick, also for models with nothing due.
         """
         if not self.settings.automation_conditions or model.is_seed:
             return None
@@ -246,14 +246,14 @@ class SQLMeshTranslator:
         return interval_partitions(model) if self.settings.partitions else None
 
     def get_backfill_policy(self, model: ModelRecord) -> dg.BackfillPolicy:
-        """How a Dagster backfill of a partitioned model is cut into runs: a single one for the range.
+        """How a Dagster backfill of a partitioned model is divided into runs: a single one.
 
         One job of Dagster wants one policy for all of its models.
         """
         return dg.BackfillPolicy.single_run()
 
     def get_code_version(self, model: ModelRecord) -> str | None:
-        """SQLMesh's data hash, so that Dagster marks what is changed and not yet run."""
+        """SQLMesh's data hash, so that Dagster marks models that changed since they were built."""
         return model.code_version
 
     def get_metadata(self, model: ModelRecord) -> Mapping[str, Any]:
@@ -283,7 +283,7 @@ class SQLMeshTranslator:
         }
 
     def get_asset_spec(self, model: ModelRecord) -> dg.AssetSpec:
-        """Everything that Dagster knows of a model's asset.
+        """The whole asset of a model.
 
         Override it, call `super()`, and use `spec.replace_attributes(...)` or
         `spec.merge_attributes(...)`. The factory adds the dependencies that SQLMesh knows to those
@@ -321,8 +321,8 @@ class SQLMeshTranslator:
         """One use of an audit as an asset check.
 
         Not `blocking` for Dagster, whatever it is for SQLMesh: SQLMesh itself fails the model of a
-        blocking audit, and the step with it. Dagster would warn of each blocking check, once for
-        each downstream step, in every run in which nothing was due and so nothing audited.
+        blocking audit, and the step with it. Dagster would warn about each blocking check, once for
+        each downstream step, in every run in which nothing was due and so no audit ran.
         """
         return dg.AssetCheckSpec(
             name=audit.check_name,

@@ -15,7 +15,7 @@ def sql_block(query: str) -> dg.MarkdownMetadataValue:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A text as it is; its own fences don't end the block."""
+    """A text as a fenced block, whose own fences don't end it."""
     longest = max((len(run) for run in re.findall("`{3,}", text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"

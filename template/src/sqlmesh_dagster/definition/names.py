@@ -47,7 +47,7 @@ _RESERVED = frozenset(
 """Names that Dagster refuses for an op, as well as Python's keywords (`dagster._core.definitions.utils`)."""
 
 _COLUMNS = ("column", "columns")
-"""Arguments whose values say enough: `not_null_id`, but `number_of_rows_threshold_1`."""
+"""Arguments that are left out of a name: `not_null_id`, but `number_of_rows_threshold_1`."""
 _ARRAY = re.compile(r"^ARRAY\b")
 
 AuditCall = tuple[str, Mapping[str, str]]
@@ -102,7 +102,7 @@ def tag_key(text: str) -> str:
 def dagster_tags(tags: Sequence[str]) -> dict[str, str]:
     """SQLMesh's tags as Dagster's: `finance team` → `finance_team: true`, `domain:sales` → `domain: sales`.
 
-    Two tags that would become one keep apart through a digest.
+    Two tags that would become the same get a digest.
     """
     result: dict[str, str] = {}
     for tag in sorted(set(tags), key=lambda t: (tag_key(t) != t, t)):
@@ -150,9 +150,9 @@ def check_names(calls: Sequence[AuditCall]) -> list[str]:
     """The check name of each audit call of one model, in the calls' order.
 
     A name is made from the call's own audit and arguments alone (`not_null_id`), so that adding,
-    removing or reordering other audits never renames it. Only calls that would read the same get a
-    digest of their arguments, and exact repetitions a running number after two underscores, which
-    no other name has.
+    removing or reordering other audits never renames it. Only calls that would get the same name
+    get a digest of their arguments; exact repetitions get a number after two underscores, which no
+    other name has.
     """
     readable = [_readable_check_name(name, arguments) for name, arguments in calls]
     identities = [audit_identity(name, arguments) for name, arguments in calls]

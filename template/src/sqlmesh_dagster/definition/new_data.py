@@ -1,4 +1,4 @@
-"""What new data makes of a model that is built already: its policy, from its kind and its tag."""
+"""What is built again of a model when an input has new data: its policy, from kind and tag."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _BY_KIND: Mapping[str, tuple[Policy, ...]] = {
     "SEED": ("nothing",),
     "MANAGED": ("nothing",),
 }
-"""Of each kind its own policy, and then those that an owner may choose instead."""
+"""For each kind its default policy, then those that an owner may choose instead."""
 _ANY_OTHER: tuple[Policy, ...] = ("nothing", "newest", "all")
-"""A repetition may lose rows, or the history of rows: only the owner of the model knows."""
+"""Building these again may lose rows, or the history of rows; only the owner can decide."""
 
 
 def policies_of(kind: str) -> tuple[Policy, ...]:
-    """The policies that a model of this kind may have, its own first."""
+    """The policies that a model of this kind may have, its default first."""
     return _BY_KIND.get(kind, _ANY_OTHER)

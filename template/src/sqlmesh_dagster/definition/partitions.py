@@ -30,8 +30,8 @@ def interval_partitions(model: ModelRecord) -> dg.TimeWindowPartitionsDefinition
     """A partition for each of the model's intervals, in UTC, as SQLMesh counts them.
 
     Returns:
-        None for a model that is not built by time range, and for one whose start moves with the
-        clock, such as `1 week ago`: its partitions would be others each day.
+        None for a model that is not built by time range, and for one whose start is relative, such
+        as `1 week ago`: its partitions would change each day.
     """
     if model.kind != "INCREMENTAL_BY_TIME_RANGE" or model.first_interval is None:
         return None
@@ -59,7 +59,7 @@ def window_of(
 def existing_window(
     partitions: dg.TimeWindowPartitionsDefinition, first_key: str, last_key: str, now: datetime
 ) -> Interval:
-    """As `window_of`, for partitions that there are at a moment.
+    """As `window_of`, for partitions that exist at a moment.
 
     Raises:
         InvalidSettingError: One does not exist, or its time has not ended, or the range is reversed.

@@ -67,7 +67,7 @@ class ModelAsset:
 
 @dataclass(frozen=True)
 class TableCheck:
-    """Audits that run on their own: a standalone audit, or those of an external table.
+    """Audits without a model: a standalone audit, or those of an external table.
 
     Attributes:
         snapshot: What SQLMesh calls it: the standalone audit's name, or the table's FQN.
@@ -86,7 +86,7 @@ class TableCheck:
 
 @dataclass(frozen=True)
 class VerificationCheck:
-    """A check of a model's code, which builds nothing: its unit tests, or the linter."""
+    """A check of a model's code: its unit tests, or the linter; it builds nothing."""
 
     kind: Literal["unit_tests", "lint"]
     model: ModelRecord
@@ -407,7 +407,7 @@ def _built_elsewhere(spec: dg.AssetSpec) -> dg.AssetSpec:
 
 
 def problem_metadata(manifest: Manifest) -> dict[str, dg.MarkdownMetadataValue]:
-    """What the UI says of definitions that are older than the files, because these are broken."""
+    """What the UI shows while the files are broken and definitions are older."""
     if manifest.problem is None:
         return {}
     text = f"These definitions are the last good ones.\n\n```\n{manifest.problem}\n```"
@@ -417,7 +417,7 @@ def problem_metadata(manifest: Manifest) -> dict[str, dg.MarkdownMetadataValue]:
 def _column_lineage(
     model: ModelRecord, keys: Mapping[str, dg.AssetKey]
 ) -> dict[str, dg.TableColumnLineage]:
-    """What each column is made of, in Dagster's terms; tables that nothing reads as a whole are left out."""
+    """The columns that each column is made of, for Dagster; without tables that have no asset."""
     deps = {
         column.name: [
             dg.TableColumnDep(asset_key=keys[fqn], column_name=source)
@@ -475,7 +475,7 @@ def _refuse_duplicates(manifest: Manifest, specs: Mapping[str, dg.AssetSpec]) ->
 def _dependency(
     spec: dg.AssetSpec, fqn: str, specs: Mapping[str, dg.AssetSpec], keys: Mapping[str, dg.AssetKey]
 ) -> dg.AssetDep:
-    """What a model reads; partitions that are there before its upstream begins are no mistake."""
+    """What a model reads; its partitions may begin before those of its upstream."""
     upstream = specs.get(fqn)
     if spec.partitions_def is None or upstream is None or upstream.partitions_def is None:
         return dg.AssetDep(keys[fqn])
@@ -492,7 +492,7 @@ def _completed(
     group_name: str,
     owners: Sequence[str],
 ) -> dg.AssetSpec:
-    """The translator's spec, which wins, with what it left out."""
+    """The translator's spec, and defaults for what it leaves out."""
     known = {dep.asset_key for dep in spec.deps} | {spec.key}
     added = {dep.asset_key: dep for dep in deps if dep.asset_key not in known}
     return spec.replace_attributes(

@@ -1,4 +1,4 @@
-"""What Dagster must know of a SQLMesh project: frozen, plain data that imports nothing of ours."""
+"""What Dagster must know of a SQLMesh project: frozen, plain data; imports no other module."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DbtRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A SQLMesh model, as it stands in the project's files.
+    """A SQLMesh model, as in the project's files.
 
     Attributes:
         fqn: Quoted, fully qualified name, SQLMesh's identity of it: `"db"."schema"."model"`.

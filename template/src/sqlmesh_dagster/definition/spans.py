@@ -1,4 +1,4 @@
-"""Time spans in words, and what is left of them."""
+"""Time spans as text, and their differences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_words(spans: Iterable[Interval]) -> str:
 
 
 def without(span: Interval, covered: Iterable[Interval]) -> list[Interval]:
-    """What is left of a span, in order."""
+    """The rest of a span, in order."""
     left = [span]
     for low, high in covered:
         left = [

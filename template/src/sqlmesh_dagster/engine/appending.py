@@ -1,4 +1,4 @@
-"""A batch of an append-only model and the record of its interval: written together, or not at all."""
+"""A batch of an append-only model and the record of its interval: one transaction."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from sqlmesh_dagster.upstream.internals import EngineAdapter, Snapshot
 def appended_once(
     snapshot: Snapshot, adapter: EngineAdapter, *, writes_state: bool
 ) -> Iterator[None]:
-    """Makes the evaluation inside one transaction, where a repetition would append rows twice.
+    """Evaluates in one transaction, if evaluating again would append rows twice.
 
     SQLMesh records an interval after its rows are in and audited, and uses no transaction on DuckDB:
-    a process that dies in between leaves rows of which the next run does not know. Other kinds of
+    a process that dies in between leaves rows that are not recorded, and the next run appends them
+    again. Other kinds of
     model replace or merge what is there. (Verified on SQLMesh 0.236.4.)
 
     Args:

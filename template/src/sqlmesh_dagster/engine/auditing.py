@@ -22,15 +22,15 @@ def audit_alone(
     options: CheckedRunOptions,
     execution_time: datetime,
 ) -> bool:
-    """Runs the audits of a deployed model, an external table or a standalone audit; the console hears them.
+    """Runs the audits of a model, external table or standalone audit; the console gets the results.
 
-    They cover every interval that is recorded as done, unless the options narrow it.
+    They cover every interval that is recorded as done, unless the options limit it.
 
     Args:
         snapshots: What the environment runs, by name.
 
     Returns:
-        False if there is nothing that they could look at yet.
+        False if there is nothing to audit yet.
     """
     span = _audited_span(snapshots[name], snapshots, options, execution_time)
     if span is None:

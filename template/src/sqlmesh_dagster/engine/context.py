@@ -79,7 +79,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class CaptureScheduler(Scheduler):
-    """SQLMesh's scheduler, which reports to its console why a model failed and what each audit found."""
+    """SQLMesh's scheduler, which reports failures and audit results to its console."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class CaptureScheduler(Scheduler):
     def _run_and_rebuild(
         self, rebuild: Rebuild, environment: str | EnvironmentNamingInfo, *args: Any, **kwargs: Any
     ) -> CompletionStatus:
-        """What is due and what is stale, in one run."""
+        """Builds what is due and what is stale, in one run."""
         rebuild.forget(self.state_sync, self.snapshots)
         kwargs["restatements"] = dict(rebuild.previews)
         status = super().run(environment, *args, **kwargs)
@@ -145,7 +145,7 @@ class CaptureScheduler(Scheduler):
         selected_snapshots: set[str] | None = None,
         **kwargs: Any,
     ) -> SnapshotToIntervals:
-        """As the original, without intervals that a model upstream lacks and that is not built now."""
+        """As the original, without intervals that a model upstream lacks and does not get now."""
         missing = super().merged_missing_intervals(*args, **kwargs)
         if selected_snapshots is None:
             return missing
@@ -217,14 +217,14 @@ class CaptureScheduler(Scheduler):
                 engine_adapter=self.snapshot_evaluator.adapter,
                 runtime_stage=RuntimeStage.EVALUATING,
             )
-        except Exception:  # the query only decorates an error that is reported anyway
+        except Exception:  # the query is only added to an error that is reported anyway
             _log.debug("Could not render the failed query of %s.", snapshot.name, exc_info=True)
             return None
         return query.sql(dialect=snapshot.model.dialect, pretty=True) if query else None
 
 
 def _covered(snapshot: Snapshot, span: tuple[Any, Any]) -> tuple[int, int] | None:
-    """What the audits of one batch looked at: with a time column SQLMesh keeps them to its interval."""
+    """The interval that the audits of one batch covered: SQLMesh limits them by the time column."""
     start, end = span
     if not snapshot.is_model or not snapshot.model.time_column or start is None or end is None:
         return None
@@ -236,13 +236,13 @@ class CaptureContext(Context):
 
     cancel_token = CancelToken()
     environment = EnvironmentChanges()
-    """What its config and files have done to the environment; it ends with the context."""
+    """The environment variables that config and files have set; they are reset with the context."""
     selected: Collection[str] | None = None
     """Names of the snapshots that a run takes; None for all."""
     upstream: Upstream | None = None
-    """What lies above those that a run was asked for."""
+    """The models upstream of those that a run was asked for."""
     restatement: Restatement | None = None
-    """What a run builds again because it was asked to."""
+    """What a run builds again because it is restated."""
     rebuild: Rebuild | None = None
     """What a run builds again because it is stale."""
     sample_size = 0
@@ -283,11 +283,11 @@ def open_context(
 ) -> Iterator[CaptureContext]:
     """A fresh SQLMesh context, alone in this process; every connection is released at the end.
 
-    So are the variables of the project's `.env`, which SQLMesh puts into the process: another project
-    of the same code location must not see them.
+    The variables of the project's `.env`, which SQLMesh sets in the process, are reset at the end,
+    too: another project of the same code location must not see them.
 
-    A context that loads nothing costs about 0.01 s after the import, and is never stale: a
-    long-lived one trusts its cache of the state for 120 s.
+    A context that loads nothing costs about 0.01 s after the import, and is never stale: an older
+    one would use its cache of the state for 120 s.
 
     Args:
         load: Whether the project's files are needed; a run works from the deployed state alone.
@@ -388,7 +388,7 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
 def wait_for_database(
     context: CaptureContext, settings: ProjectSettings, log: Callable[[int, str], None]
 ) -> None:
-    """Opens the DuckDB files of state and data, if they are such, waiting for who holds them."""
+    """Opens the DuckDB files of state and data, if any; waits for a process that has them open."""
 
     def connect() -> None:
         open_duckdb_state(context)
@@ -454,7 +454,7 @@ def _release(context: CaptureContext) -> None:
     """Closes the state, the evaluator and every adapter, so that no file lock outlives the context."""
     context.close()
     adapter = opened_adapter(context)
-    if adapter is not None:  # used on its own, it is not among what `close` knows
+    if adapter is not None:  # `close` does not close it if it was used alone
         adapter.close()
     close_duckdb_state(context)
 

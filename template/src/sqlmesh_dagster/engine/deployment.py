@@ -1,4 +1,4 @@
-"""Local changes are not deployed changes: compared before a run, then applied, reported or refused."""
+"""Local changes: compared with the environment before a run, then deployed, reported or refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Refused:
 
     @property
     def names(self) -> set[str]:
-        """All of them: they stay as they are deployed, and are not built."""
+        """All these models: they stay as they are deployed, and are not built."""
         return {*self.errors, *self.below}
 
 
@@ -55,7 +55,7 @@ def prepare_environment(
     log: Callable[[int, str], None],
     lock: StateLock,
 ) -> Refused:
-    """Compares the files with what the environment runs, and does what the settings say.
+    """Compares the files with the environment, and deploys, warns or refuses, by the settings.
 
     Returns:
         What could not be deployed, where the settings say `apply`.
@@ -118,7 +118,7 @@ def deployed_snapshots(
 
 
 def _environment(context: CaptureContext, settings: ProjectSettings) -> Environment | None:
-    """What is deployed; a database without a state is left as it is."""
+    """The environment; in a database without a state, no state is created."""
     if not has_state(context):
         return None
     return context.state_reader.get_environment(settings.environment)
@@ -156,7 +156,7 @@ def _deploy(
     console: CaptureConsole,
     log: Callable[[int, str], None],
 ) -> Refused:
-    """Plans and applies without prompts; the run that follows builds the selected models.
+    """Plans and applies without prompts; the run afterwards builds the selected models.
 
     A model that cannot be deployed is left out with what is downstream of it, and the rest is planned
     again. A development environment, and one that is new, is planned without a backfill, so that
@@ -207,7 +207,7 @@ def _deploy(
 
 
 def _is_whole(context: CaptureContext, settings: ProjectSettings) -> bool:
-    """Whether the environment is there, and no plan has left it half changed."""
+    """Whether the environment exists, and its last plan was completed."""
     environment = _environment(context, settings)
     return environment is not None and environment.finalized_ts is not None
 
@@ -233,7 +233,7 @@ def _plan(
             settings.environment,
             auto_apply=True,
             no_prompts=True,
-            skip_tests=True,  # they ran already, model by model
+            skip_tests=True,  # they ran already, for each model
             skip_linter=True,
             select_models=names if refused.errors else None,
             backfill_models=[*names, *sorted(between)] if is_mixed else None,
@@ -246,7 +246,7 @@ def _plan(
 
 
 def _findings(context: CaptureContext, changed: set[str]) -> dict[str, ErrorOutcome]:
-    """What SQLMesh's unit tests and linter forbid of the changed models."""
+    """The errors of SQLMesh's unit tests and linter in the changed models."""
     names = changed & context.models.keys()
     texts: dict[str, list[str]] = {}
     for finding in verify(context, context.cancel_token, names).errors if names else ():
@@ -258,7 +258,7 @@ def _findings(context: CaptureContext, changed: set[str]) -> dict[str, ErrorOutc
 def _culprits(
     context: CaptureContext, console: CaptureConsole, changed: set[str], error: SQLMeshError
 ) -> dict[str, ErrorOutcome]:
-    """The changed models that a plan failed for: those that SQLMesh could not build, or names."""
+    """The changed models that made a plan fail: SQLMesh could not build them, or names them."""
     failed = {name: failure for name, failure in console.failures.items() if name in changed}
     if failed:
         return failed
@@ -295,7 +295,7 @@ def _told(settings: ProjectSettings, cause: str) -> str:
 
 
 def unreadable(manifest: Manifest, problem: str) -> Refused:
-    """The models of a file that cannot be loaded, as they last were, and what is downstream of them."""
+    """The last known models of a file that cannot be loaded, and the models downstream of them."""
     broken = {
         model.fqn: ErrorOutcome("ProjectLoadError", problem)
         for model in manifest.models

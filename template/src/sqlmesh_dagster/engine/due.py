@@ -22,7 +22,7 @@ class Due:
     """The answer for one moment.
 
     Attributes:
-        models: FQNs of the models with missing intervals, sorted. A signal may still hold some back.
+        models: FQNs of the models with missing intervals, sorted. Some may still wait for a signal.
         next_due: When the next model is due, if none is now.
         obstacle: Why the question could not be answered.
         is_new: Whether the environment does not exist yet.
@@ -51,7 +51,7 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
     snapshots = deployed.snapshots
     if deployed.environment.name == c.PROD:
         snapshots = _with_auto_restatements(snapshots, at)
-    due = missing_intervals(  # whatever the clock says: a tick may be tried for another time
+    due = missing_intervals(  # not the current time: a tick may be evaluated for another time
         snapshots, end=at, execution_time=at, deployability_index=deployed.deployability
     )
     models = sorted(s.name for s, intervals in due.items() if intervals and _is_built(s))
@@ -59,7 +59,7 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
 
 
 def _with_auto_restatements(snapshots: list[Snapshot], at: datetime) -> list[Snapshot]:
-    """As a run of production begins: what is to be built again is no longer done, here on copies."""
+    """As at the begin of a production run: what is to be restated is no longer done; on copies."""
     if not any(  # a run of other models leaves it pending
         s.pending_restatement_intervals or s.get_next_auto_restatement_interval(at)
         for s in snapshots

@@ -1,4 +1,4 @@
-"""What goes wrong outside any model, or under every one: one clear message with the next step."""
+"""Errors outside any model, or of every model: one clear message with what to do next."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REMEDIES = (
         "Restore it from a backup; or move it away and apply a plan, which builds it anew.",
     ),
 )
-"""What DuckDB says, and what helps."""
+"""DuckDB's messages, and what to do."""
 
 
 def explained(error: Exception, settings: ProjectSettings) -> Exception:
-    """One clear message for an error of a whole run; the error itself if it needs none."""
+    """One clear message for an error of a whole run; the error itself if it is clear."""
     message = str(error).strip()
     if isinstance(error, duckdb.IOException) and "lock" in message:
         return errors.DatabaseLockedError(

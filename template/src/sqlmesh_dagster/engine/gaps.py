@@ -1,4 +1,4 @@
-"""No model is built on a gap: what a run takes along upstream, and what has to wait.
+"""No model is built on a gap: what a run also builds upstream, and what has to wait.
 
 Importing this module imports SQLMesh.
 """
@@ -22,11 +22,11 @@ from sqlmesh_dagster.upstream.internals import (
 
 @dataclass(frozen=True)
 class Upstream:
-    """What lies upstream of the models that a run takes.
+    """The models upstream of those that a run takes.
 
     Attributes:
-        order: The taken models and everything above them, upstream before downstream, each with what
-            it reads directly.
+        order: The taken models and all models upstream, upstream before downstream, each with the
+            models that it reads.
         along: What is built with them where it is missing, as `sqlmesh run --select-model` does.
         above: Of each taken model, those of `along` that are above it.
     """
@@ -42,9 +42,9 @@ def find_upstream(
     held: Collection[str],
     choice: MissingUpstream,
 ) -> Upstream:
-    """Looks upstream of the taken models, and decides what goes along.
+    """Finds the models upstream of the taken ones, and decides which are built, too.
 
-    An external table has no step that builds it, so that its audits always go along.
+    External tables have no step of their own, so their audits always run, too.
 
     Args:
         snapshots: What the environment runs, by name.
@@ -75,7 +75,7 @@ def buildable(
     taken: Collection[str],
     deployability: DeployabilityIndex,
 ) -> dict[str, Buildable]:
-    """What of the missing intervals may be built, of each taken model that waits for something.
+    """The missing intervals that may be built, for each taken model that waits for others.
 
     Args:
         missing: Of every model, as SQLMesh merged them.
@@ -127,7 +127,7 @@ def _above(
 def _never_built(
     snapshot: Snapshot, spans: Intervals, deployability: DeployabilityIndex
 ) -> Intervals:
-    """What is missing without what is only built again, as a `lookback` is."""
+    """Missing intervals, without those that are only built again because of a `lookback`."""
     done = (
         snapshot.intervals if deployability.is_representative(snapshot) else snapshot.dev_intervals
     )

@@ -22,7 +22,7 @@ ColumnSources = tuple[tuple[str, str], ...]
 
 
 def column_lineages(models: Mapping[str, Model]) -> dict[str, Mapping[str, ColumnSources]]:
-    """The sources of each model's columns, by FQN; seen through embedded models, which leave no table."""
+    """The sources of each model's columns, by FQN; embedded models are looked through."""
     direct = {fqn: _direct_sources(model) for fqn, model in models.items()}
 
     def visible(fqn: str, column: str) -> Iterator[tuple[str, str]]:
@@ -77,7 +77,7 @@ def _direct_sources(model: Model) -> Mapping[str, ColumnSources]:
         SqlglotError,
         SQLMeshError,
         ValueError,
-    ):  # lineage only decorates; a load judges queries
+    ):  # lineage is optional; a load reports errors of queries
         _log.info("The columns of `%s` cannot be traced.", model.name, exc_info=True)
         return {}
 

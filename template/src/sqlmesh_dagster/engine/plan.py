@@ -100,7 +100,7 @@ class Planning:
         refuse_dropping(context, self.session.settings, self.former, deployed, gone)
 
     def _audit_the_rest(self, context: CaptureContext, console: CaptureConsole) -> None:
-        """Runs those audits that the plan itself left out, as it had nothing to build for them."""
+        """Runs the audits that the plan did not run, because it had nothing to build for them."""
         settings = self.session.settings
         snapshots, _ = deployed_snapshots(context, settings)
         at = datetime.now(timezone.utc)
@@ -128,7 +128,7 @@ class Planning:
 
     @contextmanager
     def _context(self, console: CaptureConsole, *, load: bool) -> Iterator[CaptureContext]:
-        """A context, and clear errors: SQLMesh raises without saying what failed, its console hears it."""
+        """A context; clear errors come from the console, as SQLMesh's exception has no reason."""
         try:
             with self.session.opened(console, load=load) as context:
                 yield context

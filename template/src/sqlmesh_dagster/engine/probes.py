@@ -1,6 +1,6 @@
-"""Looks at what a run has built or found, in the connection that it has anyway.
+"""Queries about what a run has built or found, on the run's own connection.
 
-They decorate what Dagster shows: what goes wrong in them is logged and fails no model.
+Their results are optional: an error is logged, and fails no model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COUNTING_DIALECTS = ("duckdb",)
 def row_count(
     snapshot: Snapshot, adapter: EngineAdapter, deployability: DeployabilityIndex | None
 ) -> int | None:
-    """Rows of a model's table; None for a view, which would be computed, and where counting scans."""
+    """Rows of a model's table; None for a view, and if counting would scan the table."""
     if adapter.dialect not in _COUNTING_DIALECTS or not snapshot.is_model:
         return None
     if not snapshot.is_materialized or snapshot.is_materialized_view:

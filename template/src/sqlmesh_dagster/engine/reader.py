@@ -55,7 +55,7 @@ _CRON_SAMPLES = 30
 """Ticks looked at, at least: a month of a daily cron."""
 _DAY = 86400.0
 _CRON_SPAN = timedelta(hours=25)
-"""Time looked at, at least: a night of `*/5 8-18`, SQLMesh's shortest period being 5 minutes."""
+"""Least time that is compared: a night of `*/5 8-18`; SQLMesh's shortest period is 5 minutes."""
 
 
 ReadModel = Callable[[Model], Mapping[str, Any]]
@@ -369,7 +369,7 @@ def _is_blocking(audit: Audit, arguments: Mapping[str, exp.Expr]) -> bool:
 
 
 def _visible_dependencies(names: Iterable[str] | None, models: Mapping[str, Model]) -> set[str]:
-    """What is read, seen through embedded models: they leave no table."""
+    """What is read; embedded models, which have no table, are replaced by what they read."""
     visible: set[str] = set()
     seen: set[str] = set()
     pending = list(names or ())
@@ -429,7 +429,7 @@ def _cron_spacing(cron: str, time_zone: tzinfo | None) -> tuple[float, float]:
 def _fixed_starts(models: Mapping[str, Model], order: Iterable[str]) -> dict[str, datetime | None]:
     """When each model begins: by its own start, or by the earliest of what it reads.
 
-    As `sqlmesh.core.snapshot.start_date`, but for what depends on the clock, which is None.
+    As `sqlmesh.core.snapshot.start_date`; a relative start, such as `1 week ago`, is None.
     """
     starts: dict[str, datetime | None] = {}
     for fqn in order:

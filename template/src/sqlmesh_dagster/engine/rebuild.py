@@ -1,4 +1,4 @@
-"""What is stale is built again, with what is due: in the same `sqlmesh run`, and nothing else of it.
+"""Stale intervals are built again, with what is due, in the same `sqlmesh run`.
 
 Importing this module imports SQLMesh.
 """
@@ -38,11 +38,11 @@ from sqlmesh_dagster.upstream.internals import (
 
 @dataclass(frozen=True)
 class Rebuild:
-    """What a run builds beside what is due.
+    """What a run builds in addition to what is due.
 
     Attributes:
-        intervals: What SQLMesh is to forget of each snapshot.
-        previews: The same of previews, whose record SQLMesh does not let go, up to the run's now.
+        intervals: The intervals whose record is removed, for each snapshot.
+        previews: The same for previews, whose record SQLMesh cannot remove, up to the run's now.
         audited: Names of the snapshots of which only the audits run.
     """
 
@@ -52,13 +52,12 @@ class Rebuild:
 
     @property
     def spans(self) -> Mapping[SnapshotId, Interval]:
-        """From the begin of what is built again of each snapshot to its end."""
+        """Begin and end of what is built again, for each snapshot."""
         return {s: (spans[0][0], spans[-1][1]) for s, spans in self.intervals.items()}
 
     def forget(self, state: StateSync, snapshots: Mapping[SnapshotId, Snapshot]) -> None:
-        """Takes it off SQLMesh's record of what is done: what then fails is missing, and built by the next run.
-
-        SQLMesh forgets one interval of a table at a time.
+        """Removes the intervals from SQLMesh's record: if they fail, the next run builds them.
+        SQLMesh removes one interval of a table at a time.
         """
         chosen = {s: spans for s, spans in self.intervals.items() if s in snapshots}
         for spans in zip_longest(*chosen.values()):
@@ -71,7 +70,7 @@ class Rebuild:
 
 
 class Freshness:
-    """What the run does about stale models, and what each of its outcomes then says of the inputs."""
+    """What the run does about stale models, and the inputs that each outcome then records."""
 
     def __init__(
         self,
@@ -100,7 +99,7 @@ class Freshness:
             if subject.fqn in snapshots
         }
         self._verdicts = judge(known, self._tables)
-        if options.start or options.end:  # what is forgotten outside of them would stay missing
+        if options.start or options.end:  # what is removed outside of them would stay missing
             self._verdicts = {label: _limited(v) for label, v in self._verdicts.items()}
         self._inputs = {
             label: Input(contents(inputs_before(subject, self._tables.get(label), known.loads)))
@@ -109,7 +108,7 @@ class Freshness:
         }
 
     def rebuild(self, log: Callable[[int, str], None]) -> Rebuild | None:
-        """What is built again; says so in one line, and what is left alone in another."""
+        """What is built again; logs it in one line, and what is not in another."""
         chosen = {label: v for label, v in self._verdicts.items() if v.rebuild}
         if chosen:
             log(logging.INFO, f"Stale, and built again: {', '.join(sorted(chosen))}.")
@@ -131,7 +130,7 @@ class Freshness:
         return Rebuild(intervals, previews, frozenset(audited))
 
     def with_reason(self, outcome: ModelOutcome) -> ModelOutcome:
-        """The outcome, with what the model is made of, and why it was built again or left alone."""
+        """The outcome, with the model's inputs, and why it was built again or not."""
         subject = self._subjects.get(outcome.fqn)
         if subject is None or not outcome.is_success:
             return outcome
@@ -213,7 +212,7 @@ def _limited(verdict: Verdict) -> Verdict:
 
 
 def _left(verdict: Verdict, next_due: str | None) -> str | None:
-    """Why it was left as it is, since when, until when, and how to build it now."""
+    """Why it was not built, since when, until when, and how to build it now."""
     if not verdict.left:
         return None
     changed = ", ".join(

@@ -1,4 +1,4 @@
-"""What is built again: which models, over which intervals, and what SQLMesh forgets for it."""
+"""Restatement: which models, which intervals, and what is removed from SQLMesh's record for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True)
 class Restatement:
-    """Done intervals that a run builds again, with those in the same span that are missing.
+    """Intervals that a run restates, with the missing ones in the same span.
 
     Attributes:
         start: Begin of the span that the run was asked for.
@@ -105,10 +105,10 @@ def plan_restatement(
 def forget_done(
     state: StateSync, snapshots: Mapping[SnapshotId, Snapshot], restatement: Restatement
 ) -> None:
-    """Takes what is built again off SQLMesh's record of what is done.
+    """Removes what is restated from SQLMesh's record of what is done.
 
-    A plan leaves it there. Without it, what then fails or is stopped is missing, and the next run
-    builds it. Previews keep a record of their own, which SQLMesh does not let go.
+    A plan does not. If the run then fails or is stopped, the intervals are missing, and the next
+    run builds them. Previews have a record of their own, which SQLMesh cannot remove.
     """
     done = [
         (snapshots[s], interval)
@@ -124,7 +124,7 @@ def forget_elsewhere(
     snapshots: Mapping[SnapshotId, Snapshot],
     intervals: Mapping[SnapshotId, Interval],
 ) -> None:
-    """Lets development environments build again what production has, as a plan does.
+    """Lets development environments build again what production restates, as a plan does.
 
     Their own versions of a model would bring old rows into production when they are promoted.
     """
@@ -147,7 +147,7 @@ def forget_elsewhere(
 def _span(
     wanted: Iterable[Snapshot], options: CheckedRunOptions, execution_time: datetime
 ) -> tuple[TimeLike, TimeLike]:
-    """What the run was asked for; where it does not say, all that is done."""
+    """The span that the run was asked for; by default all that is done."""
     if options.partitions is not None:
         return options.partitions
     done = [interval for s in wanted for interval in (*s.intervals, *s.dev_intervals)]

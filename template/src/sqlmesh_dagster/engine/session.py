@@ -1,4 +1,4 @@
-"""The one door to SQLMesh's work: the locks that fit, a context with its console, and clear errors."""
+"""All that SQLMesh work needs: its locks, a context with a console, and clear errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Session:
     """Who works on which project, and who gets its messages. `guard.locks` has the table of locks.
 
     Attributes:
-        holder: How the Dagster run names itself to those who wait for it.
+        holder: The name of the Dagster run for those who wait for it.
         log: Receives a logging level and a message.
         has_project_lock: Whether the caller holds this host's lock on the project already.
     """
@@ -60,7 +60,7 @@ class Session:
 
     @contextmanager
     def state_locked(self, context: CaptureContext) -> Iterator[StateLock]:
-        """The lock on the state, and the state's and the data's files open; waits for who holds them."""
+        """The lock on the state, with the files of state and data open; waits for both."""
         with state_lock(context, self.settings, self.holder, self.cancel, self.log) as lock:
             wait_for_database(context, self.settings, self.log)
             yield lock

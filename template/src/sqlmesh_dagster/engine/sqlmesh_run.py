@@ -91,7 +91,7 @@ class SQLMeshRun:
                     context.restatement = restated
                     if freshness is not None and restated is None:
                         context.rebuild = freshness.rebuild(session.log)
-                    # this thread's own queries are those of `before_all` and `after_all`
+                    # in this thread, only `before_all` and `after_all` run queries
                     with cancel.watching(context.engine_adapter.cursor):
                         context.run(
                             settings.environment,
@@ -100,7 +100,7 @@ class SQLMeshRun:
                             execution_time=execution_time,
                             # its span is of what is done or was asked for, whatever the cron
                             ignore_cron=options.ignore_cron or restated is not None,
-                            skip_janitor=True,  # it would come first, and its error be each model's
+                            skip_janitor=True,  # it would run first, and fail each model
                         )
                         self._clean_up(context)
         except Exception as error:
@@ -202,7 +202,7 @@ class SQLMeshRun:
     def _prepared(
         self, console: CaptureConsole, fqns: Collection[str], held: Collection[str] | None = None
     ) -> Iterator[tuple[CaptureContext, Refused]]:
-        """A context whose environment runs what it should, and what could not be deployed; nobody else works on it.
+        """A context whose environment is prepared, and what could not be deployed; with all locks.
 
         Args:
             held: As in `run_models`; None where nothing is built.

@@ -1,4 +1,4 @@
-"""What SQLMesh's state says of an environment: what is deployed and done. Changes nothing.
+"""What SQLMesh's state says about an environment: what is deployed and done. Changes nothing.
 
 Importing this module imports SQLMesh.
 """
@@ -31,7 +31,7 @@ _KNOWN: dict[ProjectSettings, dict[SnapshotId, Snapshot]] = {}
 
 
 class Obstructed(Exception):
-    """Why the state cannot be asked now; later it can."""
+    """Why the state cannot be read now; later it can."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
     Never waits for a run.
 
     Args:
-        who: Asks; named to those who wait for the project meanwhile.
+        who: The name for those who wait for the project meanwhile.
 
     Raises:
-        Obstructed: Somebody else is at work.
+        Obstructed: Somebody else works on the project.
         ProjectLoadError: The project's config is broken.
     """
     lock = ProjectLock(settings.lock_name, settings.project_path)
@@ -104,7 +104,7 @@ def _snapshots_with_intervals(
         key: snapshot
         for key, snapshot in _KNOWN.get(settings, {}).items()
         if not (snapshot.is_model and snapshot.model.auto_restatement_cron)
-    }  # when those are restated next is read with them
+    }  # the next restatement of those is read with them
     known = {**known, **state.get_snapshots(wanted - known.keys())}
     _KNOWN[settings] = {key: value for key, value in known.items() if key in wanted}
     snapshots = list(_KNOWN[settings].values())

@@ -34,10 +34,10 @@ LIMIT 1
 
 
 class StateLock(Protocol):
-    """Keeps others from what would spoil a piece of work."""
+    """Keeps others from changing the same data at the same time."""
 
     def comparing(self) -> AbstractContextManager[None]:
-        """Nobody else deploys local changes meanwhile; runs and audits go on."""
+        """Nobody else deploys local changes meanwhile; runs and audits may."""
 
     def alone(self) -> AbstractContextManager[None]:
         """Nobody else runs, plans or audits meanwhile: for a plan, and a run of many models."""
@@ -59,7 +59,7 @@ def state_lock(
     Under `shared` execution the step that leads holds this host's lock already.
 
     Args:
-        holder: How this work names itself to those who wait for it.
+        holder: The name of this work for those who wait for it.
     """
 
     def say(message: str) -> None:
@@ -76,7 +76,7 @@ def state_lock(
 
 
 class _Held:
-    """The whole project is ours already."""
+    """This host's lock on the project is held already."""
 
     def comparing(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -140,7 +140,7 @@ class _PostgresLock:
     def _release(self, query: str) -> None:
         try:
             is_ours = self._ask(query)
-        except Exception:  # the work is done; what is lost with the connection is the lock alone
+        except Exception:  # the work is done; only the lock was lost with the connection
             is_ours = False
         if not is_ours:
             self._log(

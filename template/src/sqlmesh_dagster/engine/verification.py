@@ -47,7 +47,7 @@ def verify(
 
 
 def refuse_errors(verification: Verification) -> None:
-    """Stops what must not go on with broken code.
+    """Raises if there are errors.
 
     Raises:
         VerificationFailedError: With each failing test, or each violation of the linter.
@@ -67,7 +67,7 @@ def _failures(
     cancel.check()
     try:
         result = context.test(tests=list(names))
-    except SQLMeshError as error:  # a test that cannot be made of its file
+    except SQLMeshError as error:  # a test that cannot be loaded from its file
         yield Finding(fqn, "unit tests", str(error).strip())
         return
     for test, text in (*result.failures, *result.errors):

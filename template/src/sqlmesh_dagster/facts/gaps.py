@@ -1,4 +1,4 @@
-"""What must wait, because a model upstream lacks the same time: pure, on intervals."""
+"""What must wait because a model upstream lacks the same interval: pure functions."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def without_gaps(
     gaps: Mapping[str, Collection[Interval]],
     consecutive: Collection[str] = (),
 ) -> dict[str, Buildable]:
-    """What of `wanted` may be built: no interval that a model above, however far, lacks.
+    """The intervals of `wanted` that may be built: none that any model upstream lacks.
 
     Args:
         parents: What each model reads directly, upstream before downstream.
         wanted: Intervals, each of the model's own length, of the models that a run may build.
         gaps: Time that a model lacks, and that the run does not build.
-        consecutive: Models that are built in order of time: nothing of them after a gap.
+        consecutive: Models that are built in order of time: nothing after a gap may be built.
     """
     lacking: dict[str, dict[str, list[Interval]]] = {}
     found = {}

@@ -1,6 +1,6 @@
-"""What happened to each model of one run, and so its outcome: pure; each is reported once, as soon as it is known.
+"""What happened to each model of one run, and its outcome, reported once, as soon as it is known.
 
-The rules that turn what SQLMesh says into an outcome stand here alone:
+Only this module decides which outcome follows from SQLMesh's reports:
 
 | what was heard                                   | outcome                       |
 |--------------------------------------------------|-------------------------------|
@@ -34,7 +34,7 @@ FailureKind = Literal["failed", "audit_failed", "cancelled"]
 
 @dataclass(frozen=True)
 class DeployedModel:
-    """A model as the environment has it.
+    """A model in an environment.
 
     Attributes:
         snapshot: Identifier of its snapshot; None if it is not known.
@@ -68,7 +68,7 @@ class Batch:
 
 @dataclass
 class _Entry:
-    """What was heard of one model so far."""
+    """What was reported of one model so far."""
 
     model: DeployedModel | None = None
     planned: Sequence[Interval] = ()
@@ -83,7 +83,7 @@ class _Entry:
     told_batches: int = 0
 
     def identify(self, model: DeployedModel) -> None:
-        """Notes which snapshot it is about."""
+        """Records which snapshot it is about."""
         known = self.model or model
         self.model = replace(
             model, next_due=model.next_due or known.next_due, table=model.table or known.table
@@ -92,7 +92,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Run:
-    """What is the same for every model of a run."""
+    """Facts that are the same for every model of a run."""
 
     execution_time: str | None = None
     plan: str | None = None
@@ -140,15 +140,15 @@ class Ledger:
         *,
         holds_last: bool = False,
     ) -> list[str]:
-        """Notes what the environment has, and reports the selected models that it does not have.
+        """Records the environment's models, and reports selected models that it lacks.
 
         Args:
             hint: How to deploy a model that is missing.
             plan: Id of the plan that last changed the environment.
             below: Models that are restated with a selected one; they are taken, too.
             above: Models upstream of a selected one, which are built with it where they are missing.
-            holds_last: Whether the run does more after its last model, such as `after_all`: that model
-                is reported when it is done, because somebody has to say so if it fails.
+            holds_last: Whether the run does more after its last model, such as `after_all`. Then
+                that model is reported at the end of the run, so that a step can report a failure.
 
         Returns:
             The taken names that the environment has, sorted.
@@ -192,10 +192,10 @@ class Ledger:
                     self._report_once(name, "executed", BUILT_BY_PLAN)
 
     def fail(self, error: ErrorOutcome) -> bool:
-        """Reports every model that was not reported yet: that the run as a whole failed.
+        """Reports that the run failed, for every model that was not reported yet.
 
         Returns:
-            Whether there was one to report it to.
+            Whether there was such a model.
         """
         with self._lock:
             unreported = self._unreported()
@@ -209,7 +209,7 @@ class Ledger:
             return has_said_so or bool(unreported)
 
     def refused(self, errors: Mapping[str, ErrorOutcome], below: Mapping[str, str]) -> None:
-        """Tells the selected models whose local changes could not be deployed, and those below them.
+        """Reports the models whose local changes could not be deployed, and those downstream.
 
         Args:
             below: Models that are downstream of one of these, with its name.
@@ -227,7 +227,7 @@ class Ledger:
 
     @contextmanager
     def planning(self) -> Iterator[None]:
-        """While a plan is applied: what it builds is kept, and reported with what the run builds."""
+        """Open while a plan is applied; what it builds is reported with what the run builds."""
         self._is_planning = True
         try:
             yield
@@ -242,12 +242,12 @@ class Ledger:
     # ------------------------------------------------------------ what is heard of a model
 
     def held_back(self, name: str, signal: str) -> None:
-        """A signal lets none of the model's intervals through."""
+        """A signal holds back all intervals of the model."""
         with self._lock:
             self._entry(name).signal = signal
 
     def planned(self, batches: Mapping[str, Sequence[Interval]]) -> None:
-        """The run will build these batches; reports the models for which nothing will be done."""
+        """The run will build these batches; reports the models for which there are none."""
         with self._lock:
             if self._is_planning:
                 return
@@ -284,14 +284,14 @@ class Ledger:
                 )
 
     def failed(self, name: str, kind: FailureKind, error: ErrorOutcome | None) -> None:
-        """The model failed; it is reported when SQLMesh ends its batch, or the run."""
+        """The model failed; it is reported when its batch, or the run, has ended."""
         with self._lock:
             self._failures.append(name)
             entry = self._entry(name)
             entry.failure, entry.error = kind, error
 
     def batch_ended(self, name: str) -> None:
-        """A batch has ended without having been built; reports the model if it failed."""
+        """A batch has ended and was not built; reports the model if it failed."""
         with self._lock:
             if name in self._selected and self._entry(name).failure:
                 self._report_failed(name)
@@ -306,12 +306,12 @@ class Ledger:
                     self._report_once(name, "upstream_failed", reason)
 
     def counted(self, name: str, rows: int | None) -> None:
-        """The model's table has so many rows now."""
+        """The number of rows of the model's table."""
         with self._lock:
             self._entry(name).row_count = rows
 
     def audited(self, name: str, results: Iterable[AuditOutcome]) -> None:
-        """Adds the results of one batch's audits: rows add up, the last query that found any is kept."""
+        """Adds the results of one batch's audits: rows add up, the last query with rows is kept."""
         with self._lock:
             audits = self._entry(name).audits
             for result in results:
@@ -372,7 +372,7 @@ class Ledger:
             self._report(outcome)
 
     def _report_held(self, error: ErrorOutcome | None) -> bool:
-        """Tells the model that waited for the end of the run."""
+        """Reports the model that waited for the end of the run."""
         held, self._held, self._holds_last = self._held, None, False
         if held is not None:
             self._report(replace(held, error=error))
@@ -423,7 +423,7 @@ def _outcome(
 
 
 def _partial(entry: _Entry) -> str | None:
-    """What is missing of a model that was built."""
+    """Which intervals are missing of a model that was built."""
     return f"the rest of it waits for {_quoted(entry.waits_for)}" if entry.waits_for else None
 
 
@@ -432,7 +432,7 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def _added(before: AuditOutcome | None, result: AuditOutcome) -> AuditOutcome:
-    """Of a whole table, the last batch has looked at all that the others have."""
+    """For an audit of the whole table, the last batch counts: it has covered all rows."""
     if before is None or not result.covered:
         return result
     shown = before if before.failing_rows and not result.failing_rows else result
@@ -447,6 +447,6 @@ def _added(before: AuditOutcome | None, result: AuditOutcome) -> AuditOutcome:
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
-    """None where the engine counted nothing."""
+    """None if the engine counted nothing."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None

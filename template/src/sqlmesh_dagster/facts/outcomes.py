@@ -61,7 +61,7 @@ class AuditOutcome:
 
 @dataclass(frozen=True)
 class ErrorOutcome:
-    """Why a model, or the whole run, failed: the engine's or Python's own words."""
+    """Why a model, or the whole run, failed: the message of the engine or of Python."""
 
     kind: str
     message: str
@@ -124,7 +124,7 @@ class ModelOutcome:
 
     @property
     def besides(self) -> tuple[str, ...]:
-        """Models that nobody selected, and whose outcome belongs to this one's."""
+        """Models that were not selected, and are reported with this one."""
         return (*self.above, *self.below)
 
     @property
@@ -149,4 +149,4 @@ def from_line(line: bytes) -> ModelOutcome:
 
 @lru_cache(maxsize=1)
 def _json() -> TypeAdapter[ModelOutcome]:
-    return TypeAdapter(ModelOutcome)  # 0.1 s, which an import need not pay
+    return TypeAdapter(ModelOutcome)  # 0.1 s, which an import should not take

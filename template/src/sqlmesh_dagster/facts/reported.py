@@ -16,7 +16,7 @@ _OF_THE_DATA = ("dagster/data_version", "dagster/code_version", "dagster/input_"
 
 @dataclass(frozen=True)
 class Reported:
-    """What the last materialization of an asset says.
+    """The last materialization of an asset.
 
     Attributes:
         version: None in one of an earlier version of this package, or of another's.
@@ -86,7 +86,7 @@ def reported(materialization: dg.AssetMaterialization, run_id: str, at: float) -
 
 
 def has_moved(table: BuiltTable, last: Reported | None) -> bool:
-    """Whether the table is another one than was reported, or holds newer data.
+    """Whether the table has changed since it was reported, or holds newer data.
 
     A change of metadata alone makes a new snapshot of the same version, and no new data.
     """

@@ -1,6 +1,6 @@
-"""Whether a model is behind what it reads, and what of it is built again: the rule, pure.
+"""Whether a model is stale, and what of it is built again: the rule, as pure functions.
 
-A model is stale when an input is another one than that it was last built from:
+A model is stale when an input has changed since the model was last built:
 
 | input                                  | is another one when                                     |
 |----------------------------------------|---------------------------------------------------------|
@@ -29,7 +29,7 @@ _FOR_THE_CLOCK = (
     "`build: due` leaves it for the clock. Launch it with `build: stale` to build it now."
 )
 UNKNOWN = "?"
-"""The version of an input that was there, and nobody knows in which version."""
+"""The version of an input that existed, if the version is not known."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Input:
-    """One input as a model was built from it; of a model, `version` stands for all that it contains."""
+    """One input as a model was built from it; the `version` of a model covers its inputs, too."""
 
     version: str
     pointer: int = 0
@@ -105,7 +105,7 @@ class Table:
         version: SQLMesh's version of its table.
         built_at: When its data last changed, epoch milliseconds.
         done: What is recorded as done.
-        is_due: Whether the clock asks for it.
+        is_due: Whether it is due by cron.
         is_restatable: Whether SQLMesh may build all of it again when it is asked to.
         refusal: Why nothing of it may be built again, and what to do.
     """
@@ -125,7 +125,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Change:
-    """An input that is another one than what the model was built from.
+    """An input that has changed since the model was built.
 
     Attributes:
         since: Epoch milliseconds; None where this run changes it.
@@ -141,13 +141,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of one model because of its inputs.
+    """What is done with one model because of its inputs.
 
     Attributes:
         rebuild: The time to be built again; empty for none.
         only_audits: Whether its audits run, and nothing is built.
-        left: Why a stale model is left alone, and how to build it now; whole sentences but for the
-            begin of the first.
+        left: Why a stale model is not built, and how to build it now; sentences, the first without
+            its begin.
     """
 
     changes: tuple[Change, ...] = ()
@@ -178,15 +178,13 @@ class Known:
 
 
 def contents(inputs: Inputs) -> str:
-    """A version for what a model contains: another one when it was built from other inputs."""
+    """A version of a model's content, which changes when it is built from other inputs."""
     text = json.dumps(sorted((label, made_of.version) for label, made_of in inputs.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def judge(known: Known, tables: Mapping[str, Table]) -> dict[str, Verdict]:
-    """The verdict on each model that is stale; one that is fresh has none.
-
-    Only selected ones are built again, or left for a reason.
+    """The verdict on each stale model. Only selected ones are built again, or left for a reason.
 
     Args:
         tables: Of all subjects that are deployed.
@@ -205,7 +203,7 @@ def judge(known: Known, tables: Mapping[str, Table]) -> dict[str, Verdict]:
 
 
 def inputs_before(subject: Subject, table: Table | None, loads: Mapping[str, Load]) -> Inputs:
-    """What the model was last built from; by time where nothing is recorded of its table."""
+    """What the model was last built from; by time if nothing is recorded of its table."""
     recorded = subject.recorded
     if recorded is not None and table is not None and recorded.table == table.version:
         return recorded.inputs
@@ -229,7 +227,7 @@ def inputs_after(
 ) -> Inputs:
     """What the model is built from, after these intervals of it were built.
 
-    A change that reaches further back than what was built is not in it: the model stays stale.
+    If a change begins before the intervals that were built, it is not in it: the model stays stale.
 
     Args:
         before: What it was built from until then.
@@ -244,7 +242,7 @@ def inputs_after(
 def _is_met(
     change: Change, covered: Sequence[Interval], subject: Subject, table: Table | None
 ) -> bool:
-    """Whether what was built holds a change: all of the time that changed, else the newest of it."""
+    """Whether what was built includes a change: all intervals that changed, or else the newest."""
     if subject.policy == "all" or table is None or not table.done:
         return bool(covered)
     if change.spans is not None and subject.policy != "newest":
@@ -276,7 +274,7 @@ def _changes(
 
 
 def _loaded(label: str, before: Input | None, known: Known) -> Change | None:
-    """How an asset outside SQLMesh differs from what the model was built from."""
+    """The change of an asset outside SQLMesh since the model was built."""
     now = known.loads.get(label)
     if now is None or (before is not None and before.version == now.version):
         return None
@@ -292,7 +290,7 @@ def _loaded(label: str, before: Input | None, known: Known) -> Change | None:
 
 
 def _new_loads(before: Input | None, history: Sequence[Load]) -> Iterable[Load]:
-    """The loads that brought other data than the one before them."""
+    """The loads with other data than the load before."""
     version = before.version if before else None
     for load in history:
         if (before is None or load.pointer > before.pointer) and load.version != version:
@@ -308,7 +306,7 @@ def _rebuilt(
     tables: Mapping[str, Table],
     verdict: Verdict | None,
 ) -> Change | None:
-    """How a table that SQLMesh builds differs from what the model was built from."""
+    """The change of a table that SQLMesh builds since the model was built."""
     table = tables.get(model.label)
     if verdict is not None and verdict.rebuild:
         return Change(model.label, None, _passed_on(model, verdict), is_new=_is_new(verdict))
@@ -327,7 +325,7 @@ def _is_new(verdict: Verdict) -> bool:
 
 
 def _passed_on(model: Subject, verdict: Verdict) -> tuple[Interval, ...] | None:
-    """Of which time the rows are that a model gets anew."""
+    """The time of a model's rows that are built again."""
     spans = [change.spans for change in verdict.changes]
     given = [span for each in spans if each is not None for span in each]
     if len([each for each in spans if each is not None]) < len(spans):
@@ -387,7 +385,7 @@ def _why_not(subject: Subject, table: Table) -> str:
 def _touched(
     spans: Iterable[Interval], subject: Subject, table: Table | None
 ) -> Iterable[Interval]:
-    """The whole intervals of these times that are done: what is not is the clock's business."""
+    """The whole intervals of these times that are done; those that are not done are due anyway."""
     for span in merged(widened(span, subject.unit) for span in spans):
         for low, high in table.done if table else ():
             if max(low, span[0]) < min(high, span[1]):
@@ -395,9 +393,8 @@ def _touched(
 
 
 def _newest(subject: Subject, table: Table) -> Interval | None:
-    """The newest interval that is done; SQLMesh builds those with it that it looks back at.
-
-    None where it is all there is of a model that would then begin from nothing.
+    """The newest interval that is done; SQLMesh adds those of the model's `lookback`. None if it is
+    the only one, and the model would begin again without rows.
     """
     first, end = table.done[0][0], table.done[-1][1]
     low = _floor(end - 1, subject.unit)

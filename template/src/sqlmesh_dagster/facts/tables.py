@@ -32,7 +32,7 @@ class BuiltTable:
 
 @dataclass(frozen=True)
 class BuiltTables:
-    """What an environment shows, or why that cannot be asked now."""
+    """The tables of an environment, or why they cannot be read now."""
 
     tables: tuple[BuiltTable, ...] = ()
     obstacle: str | None = None

@@ -1,4 +1,4 @@
-"""What SQLMesh's unit tests and linter say of the project's files, as plain data."""
+"""The results of SQLMesh's unit tests and linter, as plain data."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Verification:
             *(_row(found, "unit test") for found in self.failures),
             *(_row(found, "linter") for found in self.violations),
         ]
-        found = "\n".join(rows) if len(rows) > 2 else "Unit tests and linter have nothing to say."
+        found = "\n".join(rows) if len(rows) > 2 else "Unit tests and linter found nothing."
         details = "\n\n".join(texts(self.failures))
         return "\n\n".join(part for part in (title, found, details) if part)
 

@@ -38,7 +38,7 @@ class CancelToken:
                 interrupt(cursor)
 
     def check(self) -> None:
-        """Call it where work may end.
+        """Raises if the work is cancelled; call it where work may stop.
 
         Raises:
             RunCancelled: `cancel` was called.

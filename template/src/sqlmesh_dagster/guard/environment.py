@@ -1,4 +1,4 @@
-"""What a project does to the environment of its process ends with its context."""
+"""Environment variables that a project sets, which are reset when its context is closed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from contextlib import contextmanager
 class EnvironmentChanges:
     """Variables that loading a project has set, such as those of its `.env`; undone when it is closed.
 
-    Only these, and only while nobody else has set them since: other steps of the process live in the
-    same environment.
+    Only these, and only if nobody else has set them since: other steps use the same process.
     """
 
     def __init__(self) -> None:
@@ -20,7 +19,7 @@ class EnvironmentChanges:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Meanwhile, what changes is the project's doing."""
+        """Records the variables that change while it is open."""
         before = dict(os.environ)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Python's cyclic garbage collector, made to look less often while much is made that stays."""
+"""Python's cyclic garbage collector runs less often while many objects are made that stay."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _ALLOCATIONS = 100_000
-"""Objects made between two looks. With Python's 700 or 2,000, a load of 500 SQLMesh models spends a
-quarter of its time on looking; with this many, peak memory grows by 2 %, and without any look by half."""
+"""New objects between two collections. With Python's 700 or 2,000, a load of 500 SQLMesh models
+spends a quarter of its time in collections; with this many, peak memory grows by 2 %, and without
+collections by half."""
 
 _lock = threading.Lock()
 _inside = 0
@@ -20,9 +21,9 @@ _has_frozen = False
 
 @contextmanager
 def rare_collection() -> Iterator[None]:
-    """While open, in any thread, the collector looks rarely; nested ones do nothing more.
+    """While open, in any thread, the collector runs rarely; nested ones have no further effect.
 
-    What was switched off, or set higher, stays so.
+    A collector that was switched off, or set higher, stays so.
     """
     global _inside, _before
     with _lock:
@@ -41,11 +42,11 @@ def rare_collection() -> Iterator[None]:
 
 
 def freeze_definitions() -> None:
-    """Takes what lives until the process ends, such as its definitions, out of all collections to come.
+    """Excludes objects that live until the process ends, such as its definitions, from collections.
 
-    A collection of everything takes 0.1 s for 500 models, and a process that ends makes several. Only
-    once in a process, so that one that loads again and again keeps no more than the first; and not
-    where SQLMesh was loaded, whose models are garbage by now.
+    A collection of everything takes 0.1 s for 500 models, and a process that ends makes several.
+    Only once in a process, so that repeated loads keep only the first definitions; and not if
+    SQLMesh was loaded, whose models are garbage by now.
     """
     global _has_frozen
     with _lock:

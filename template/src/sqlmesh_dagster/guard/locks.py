@@ -1,6 +1,6 @@
 """One piece of SQLMesh work at a time on a project: SQLMesh itself has no run lock.
 
-Three locks, always taken in this order, each given back by who took it:
+Three locks, always taken in this order, each released by the one who took it:
 
 | work                                   | this host's, on the project | this process's, on SQLMesh | Postgres state's    |
 |----------------------------------------|-----------------------------|----------------------------|---------------------|
@@ -41,7 +41,7 @@ _Taken = TypeVar("_Taken")
 
 
 class Lease:
-    """A lock that was taken: who has this gives it back, in any thread, by leaving its `with`."""
+    """A lock that was taken; it is released at the end of its `with`, in any thread."""
 
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
@@ -53,14 +53,14 @@ class Lease:
         self.release()
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         self._lock.release()
 
 
 class ProjectLock:
     """A lock on a project, shared by every process of this host.
 
-    The operating system drops it when its process dies.
+    The operating system releases it when its process ends.
 
     Args:
         name: `ProjectSettings.lock_name`.
@@ -81,12 +81,12 @@ class ProjectLock:
         self._holder = folder / f"{self._name}.json"
 
     def take(self, holder: str) -> Lease | None:
-        """Takes the lock if it is free; `holder` names the taker to those who wait.
+        """Takes the lock if it is free; those who wait are shown the name `holder`.
 
         Raises:
             EnvironmentBusyError: Another user made the lock, and this one may not use it.
         """
-        if self._lock.is_locked:  # by this very object: a `FileLock` would let it in again
+        if self._lock.is_locked:  # by this object: a `FileLock` can be taken twice
             return None
         try:
             self._lock.acquire(timeout=0)
@@ -102,7 +102,7 @@ class ProjectLock:
         return Lease(self._lock)
 
     def holder(self) -> str:
-        """Who took it last, as given to `take`; empty if not known."""
+        """The holder that was given to `take` last; empty if not known."""
         try:
             return str(json.loads(self._holder.read_text())["holder"])
         except (OSError, json.JSONDecodeError, KeyError):
@@ -142,7 +142,7 @@ def _shared_folder(project: Path | None) -> Path | None:
 
 
 def _private_folder() -> Path:
-    """A temporary folder that nobody else may write to; others could plant links in it.
+    """A temporary folder that no other user may write to, so that nobody can put links in it.
 
     Raises:
         EnvironmentBusyError: There is one of its name that is not ours.
@@ -174,12 +174,12 @@ def _not_ours(path: Path) -> str:
 
 
 class Patience:
-    """Waits for others for a limited time, and for other steps of the same Dagster run without limit.
+    """How long to wait: a limited time for others, without limit for steps of the same Dagster run.
 
     Args:
         holder: Who waits.
         timeout: Seconds to wait for anybody else.
-        say: Told once whom this waits for.
+        say: Called once, with the name of the holder.
     """
 
     def __init__(self, holder: str, timeout: float, say: Callable[[str], None] = _log.info) -> None:
@@ -190,7 +190,7 @@ class Patience:
         self._said: str | None = None
 
     def check(self, other: str) -> None:
-        """Call it each time the lock was found taken, with the name of who has it.
+        """Call it after each attempt that failed, with the name of the holder.
 
         Raises:
             EnvironmentBusyError: Somebody else kept the lock for longer than the timeout.
@@ -218,10 +218,10 @@ def wait_for(
     holder: Callable[[], str],
     cancel: CancelToken | None = None,
 ) -> _Taken:
-    """Tries until something is taken.
+    """Tries until `attempt` succeeds.
 
     Raises:
-        EnvironmentBusyError: The patience is at its end.
+        EnvironmentBusyError: Waiting took too long.
         RunCancelled: Cancelled meanwhile.
     """
     while (taken := take()) is None:

@@ -1,4 +1,4 @@
-"""A piece of SQLMesh work in a thread of its own, which a Dagster step waits for and can cancel."""
+"""SQLMesh work in a thread of its own; a Dagster step waits for it and can cancel it."""
 
 from __future__ import annotations
 

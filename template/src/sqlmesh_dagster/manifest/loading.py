@@ -1,4 +1,4 @@
-"""The project's manifest: the stored one if it still holds, else from a load of the project."""
+"""The project's manifest: the stored one if it is still valid, else from a load of the project."""
 
 from __future__ import annotations
 

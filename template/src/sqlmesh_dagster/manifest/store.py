@@ -1,4 +1,4 @@
-"""The manifest on disk: plain data, taken only if it was made of what is there now."""
+"""The manifest on disk: plain data, used only if its inputs are still the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StoredManifest:
 
 @dataclass(frozen=True)
 class ManifestStore:
-    """A file that holds the manifest of one project and gateway, or is to hold it."""
+    """The file for the manifest of one project and gateway; it may not exist yet."""
 
     path: Path
 
@@ -58,7 +58,7 @@ class ManifestStore:
         return cls(folder.expanduser().resolve() / f"manifest{suffix}.json")
 
     def read(self) -> StoredManifest | None:
-        """What is stored; None if there is nothing, or nothing that this version wrote whole."""
+        """The stored manifest; None if there is none that this version wrote completely."""
         try:
             stored = _json().validate_json(self.path.read_bytes())
         except FileNotFoundError:
@@ -81,7 +81,7 @@ class ManifestStore:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            unfinished.chmod(0o644)  # others than who baked it into an image may read it
+            unfinished.chmod(0o644)  # other users than the one who made the image may read it
             unfinished.replace(self.path)
         except BaseException:
             unfinished.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which run works on a project: one that Dagster calls active, and that is not dead."""
+"""Which run works on a project: one that Dagster lists as active, and that is not dead."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def active_run(
 ) -> str | None:
     """A run that has not ended and builds a model of this project, whoever launched it.
 
-    A run that is dead, because its process was killed, is ended as failed on the way.
+    A run that is dead, because its process was killed, is ended as failed.
 
     Args:
-        say: Told what was done about a dead run.
+        say: Receives a message about each dead run.
     """
     ours = set(project.keys_by_fqn.values())
     for record in instance.get_run_records(filters=dg.RunsFilter(statuses=_ACTIVE)):

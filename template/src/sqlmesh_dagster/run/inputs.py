@@ -37,7 +37,7 @@ def known_inputs(
     without_range: WithoutRange,
     outcomes: Mapping[str, ModelOutcome],
 ) -> Known:
-    """Looks up everything at once; one look more for each input whose metadata says of which time it is.
+    """Looks up everything at once, and again for each input whose metadata names a range.
 
     Args:
         fqns: The models that one sqlmesh run takes.
@@ -76,7 +76,7 @@ def known_inputs(
 
 
 class Reads:
-    """Which tables each model reads; views are looked through, as they hold no rows of their own."""
+    """Which tables each model reads; a view is replaced by the tables that it reads."""
 
     def __init__(self, project: DagsterProject) -> None:
         self.assets = project.assets_by_fqn
@@ -125,7 +125,7 @@ def _subject(asset: ModelAsset, reads: Reads, translator: SQLMeshTranslator) -> 
 
 
 def _told(outcome: ModelOutcome | None) -> Recorded | None:
-    """From a sqlmesh run of this very Dagster run, which Dagster may not have recorded yet."""
+    """From a sqlmesh run of this Dagster run, which Dagster may not have recorded yet."""
     if outcome is None or outcome.inputs is None:
         return None
     inputs = {label: Input(version, pointer) for label, version, pointer in outcome.inputs}
@@ -134,7 +134,7 @@ def _told(outcome: ModelOutcome | None) -> Recorded | None:
 
 
 def _recorded(entry: Any) -> Recorded | None:
-    """What a model's newest materialization says."""
+    """What a model's newest materialization records."""
     event = entry.last_materialization if entry is not None else None
     if event is None or event.asset_materialization is None:
         return None
@@ -149,7 +149,7 @@ def _recorded(entry: Any) -> Recorded | None:
     except (TypeError, ValueError):  # of another version; then the time decides
         return None
     table, built_at = metadata.get("sqlmesh/version"), metadata.get("sqlmesh/built_at")
-    # one with nothing due is reported once more, later than it was built
+    # a model with nothing due is reported again, later than it was built
     at = built_at.value if isinstance(built_at, dg.TimestampMetadataValue) else None
     return Recorded(
         inputs,
@@ -159,7 +159,7 @@ def _recorded(entry: Any) -> Recorded | None:
 
 
 def _load(instance: dg.DagsterInstance, entry: Any) -> Load | None:
-    """The asset as it is now; an observation counts where nothing materializes it."""
+    """The asset as it is now; an observation counts if the asset was never materialized."""
     if entry is None:
         return None
     if entry.last_materialization_record is not None:
@@ -198,7 +198,7 @@ def _histories(
     loads: Mapping[str, Load],
     reads: Reads,
 ) -> Iterator[tuple[str, tuple[Load, ...]]]:
-    """What was loaded since a model was built, of those inputs that say of which time it is."""
+    """The loads since a model was built, of inputs that name a time range."""
     oldest: dict[str, int] = {}
     for subject in subjects:
         for label, made_of in subject.recorded.inputs.items() if subject.recorded else ():
@@ -209,7 +209,7 @@ def _histories(
         chosen = dg.AssetRecordsFilter(reads.outside[label], after_storage_id=pointer)
         found = instance.fetch_materializations(chosen, limit=_LONGEST_HISTORY, ascending=True)
         history = [load for record in found.records if (load := _of_record(record))]
-        if found.has_more:  # too much to look at: of any time
+        if found.has_more:  # too many to read: as of any time
             history.append(replace(loads[label], span=None))
         yield label, tuple(history)
 

@@ -1,4 +1,4 @@
-"""Jobs of one op that does SQLMesh work: their shape, and how the op works in a session."""
+"""Jobs with one op that does SQLMesh work in a session."""
 
 # No `from __future__ import annotations`: Dagster reads the types of an op's arguments unquoted.
 

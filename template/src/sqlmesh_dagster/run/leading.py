@@ -19,11 +19,11 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 _SLOWEST_POLL_SECONDS = 1.0
 Outcomes = tuple[ModelOutcome, list[ModelOutcome]]
-"""What became of a step's own model, and of what is built with it though nobody selected it."""
+"""The outcomes of a step's own model, and of unselected models that are built with it."""
 
 
 def shared_outcome(step: Step, fqn: str) -> Outcomes:
-    """The model's outcome in this attempt of the step; leads a sqlmesh run if nobody does.
+    """The model's outcome in this attempt of the step; leads a sqlmesh run if no other step does.
 
     Raises:
         EnvironmentBusyError: Another run kept the project for longer than `wait_timeout`.
@@ -54,7 +54,7 @@ def shared_outcome(step: Step, fqn: str) -> Outcomes:
 
 
 def own_outcome(step: Step, fqn: str) -> Outcomes:
-    """As `shared_outcome`, from a sqlmesh run of this model alone, which shares nothing with other steps."""
+    """As `shared_outcome`, from a sqlmesh run of this model alone."""
     step.context.log.info("Starting one sqlmesh run for this model alone.")
     outcomes: dict[str, ModelOutcome] = {}
     inputs = step.known_inputs([fqn])
@@ -141,7 +141,7 @@ def _select(step: Step, results: RunResults) -> Selection:
 
 
 def _selection(step: Step, results: RunResults) -> tuple[Selection, int]:
-    """What a sqlmesh run may do now, and how many models the Dagster run has."""
+    """Which models a sqlmesh run may build now, and how many the Dagster run has."""
     plan = run_plan(step.context)
     broken = {asset.spec.key for asset in step.project.assets if asset.problem}
     fqns = {key: f for key, f in step.project.fqns_by_key.items() if key not in broken}

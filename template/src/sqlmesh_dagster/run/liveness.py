@@ -1,4 +1,4 @@
-"""Whether a run that Dagster calls active still lives: a process that was killed says no goodbye.
+"""Whether a run that Dagster lists as active still lives: its process may have been killed.
 
 | known of the run                                               | it is                          |
 |----------------------------------------------------------------|--------------------------------|
@@ -6,7 +6,7 @@
 | it holds the project's lock                                    | alive                          |
 | it has not started for 15 minutes                              | dead                           |
 | its process was on this host, and is gone or is another one    | dead                           |
-| its process is on another host, and gave a sign within 6 hours | alive                          |
+| its process is on another host, and gave a sign within 6 hours | alive |
 | … and gave none for longer                                     | dead                           |
 | nothing                                                        | alive; Dagster's run monitoring decides |
 """
@@ -26,9 +26,9 @@ _log = logging.getLogger(__name__)
 START_SECONDS = 15 * 60
 """Dagster's own monitoring gives a run three minutes to start; a queue of images may be slower."""
 SILENCE_SECONDS = 6 * 3600
-"""Longest time without a sign from another host; steps outside SQLMesh give none."""
+"""Longest time without a sign of life from another host; steps outside SQLMesh give none."""
 _CLOCK_SECONDS = 5
-"""By how much the start of a process may seem later than its first event."""
+"""How much later the start of a process may seem than its first event."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunSigns:
 
     Attributes:
         is_queued: Whether a daemon is still to launch it.
-        has_started: Whether its process has said so.
+        has_started: Whether its process has started.
         created_at: Epoch seconds.
         holds_lock: Whether it holds the project's lock.
         process: None if nothing is known of it.
@@ -95,9 +95,10 @@ def this_host() -> str:
 
 
 def give_sign(path: Path) -> None:
-    """Says that this process works on a run; call it again from time to time.
+    """Writes a sign of life: this process works on a run. Call it again from time to time.
 
-    Where nothing can be written, as by steps that share no folder, there is no sign: it never fails a run.
+    If it cannot be written, as by steps that share no folder, there is no sign; that never fails a
+    run.
     """
     before = read_sign(path)
     now = time.time()

@@ -1,4 +1,4 @@
-"""What was reported to Dagster last of all models of a run: one look into the event log, not one for each step."""
+"""What was reported to Dagster last of all models of a run: read at once, not for each step."""
 
 from __future__ import annotations
 

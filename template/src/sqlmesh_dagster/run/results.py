@@ -21,7 +21,7 @@ from sqlmesh_dagster.run.liveness import give_sign, read_sign
 RECORDS = "sqlmesh"
 """Folder of the records in an instance's storage folder; a folder for each run is in it."""
 SIGN = "process.json"
-"""The run's sign of life, beside its records."""
+"""The file with the run's sign of life, next to its records."""
 _SIGN_SECONDS = 60
 _DAY = 86400
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -44,7 +44,7 @@ class RunResults:
         self.appended = threading.Condition()
 
     def append(self, outcome: ModelOutcome) -> None:
-        """Records an outcome for every step of this Dagster run; wakes the waiting ones."""
+        """Records an outcome for every step of this Dagster run; those that wait are notified."""
         line = to_line(outcome)
         with self._lock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,9 @@ class RunResults:
 
 
 class SQLMeshResultsResource(dg.ConfigurableResource[None]):
-    """Where the steps of a Dagster run share what its sqlmesh run captured.
+    """The outcomes that the steps of a Dagster run share, under every executor on one host.
 
-    One code path for every executor on one host: files in the instance's storage folder.
+    They are files in the instance's storage folder.
     """
 
     storage_dir: str | None = Field(
@@ -131,17 +131,17 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         return self._open.setdefault(path, RunResults(path))
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Says on which host the run is, for a tick that finds it active."""
+        """Writes on which host the run is, for ticks that find it active."""
         if context.run is not None and context.instance is not None:
             give_sign(self._root(context.instance) / context.run.run_id / SIGN)
 
     def reports(
         self, run_id: str, project: str, attempt: int, look: Callable[[], Reports]
     ) -> Reports:
-        """What was reported to Dagster last of a run's models; the steps of this process look once.
+        """What was reported to Dagster last of a run's models; read once in each process.
 
         Args:
-            attempt: How often the asking step was retried; a retry looks again.
+            attempt: How often the step was retried; a retry reads again.
         """
         key = (run_id, project, attempt)
         if key not in self._reports:
@@ -164,7 +164,7 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         ):
             if _RUN_ID.fullmatch(path.parent.name) and _is_old_record(path, oldest):
                 path.unlink(missing_ok=True)
-                with suppress(OSError):  # there is something else in it
+                with suppress(OSError):  # it has other files
                     path.parent.rmdir()
 
     def _root(self, instance: dg.DagsterInstance) -> Path:
@@ -172,7 +172,7 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
 
 
 def _is_old_record(path: Path, oldest: float) -> bool:
-    """Whether a file is one that `RunResults` wrote, and nobody has touched since."""
+    """Whether `RunResults` wrote a file, long enough ago."""
     try:
         if path.name == SIGN and read_sign(path) is None:
             return False

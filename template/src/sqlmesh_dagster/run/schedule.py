@@ -63,8 +63,8 @@ def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     """The cron with the shortest period, and its time zone.
 
     An `auto_restatement_cron` counts as one. Several when that period is shared, such as `0 5 * * *` and `0 7 * * *`: a model would otherwise
-    wait for almost a whole period. Beside a cron that pauses, such as `*/15 8-18 * * 1-5`, also those
-    whose own ticks are closer than the pause is long. Other models wait for the next tick.
+    wait for almost a whole period. In addition to a cron that pauses, such as `*/15 8-18 * * 1-5`,
+    also those that tick more often than the pause is long. Other models wait for the next tick.
 
     Raises:
         InvalidSettingError: There is no model but seeds.

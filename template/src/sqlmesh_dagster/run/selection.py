@@ -1,4 +1,4 @@
-"""Which models one sqlmesh run takes: pure, so that it is read and tested without a database."""
+"""Which models one sqlmesh run takes: pure functions, tested without a database."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def with_unselected(
     models: Mapping[dg.AssetKey, str],
     reads: Mapping[dg.AssetKey, Collection[dg.AssetKey]],
 ) -> dict[str, frozenset[str]]:
-    """The steps of a Dagster run with what lies between them: the models that it leaves out.
+    """The steps of a Dagster run, with the models between them that it leaves out.
 
     Args:
         upstream: Each step of the run, with its direct upstream steps in it.
@@ -106,12 +106,12 @@ def with_unselected(
 
 
 def restated_below(models: Iterable[ModelRecord], fqns: Collection[str]) -> tuple[ModelRecord, ...]:
-    """What SQLMesh would build again with these models: all that reads them, directly or not.
+    """The models that SQLMesh would restate with these: all that read them, directly or not.
 
-    A seed, and a model whose restatement is disabled, is left alone, and so is what only it leads to.
+    A seed, a model whose restatement is disabled, and models that read only these are not restated.
 
     Args:
-        models: Of the whole project, upstream before downstream.
+            models: Of the whole project, upstream before downstream.
     """
     restated = set(fqns)
     below = []

@@ -61,7 +61,7 @@ class Step:
 
     @property
     def holder(self) -> str:
-        """How this Dagster run names itself to those who wait for the lock."""
+        """The name of this Dagster run for those who wait for the lock."""
         return self.resource.holder
 
     @property
@@ -77,13 +77,14 @@ class Step:
 
     @property
     def remembers(self) -> bool:
-        """Whether checks stay failed until what failed is audited well."""
+        """Whether checks stay failed until the failed intervals pass."""
         return self.resource.settings.keep_checks_failed
 
     def is_observed(self, asset: ModelAsset, outcome: ModelOutcome) -> bool:
-        """Whether a model that was left alone is observed and not materialized.
+        """Whether a model that was not built is observed and not materialized.
 
-        Dagster takes each materialization for fresh data: not so where a model waits for its data.
+        For Dagster each materialization is fresh data, which is wrong while a model waits for its
+        data.
         """
         is_late = outcome.status == "not_ready" and asset.spec.freshness_policy is not None
         return is_late or self.resource.settings.nothing_due == "observe"

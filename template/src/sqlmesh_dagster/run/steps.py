@@ -1,4 +1,4 @@
-"""What a model's Dagster step does: see its model built, then report it."""
+"""What a model's Dagster step does: it waits for its model's outcome, then reports it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _refuse_problem(name: str, problem: str | None) -> None:
 def _refuse_failed_upstream(
     step: Step, asset: ModelAsset, outcome: ModelOutcome, besides: Sequence[ModelOutcome]
 ) -> None:
-    """Fails the step of a model for which another had to be built first, if that failed.
+    """Fails the step of a model if another one, which had to be built first, failed.
 
     Raises:
         ModelSkippedError: With the error of the other.
@@ -137,7 +137,7 @@ def _record_built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> None:
     """Records what was built of a model whose step fails, without a run.
 
     A retry from asset failure takes what the run has not materialized: a model that is materialized
-    before its step fails is left out, and what reads it is built on the gap.
+    before its step fails would be left out, and models that read it would be built on the gap.
     """
     record(step.context.instance, asset, outcome, (), step.context.run_id)
 
@@ -201,19 +201,19 @@ def _kept_in_partitions(
 def _with_outputs(
     results: Iterable[dg.AssetCheckEvaluation], selected: Checks
 ) -> Iterator[StepEvent]:
-    """A blocking check of the owner's has an output, for which steps downstream wait."""
+    """A blocking check of the owner's has an output, on which steps downstream depend."""
     waited_for = {spec.key for _, spec in selected if spec.blocking}
     for result in results:
         yield as_result(result) if result.asset_check_key in waited_for else result
 
 
 def _passed_on(step: Step, asset: ModelAsset) -> dg.Output[None]:
-    """Lets the steps downstream go on."""
+    """Lets the steps downstream start."""
     return output_without_materialization(step.context.output_for_asset_key(asset.spec.key))
 
 
 def _refuse_unclear_restatement(step: Step) -> None:
-    """Stops a restatement before anything is touched, if it would do more than was said.
+    """Refuses a restatement, before anything changes, if it would build models that were not named.
 
     Raises:
         RestatementRefusedError: A selected model must not be built again, or others read one, and

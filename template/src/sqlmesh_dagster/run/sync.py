@@ -1,9 +1,9 @@
 """Sync: what SQLMesh built outside Dagster becomes materializations, once each.
 
-What is known already is read from the event log itself, and not from a cursor: each materialization
-says which version of the table it is of and when that was built (`sqlmesh/version`,
-`sqlmesh/built_at`). A table that Dagster's own runs built has such a materialization, too; so none of
-them is reported again, nor after a restart.
+What Dagster knows is read from the event log, not from a cursor: each materialization has the
+version of the table and when it was built (`sqlmesh/version`, `sqlmesh/built_at`). Tables that
+Dagster's own runs built have such a materialization, too, so they are not reported again, not even
+after a restart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Synced:
 
     Attributes:
         reported: Assets that got a materialization.
-        obstacle: Why it could not look; nothing is lost, the next one will.
+        obstacle: Why it could not read the state; the next sync will.
         cursor: Digest of what was seen; an equal one has nothing new.
     """
 
@@ -90,12 +90,12 @@ def synchronize(
 ) -> Synced:
     """Reports what was built outside Dagster since the last materialization of each asset.
 
-    Never waits: it holds the project for the moment in which it reads SQLMesh's state, and gives up
-    when somebody else works on it. While a run of the project is active, its own materializations may
-    be on their way, so that nothing is reported then.
+    Never waits: it locks the project while it reads SQLMesh's state, and gives up if the project is
+    locked. While a run of the project is active, nothing is reported, because the run will report
+    it.
 
     Args:
-        cursor: That of the last sync, to save the look into the event log.
+        cursor: That of the last sync, to save a query of the event log.
     """
     from sqlmesh_dagster.engine.built import find_built  # imports SQLMesh
 
@@ -107,7 +107,7 @@ def synchronize(
         busy = _active(instance, project, settings) or ""
         looked_at = time.time()
         built = BuiltTables(obstacle=busy) if busy else find_built(settings)
-        # a run that began meanwhile may have built what was read, and not yet said so
+        # a run that began meanwhile may have built it, and not reported it yet
         obstacle = built.obstacle or _active(instance, project, settings)
         if obstacle:
             return Synced(obstacle=obstacle, cursor=cursor)
@@ -156,7 +156,7 @@ def report_moved(
 def report_partitions(
     instance: dg.DagsterInstance, project: DagsterProject, tables: Iterable[BuiltTable]
 ) -> Iterator[dg.AssetKey]:
-    """Reports each partition that SQLMesh has done and Dagster never saw built; yields the assets' keys.
+    """Reports each partition that SQLMesh has built and Dagster lacks; yields the assets' keys.
 
     Also for what ran before a model was partitioned. A partition that SQLMesh has forgotten stays
     materialized: Dagster's own storage cannot take it back.

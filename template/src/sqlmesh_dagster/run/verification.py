@@ -1,4 +1,4 @@
-"""SQLMesh's unit tests and linter as a job, and as asset checks of the models that they are about."""
+"""SQLMesh's unit tests and linter as a job, and as asset checks of their models."""
 
 # No `from __future__ import annotations`: Dagster reads the type of an op's `context` unquoted.
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def verify_job(project: DagsterProject) -> dg.JobDefinition:
-    """The job `<name>_verify_job`; it also reports the checks of the same, where they are switched on."""
+    """The job `<name>_verify_job`; it also reports the asset checks, if they are switched on."""
 
     def verify(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         from sqlmesh_dagster.engine.verification import refuse_errors  # imports SQLMesh
@@ -50,7 +50,7 @@ def verify_job(project: DagsterProject) -> dg.JobDefinition:
 def verification_checks(
     project: DagsterProject, op_tags: Mapping[str, str]
 ) -> list[dg.AssetsDefinition]:
-    """One op for all checks of the project's code, as a load of the project is what costs; or none."""
+    """One op for all checks of the project's code, because loading the project is slow; or none."""
     if not project.verification_checks:
         return []
 
@@ -73,7 +73,7 @@ def verification_checks(
 def _verify(
     context: dg.OpExecutionContext, project: DagsterProject, fqns: Collection[str] | None
 ) -> Verification:
-    """Neither unit tests nor the linter touch the warehouse, so that no lock on the project is needed."""
+    """Neither unit tests nor the linter use the warehouse, so no lock on the project is needed."""
 
     def work(session: "Session") -> Verification:
         from sqlmesh_dagster.engine.verification import verify  # imports SQLMesh

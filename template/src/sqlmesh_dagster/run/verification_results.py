@@ -1,4 +1,4 @@
-"""What unit tests and linter say of each model, as check results."""
+"""The results of unit tests and linter for each model, as check results."""
 
 from __future__ import annotations
 

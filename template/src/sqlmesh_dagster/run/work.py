@@ -1,4 +1,4 @@
-"""SQLMesh work of a Dagster op: waited for, with what it says passed on, and recorded when it is done."""
+"""SQLMesh work of a Dagster op: waits for it, logs its messages, and records what it has built."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def run_work(
     context: dg.OpExecutionContext, resource: SQLMeshResource, work: Callable[[CancelToken], None]
 ) -> None:
-    """Waits for the end of `work`, and passes on meanwhile what it says."""
+    """Waits for the end of `work`, and logs its messages meanwhile."""
     try:
         resource.run_work(work, lambda: pass_on_messages(context, resource))
     finally:
@@ -33,7 +33,7 @@ def run_work(
 
 
 def pass_on_messages(context: dg.OpExecutionContext, resource: SQLMeshResource) -> None:
-    """Logs what the worker thread has said since the last time."""
+    """Logs the messages of the worker thread since the last call."""
     for level, message in resource.heard():
         context.log.log(level, message)
 
@@ -45,7 +45,7 @@ def session_of(
     *,
     has_project_lock: bool = False,
 ) -> Session:
-    """The door to SQLMesh; call it in the worker thread, because SQLMesh is imported here."""
+    """A session; call it in the worker thread, because SQLMesh is imported here."""
     from sqlmesh_dagster.engine.session import Session
 
     return Session(settings, resource.holder, resource.say, cancel, has_project_lock)
@@ -58,7 +58,7 @@ def record(
     checks: Checks,
     run_id: str | None = None,
 ) -> None:
-    """Records a model that was built although no step of a Dagster run says so.
+    """Records a model that was built and that no step of a Dagster run reports.
 
     Args:
         asset: None for what is only audited, as an external table.

@@ -1,6 +1,7 @@
 """The exceptions on Dagster's side: what its public API doesn't give.
 
-Each function says what it leans on; the contract tests fail clearly when one of them moves.
+Each function says which private names it uses; the contract tests fail clearly when one of them
+moves.
 Verified on Dagster 1.13.27.
 """
 
@@ -68,7 +69,7 @@ class PartitionedAsset(dg.AssetsDefinition):
 
 
 class _MixedAssetJob(UnresolvedAssetJobDefinition):
-    """A job of assets with different partitions, as Dagster's own job of all assets is."""
+    """A job of assets with different partitions, as Dagster's own job of all assets."""
 
     def resolve(
         self,
@@ -76,7 +77,7 @@ class _MixedAssetJob(UnresolvedAssetJobDefinition):
         default_executor_def: dg.ExecutorDefinition | None = None,
         resource_defs: Mapping[str, dg.ResourceDefinition] | None = None,
     ) -> dg.JobDefinition:
-        """As the original, but that it allows the difference."""
+        """As the original, but different partitions are allowed."""
         graph = get_asset_graph_for_job(
             asset_graph, self.selection, allow_different_partitions_defs=True
         )
@@ -109,7 +110,7 @@ class _LoadableAssetSelection(MaterializableAssetSelection):
 
 
 def loadable(selection: dg.AssetSelection) -> dg.AssetSelection:
-    """What of a selection a schedule's run can load: assets that are materialized, without partitions."""
+    """The assets of a selection that a schedule's run can load: without partitions."""
     return _LoadableAssetSelection(child=selection)
 
 
@@ -119,7 +120,7 @@ def loadable_upstream(
     """Those of these assets that a run without a partition can materialize.
 
     Args:
-        with_ancestors: Whether what they are made of counts, too.
+        with_ancestors: Whether assets upstream of them are included.
     """
     graph = repository.asset_graph
     found = set(keys)
@@ -133,7 +134,7 @@ def loadable_upstream(
 
 
 def _loadable(graph: BaseAssetGraph[Any], keys: AbstractSet[dg.AssetKey]) -> set[dg.AssetKey]:
-    """With what one op materializes together, which a run takes whole or not at all."""
+    """With all assets of the same op, which a run can only materialize together."""
     materializable = graph.materializable_asset_keys
     together = (graph.get(key).execution_set_asset_keys for key in keys & materializable)
     return {
@@ -198,7 +199,7 @@ def succeeded_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]
 
 
 def output_without_materialization(output_name: str) -> dg.Output[None]:
-    """A step output that lets downstream steps go on and records no materialization.
+    """A step output that lets downstream steps start, and records no materialization.
 
     Dagster writes none for an output whose metadata carries this key; it made the key for
     observable source assets.
@@ -222,7 +223,7 @@ def partition_range(context: dg.OpExecutionContext) -> tuple[str, str] | None:
 
 
 def is_interrupted() -> bool:
-    """Whether this process was asked to stop while Dagster holds signals back, as in a teardown."""
+    """Whether this process was asked to stop while Dagster delays signals, as in a teardown."""
     return check_captured_interrupt()
 
 
@@ -236,7 +237,7 @@ def run_start(instance: dg.DagsterInstance, run_id: str) -> tuple[int, float] | 
 
 
 def launches_here(instance: dg.DagsterInstance) -> bool:
-    """Whether runs are processes beside the one that asks: Dagster's default launcher starts them so."""
+    """Whether runs are processes on the same host, as Dagster's default launcher starts them."""
     return isinstance(instance.run_launcher, DefaultRunLauncher)
 
 
@@ -256,8 +257,9 @@ def last_check_results(
 
     A result of one partition is none of these, see `last_partition_results`.
 
-    `instance.get_latest_asset_check_evaluation_record` asks for one check, and answers with what the
-    current run has merely planned. In an event log that is no SQL database each check is asked for.
+    `instance.get_latest_asset_check_evaluation_record` asks for one check, and returns evaluations
+    that the current run has only planned. If the event log is not a SQL database, each check is
+    asked for.
     """
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):

@@ -44,9 +44,10 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     record when the call returns (SQLite's `synchronous=NORMAL`): a process that dies loses nothing;
     when the machine does, the log may miss its last records, and stays intact.
 
-    An exception to "public APIs only", as Dagster has none for this: it leans on how
-    `SqliteEventLogStorage` connects, initializes and watches its files. Where that has moved, it says
-    so once and is Dagster's own; contract tests in `tests/sqlmesh_dagster/test_upstream_contract.py`
+    An exception to "public APIs only", as Dagster has none for this: it depends on how
+    `SqliteEventLogStorage` connects, initializes and watches its files. If that has changed, it
+    says so once and works as Dagster's own; contract tests in
+    `tests/sqlmesh_dagster/test_upstream_contract.py`
     fail clearly. Verified on Dagster 1.13.27. Without its block in `dagster.yaml`, Dagster goes on with
     the same files.
     """
@@ -75,11 +76,11 @@ _OVERRIDDEN = {
     "path_for_shard": ["self", "run_id"],
     "conn_string_for_shard": ["self", "shard_name"],
 }
-"""What is overridden or called of Dagster's log, with its parameters."""
+"""The methods of Dagster's log that are overridden or called, with their parameters."""
 
 
 def moved_names() -> tuple[str, ...]:
-    """What this version of Dagster's log has not got, or takes other parameters for."""
+    """The methods that this version of Dagster's log lacks, or that have other parameters."""
     return tuple(
         name
         for name, parameters in _OVERRIDDEN.items()
@@ -107,7 +108,7 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         self._tables: set[str] = set()
         _guard_forks()
         _logs.add(self)
-        weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite then tidies its files
+        weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite tidies up
         super().__init__(base_dir)
 
     def run_connection(self, run_id: str | None = None) -> Any:
@@ -227,7 +228,7 @@ _logs: weakref.WeakSet[PooledSqliteEventLog] = weakref.WeakSet()
 
 @cache
 def _guard_forks() -> None:
-    """A forked child inherits no connection, which SQLite forbids, and no lock of a thread it lacks."""
+    """A forked child must inherit no connection, and no lock of another thread."""
     if sys.platform != "win32":
         os.register_at_fork(
             before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release

@@ -1,6 +1,7 @@
 """SQLMesh's names outside of `from sqlmesh import …`: what `engine/` and `console.py` build on.
 
-Importing this module imports SQLMesh (2 to 5 CPU seconds). What is used of each name is in
+Importing this module imports SQLMesh (2 to 5 CPU seconds). The members that are used of each name
+are in
 `tests/sqlmesh_dagster/test_upstream_contract.py`. Verified on SQLMesh 0.236.4.
 """
 

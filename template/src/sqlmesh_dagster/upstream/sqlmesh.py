@@ -1,6 +1,7 @@
 """The exceptions on SQLMesh's side: what its public API doesn't give.
 
-Each function says what it leans on; the contract tests fail clearly when one of them moves.
+Each function says which private names it uses; the contract tests fail clearly when one of them
+moves.
 Verified on SQLMesh 0.236.4. Importing this imports no SQLMesh.
 """
 
@@ -39,10 +40,10 @@ def single_process_loading() -> Iterator[None]:
 
 
 def on_new_context(change: Callable[[Mapping[Path, Config]], Mapping[Path, Config]]) -> None:
-    """Lets `change` have the configs of every context that this process opens from now on, once.
-
-    Leans on the parameters of `Context.__init__`, and on `load_configs`, which it calls unless it is given
-    the configs.
+    """Passes the configs of every context that this process opens from now on to `change`, once.
+    Depends on the parameters of `Context.__init__`, and on `load_configs`, which it calls unless it is
+    given
+        the configs.
     """
     from sqlmesh.core.config import load_configs
     from sqlmesh.core.context import GenericContext
@@ -136,8 +137,9 @@ def on_audit(
 ) -> None:
     """Calls `seen(snapshot, results, (start, end))` after each model's audits, run in `around(snapshot)`.
 
-    A console hears only how many failed, and nothing of a blocking failure; the results themselves
-    are what `SnapshotEvaluator.audit` returns. Evaluators are cloned for each run, and wrapped once.
+    A console only gets the number of failures, and nothing about a blocking failure; the results
+    themselves are what `SnapshotEvaluator.audit` returns. Evaluators are cloned for each run, and
+    wrapped once.
     """
     if "audit" in vars(evaluator):
         return
@@ -171,7 +173,7 @@ def leave_as_it_is(evaluator: SnapshotEvaluator, names: Collection[str]) -> None
 
 
 def opened_adapter(context: Context) -> EngineAdapter | None:
-    """The context's own engine adapter if it was used; the public property would create one."""
+    """The context's own engine adapter, if it was used; the public property would create one."""
     return context._engine_adapter
 
 
@@ -197,9 +199,9 @@ def has_state(context: Context) -> bool:
 def open_duckdb_state(context: Context) -> None:
     """Opens the state's DuckDB file, so that a lock on it is an error here.
 
-    SQLMesh takes a file that it cannot open for one without tables, and goes on to create them; its
-    context then keeps a state that it never validated. Adapters are shared by path, so that this
-    is the connection that the state uses.
+    SQLMesh treats a file that it cannot open as one without tables, and tries to create them; its
+    context then keeps a state that was never validated. Adapters are shared by path, so the state
+    uses this connection.
 
     Raises:
         duckdb.IOException: Another process holds the file.
@@ -210,17 +212,17 @@ def open_duckdb_state(context: Context) -> None:
 
 
 def close_duckdb_state(context: Context) -> None:
-    """Closes what `open_duckdb_state` opened, also where the context never came to use it."""
+    """Closes what `open_duckdb_state` opened, even if the context never used it."""
     connection = state_connection(context)
     if duckdb_files(connection):
         connection.create_engine_adapter().close()
 
 
 def open_whole(adapter: EngineAdapter) -> None:
-    """Opens an adapter's connection whole, or not at all.
+    """Opens an adapter's connection completely, or not at all.
 
-    SQLMesh keeps a DuckDB cursor to which it could not attach the databases: it is taken for open
-    from then on, by every context of the process, and works on an empty database in memory.
+    If SQLMesh cannot attach the databases to a DuckDB cursor, it keeps the cursor all the same: every
+    context of the process then uses it, and works on an empty database in memory.
     """
     try:
         adapter.cursor  # noqa: B018
@@ -246,7 +248,7 @@ def has_state_beside_data(context: Context) -> bool:
 
 
 def state_connection(context: Context) -> ConnectionConfig:
-    """Where the project's state is: the warehouse, unless the gateway names a place of its own."""
+    """The connection of the state: the warehouse's, unless there is a `state_connection`."""
     return context.config.get_state_connection(context.gateway) or context.connection_config
 
 
