@@ -74,11 +74,11 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
         Runs of this host wait until it is closed, and all connections are released then.
 
         Args:
-                    load: Whether the project's files are needed, not only what is deployed.
+            load: Whether the project's files are needed, not only what is deployed.
 
-                Raises:
-                    ProjectLoadError: The project cannot be loaded.
-                    EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
+        Raises:
+            ProjectLoadError: The project cannot be loaded.
+            EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
         """
         from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
 
