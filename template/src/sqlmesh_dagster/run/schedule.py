@@ -62,9 +62,10 @@ class _Cron(NamedTuple):
 def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     """The cron with the shortest period, and its time zone.
 
-    An `auto_restatement_cron` counts as one. Several when that period is shared, such as `0 5 * * *` and `0 7 * * *`: a model would otherwise
-    wait for almost a whole period. In addition to a cron that pauses, such as `*/15 8-18 * * 1-5`,
-    also those that tick more often than the pause is long. Other models wait for the next tick.
+    An `auto_restatement_cron` counts as one. If several crons share that period, such as `0 5 * * *`
+    and `0 7 * * *`, all are returned: a model would otherwise wait for almost a whole period. If the
+    cron pauses, as `*/15 8-18 * * 1-5` does, crons that tick more often than the pause is long are
+    returned, too. Other models wait for the next tick.
 
     Raises:
         InvalidSettingError: There is no model but seeds.
