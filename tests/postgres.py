@@ -1,4 +1,4 @@
-"""A real Postgres server on a free port, from a package of PyPI: nothing has to be installed beside it."""
+"""A real Postgres server on a free port, from a package of PyPI: nothing has to be installed next to it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def postgres() -> Iterator[Server]:
 
 
 def _readable_copy(binaries: Path, folder: Path) -> Path:
-    """The programs, and the libraries that they look for beside their package, for another user."""
+    """The programs, and the libraries that they look for next to their package, for another user."""
     package = binaries.parent
     libraries = package.with_name(f"{package.name}.libs")
     shutil.copytree(libraries, folder / libraries.name)

@@ -1,4 +1,4 @@
-"""What a person sees of models with nothing due: `python -m tests.screens [folder]` takes the screenshots anew.
+"""What a person sees of models with nothing due: `python -m tests.screens [folder]` takes the screenshots again.
 
 Four stages of one small project, served by Dagster's own webserver: a first run, nothing due, one failure
 among idle models, and nothing due after a check warned. Needs Playwright (`pip install playwright`) and

@@ -47,7 +47,7 @@ class Project:
 
 
 def with_tools_of(python: Path, **more: str) -> dict[str, str]:
-    """This process's environment, with the tools beside `python` first."""
+    """This process's environment, with the tools next to `python` first."""
     hidden = ("PYTHONPATH", "VIRTUAL_ENV", "DAGSTER_HOME", "WAREHOUSE_PATH", "SQLMESH_ENVIRONMENT")
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}
     return {**inherited, "PATH": os.pathsep.join([str(python.parent), os.environ["PATH"]]), **more}

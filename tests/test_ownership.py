@@ -82,7 +82,7 @@ def test_the_readmes_name_every_pattern(readme: str) -> None:
 
 
 def test_a_minimal_render_holds_the_kept_sample_files_and_nothing_else(render: Render) -> None:
-    """`sample: minimal` leaves out models and raw files, and changes nothing besides."""
+    """`sample: minimal` leaves out models and raw files, and changes nothing else."""
     kept = yaml.safe_load((ROOT / "includes/minimal_sample.yml").read_text())["keep"]
 
     def listing(sample: str) -> dict[str, list[str]]:

@@ -68,7 +68,7 @@ BAD_ANSWERS = {
 
 
 def test_only_known_settings_are_used() -> None:
-    """Copier ignores a misspelt setting without a word."""
+    """Copier ignores a misspelt setting silently."""
     settings = {name for name in COPIER_YML if name.startswith("_")}
     assert settings == {
         *("_min_copier_version", "_subdirectory", "_templates_suffix", "_envops"),

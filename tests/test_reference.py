@@ -7,7 +7,7 @@ from tests.conftest import ROOT
 
 
 def test_the_page_is_what_the_code_says() -> None:
-    """`python -m tests.reference` writes it anew."""
+    """`python -m tests.reference` writes it again."""
     assert reference.PATH.read_text() == reference.text()
 
 

@@ -17,7 +17,7 @@ PRODUCTION = {"environment": "prod", "undeployed_changes": "apply"}
 def built(
     request: pytest.FixtureRequest, project: Project, instance: dg.DagsterInstance
 ) -> Project:
-    """`good` beside `bad`, `below` reads `bad`, `both` reads the two; deployed and built."""
+    """`good` next to `bad`, `below` reads `bad`, `both` reads the two; deployed and built."""
     project.settings = PRODUCTION if request.param == "prod" else {"environment": "dev"}
     project.write("config.yaml", f"{(project.root / 'config.yaml').read_text()}linter: {{enabled: true, rules: [noselectstar]}}\n")  # fmt: skip
     project.model("good", "SELECT 1::INT AS id")
@@ -91,7 +91,7 @@ def test_what_reads_a_good_change_and_a_bad_one_keeps_its_rows(
     assert len(_rows(built, "both")) == 1
 
 
-def test_a_mended_model_is_deployed_by_the_next_run(
+def test_a_fixed_model_is_deployed_by_the_next_run(
     built: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: nothing of the failure stays."""

@@ -310,7 +310,7 @@ def test_a_deleted_file_is_made_again(home: Path) -> None:
 
 
 def test_an_old_log_is_migrated_while_it_is_open(home: Path) -> None:
-    """Promise: `dagster instance migrate` works, also beside a process that has connections open."""
+    """Promise: `dagster instance migrate` works, also next to a process that has connections open."""
     with _opened(home) as instance, _opened(home) as other:
         _write(instance, "old")
         _write(other, "too")
@@ -369,7 +369,7 @@ for _ in range(2):
     ],
 )
 def test_the_log_is_dagsters_own_where_dagster_has_moved(home: Path, change: str) -> None:
-    """Promise: the event log is never what breaks: a name that moved makes it slower, and is told once."""
+    """Promise: the event log is never what breaks: a name that moved makes it slower, and is reported once."""
     if not change.startswith("del"):  # as a version would whose own code goes on
         change = (
             "own = upstream.SqliteEventLogStorage.run_connection\n"

@@ -90,7 +90,7 @@ def test_what_upstream_has_is_built_and_the_rest_waits(
 
 
 def test_an_unknown_choice_is_refused(chain: Project) -> None:
-    """Promise: a typing error is told when definitions load."""
+    """Promise: a typing error is reported when definitions load."""
     with pytest.raises(dg.Failure, match=r"`missing_upstream` is `maybe`.*build, wait"):
         chain.definitions(missing_upstream="maybe")
 

@@ -7,13 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from tests.sqlmesh_dagster.projects import Project
-
-from sqlmesh_dagster.guard.garbage import rare_collection
 
 _LOAD_TWICE = """
 import gc, json, sys
@@ -25,43 +21,6 @@ for _ in range(2):
     frozen.append(gc.get_freeze_count())
 print(json.dumps({"frozen": frozen, "threshold": gc.get_threshold()[0]}))
 """
-
-
-@pytest.fixture(autouse=True)
-def _threshold() -> Iterator[None]:
-    before = gc.get_threshold()
-    yield
-    gc.set_threshold(*before)
-
-
-def test_collections_are_rare_inside_and_as_before_afterwards() -> None:
-    """Promise: nothing of what a process has set is changed for good."""
-    before = gc.get_threshold()
-    with rare_collection():
-        inside = gc.get_threshold()
-        with rare_collection():
-            assert gc.get_threshold() == inside
-        assert gc.get_threshold() == inside
-    assert inside[0] > before[0]
-    assert inside[1:] == before[1:]
-    assert gc.get_threshold() == before
-
-
-def test_collections_are_as_before_after_an_error() -> None:
-    """Promise: neither by a load that fails."""
-    before = gc.get_threshold()
-    with pytest.raises(RuntimeError), rare_collection():
-        raise RuntimeError
-    assert gc.get_threshold() == before
-
-
-@pytest.mark.parametrize("chosen", [0, 5_000_000])
-def test_what_a_process_has_chosen_stays(chosen: int) -> None:
-    """Promise: who switched collections off, or made them rarer still, is left alone."""
-    gc.set_threshold(chosen, 10, 10)
-    with rare_collection():
-        assert gc.get_threshold() == (chosen, 10, 10)
-    assert gc.get_threshold() == (chosen, 10, 10)
 
 
 def test_the_first_definitions_are_frozen_and_no_others(project: Project) -> None:

@@ -42,7 +42,7 @@ def _expire(project: Project, instance: dg.DagsterInstance) -> None:
 def test_what_the_janitor_needs_is_loaded(
     production: Project, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    """Promise: a new process drops a snapshot of a custom materialization, and tells no model of it."""
+    """Promise: a new process drops a snapshot of a custom materialization, and reports it for no model."""
     production.write("materializations/copied.py", _MATERIALIZATION)
     production.model("gone", "SELECT 1::INT AS id", "kind CUSTOM (materialization 'copied')")
     _expire(production, instance)

@@ -1,4 +1,4 @@
-"""Definitions from the stored manifest: when it is made anew, and that it never lies."""
+"""Definitions from the stored manifest: when it is made again, and that it never lies."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _LATER = "2025-01-10T06:00:00"
 
 
 class Source:
-    """An asset outside SQLMesh that loads `raw.events`, and says what it is told to say of it."""
+    """An asset outside SQLMesh that loads `raw.events`, and says what it is asked to say of it."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -402,7 +402,7 @@ def test_start_and_end_build_nothing_again(whole: Source, instance: dg.DagsterIn
 
 
 def test_all_asks_as_a_restatement_does(whole: Source, instance: dg.DagsterInstance) -> None:
-    """Promise: what would be built besides is named first; then everything selected is built again."""
+    """Promise: what would be built in addition is named first; then everything selected is built again."""
     definitions = _first_run(whole, instance)
     run = _run(definitions, instance, "total", options={"build": "all"})
     assert "`restate_downstream`" in "".join(run.failed.values())

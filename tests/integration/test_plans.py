@@ -1,4 +1,4 @@
-"""Plans: shown in full, applied when told to, never on production by themselves; and environments."""
+"""Plans: shown in full, applied when asked to, never on production by themselves; and environments."""
 
 from __future__ import annotations
 

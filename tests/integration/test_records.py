@@ -63,7 +63,7 @@ def test_checks_of_a_model_that_only_the_deployment_built_are_not_reported(
 
 
 class _EndsUnexpectedly:
-    """A sqlmesh run that breaks when it has told of its first model."""
+    """A sqlmesh run that breaks when it has reported its first model."""
 
     def run_models(
         self, fqns: Collection[str], tell: Callable[[ModelOutcome], None], *more: object

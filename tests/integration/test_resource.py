@@ -85,7 +85,7 @@ def test_two_contexts_of_one_project_wait_for_each_other(project: Project) -> No
 def test_waiting_for_a_locked_file_has_a_limit_and_names_the_next_step(
     project: Project,
 ) -> None:
-    """Promise: a database that somebody holds is waited for, then told clearly."""
+    """Promise: a database that somebody holds is waited for, then reported clearly."""
     project.execute("CREATE TABLE main.source AS SELECT 1")
     resource = SQLMeshResource(project_dir=str(project.root), environment="dev", wait_timeout=1)
     with (
@@ -198,7 +198,7 @@ def test_settings_are_read_from_the_environment(
 
 
 def test_a_missing_project_is_named(tmp_path: Path) -> None:
-    """Promise: a wrong folder is told before anything else."""
+    """Promise: a wrong folder is reported before anything else."""
     resource = SQLMeshResource(project_dir=str(tmp_path / "nowhere"))
     with pytest.raises(ProjectLoadError, match="nowhere"), resource.open_context():
         pass

@@ -27,7 +27,7 @@ def _daily(project: Project, name: str, upstream: str = "", more: str = "") -> N
 
 
 def _chain(project: Project) -> None:
-    """A daily model, a daily one and a whole one that read it, and one beside them."""
+    """A daily model, a daily one and a whole one that read it, and one next to them."""
     _daily(project, "source")
     _daily(project, "below", "source")
     project.model(
@@ -111,7 +111,7 @@ def test_a_range_of_done_partitions_is_built_again_and_nothing_else(
 def test_a_range_goes_downstream_when_told_to(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: what reads it is built again for the same days, and Dagster is told."""
+    """Promise: what reads it is built again for the same days, and Dagster knows it."""
     definitions = _built_chain(project, instance, translator=_PARTITIONED)
     run = _run_range(
         definitions, instance, ["source"], "2025-01-03", "2025-01-04", {"restate_downstream": True}

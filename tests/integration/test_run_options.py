@@ -53,7 +53,7 @@ def test_ignore_cron_builds_what_its_cron_would_hold_back(
 
 
 def test_a_bad_execution_time_is_named(project: Project, instance: dg.DagsterInstance) -> None:
-    """Promise: a typing error is told as one."""
+    """Promise: a typing error is reported as one."""
     _daily(project)
     run = run_in_process(project.definitions(), instance, now="yesterdayish")
     ((_, error),) = run.failed.items()

@@ -36,7 +36,7 @@ def _pair(folder: Path) -> tuple[Project, Project]:
 def test_the_env_file_of_one_is_none_of_the_others_business(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: definitions, runs and ticks of a project are the same beside any other."""
+    """Promise: definitions, runs and ticks of a project are the same next to any other."""
     loud, quiet = _pair(tmp_path)
     definitions = dg.Definitions.merge(
         loud.definitions(name="loud"), quiet.definitions(name="quiet")

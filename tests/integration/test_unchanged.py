@@ -63,7 +63,7 @@ def shown_as_failed(instance: dg.DagsterInstance, run: Run) -> set[str]:
 
 
 def sqlmesh_run(project: Project, now: str) -> None:
-    """`sqlmesh run dev`, as a person does beside Dagster."""
+    """`sqlmesh run dev`, as a person does next to Dagster."""
     with SQLMeshResource(project_dir=str(project.root)).open_context() as context:
         context.run("dev", execution_time=now)
 
@@ -125,7 +125,7 @@ def test_checks_keep_their_result_also_when_only_the_asset_is_selected(
 def test_an_audit_that_was_added_or_changed_says_what_it_finds_itself(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: SQLMesh runs it when it is deployed; what another query found is not told again."""
+    """Promise: SQLMesh runs it when it is deployed; what another query found is not reported again."""
     audit = "AUDIT (name odd, blocking false); SELECT * FROM @this_model WHERE id {} 5;"
     project.model("full", "SELECT 1::INT AS id")
     run_in_process(project.definitions(), instance)
@@ -139,7 +139,7 @@ def test_an_audit_that_was_added_or_changed_says_what_it_finds_itself(
 def test_a_warehouse_that_an_instance_does_not_know_is_reported_as_it_is(
     project: Project,
 ) -> None:
-    """Promise: a lost instance loses no truth: what was built before is told as that, each time equally."""
+    """Promise: a lost instance loses no truth: what was built before is reported as that, each time equally."""
     project.model("full", "SELECT 1::INT AS id", NOT_NULL)
     with dg.DagsterInstance.ephemeral() as lost:
         built = run_in_process(project.definitions(), lost).metadata("full")

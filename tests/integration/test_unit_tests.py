@@ -234,7 +234,7 @@ class _SameName(SQLMeshTranslator):
 
 
 def test_two_checks_of_one_name_are_refused(tested: Project) -> None:
-    """Promise: with the name, the model and the method that can tell them apart."""
+    """Promise: with the name, the model and the method that can distinguish them."""
     with pytest.raises(DuplicateAssetKeyError, match="get_lint_check_spec"):
         tested.definitions(translator=_SameName())
 

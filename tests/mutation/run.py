@@ -1,6 +1,6 @@
 """Changes the pure modules in a thousand small ways, and says which changes no test notices.
 
-By hand, with mutmut beside the tools of the tests: `python -m pip install "mutmut>=3.8,<4"`, then
+By hand, with mutmut next to the tools of the tests: `python -m pip install "mutmut>=3.8,<4"`, then
 `python -m tests.mutation.run <an empty folder> [a word of a module's path | update]`.
 """
 

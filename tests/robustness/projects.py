@@ -162,7 +162,7 @@ class Generated:
         self.write(path, f"{textwrap.dedent(head).strip()}\n{function}\n")
 
     def assets(self, code: str) -> None:
-        """Writes assets beside the models: a module of `defs/`."""
+        """Writes assets next to the models: a module of `defs/`."""
         head = "import dagster as dg\nfrom sqlmesh_dagster import SQLMeshResource\n\n"
         self.write(f"src/{PACKAGE}/defs/own.py", head + textwrap.dedent(code))
 

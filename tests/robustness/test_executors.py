@@ -85,7 +85,7 @@ _VARYING = {
 
 
 def _mixed(render: Render, root: Path, executor: str = IN_PROCESS) -> Generated:
-    """Python → model → Python → model → Python; beside it an audit that blocks and a model that fails."""
+    """Python → model → Python → model → Python; next to it an audit that blocks and a model that fails."""
     project = Generated.tiny(render, root, before_all=_BEFORE_ALL)
     project.use_executor(executor)
     for name, number, blocking in (("no_three", 3, "false"), ("no_two", 2, "true")):
@@ -108,7 +108,7 @@ def _mixed(render: Render, root: Path, executor: str = IN_PROCESS) -> Generated:
 
 
 def _told(run: Run) -> Counter[tuple[str, ...]]:
-    """The run's events as a multiset, but for what tells of executors, times and places."""
+    """The run's events as a multiset, but for what depends on executors, times and places."""
     return Counter(
         _facts(event) for event in run.events if event.event_type_value not in _OF_THE_EXECUTOR
     )

@@ -58,7 +58,7 @@ class _Served:
 
 
 def _flaky(project: Generated, marker: Path) -> None:
-    """A model that fails once, one that always does, and models beside and below them."""
+    """A model that fails once, one that always does, and models next to and below them."""
     project.model("top", "SELECT 1::BIGINT AS n")
     project.model("beside", "SELECT n::BIGINT AS n FROM demo.top")
     body = f"""
@@ -75,7 +75,7 @@ def _flaky(project: Generated, marker: Path) -> None:
 
 
 def _checked(project: Generated) -> None:
-    """A model whose audit fails while its raw data is wrong, and models beside and below it."""
+    """A model whose audit fails while its raw data is wrong, and models next to and below it."""
     project.model("source", "SELECT 1::BIGINT AS n")
     project.model("weekly", "SELECT n::BIGINT AS n FROM demo.source", "kind FULL, cron '@weekly'")
     project.model("below_weekly", "SELECT n::BIGINT AS n FROM demo.weekly")
@@ -123,7 +123,7 @@ def test_the_daemon_retries_what_failed_as_often_as_it_is_told(platform: _Served
 def test_a_reexecution_after_the_data_was_mended_runs_what_failed_and_what_is_below(
     platform: _Served,
 ) -> None:
-    """Promise: what succeeded or was up to date, above, beside and below, is left alone; and nothing
+    """Promise: what succeeded or was up to date, above, next to and below, is left alone; and nothing
     is retried by itself unless it was asked for.
     """
     project = platform.project

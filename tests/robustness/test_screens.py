@@ -1,4 +1,4 @@
-"""What Dagster's webserver tells of models with nothing due: the states that its UI draws."""
+"""What Dagster's webserver shows of models with nothing due: the states that its UI draws."""
 
 from __future__ import annotations
 

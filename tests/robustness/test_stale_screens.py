@@ -1,4 +1,4 @@
-"""What Dagster's webserver tells of new data: what was built of it, and what was left alone, and why."""
+"""What Dagster's webserver shows of new data: what was built of it, and what was left alone, and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that has imported a whole platform, and materializes its models when it is told to.
+"""A process that has imported a whole platform, and materializes its models when it is asked to.
 
 Started by `rivals.Worker`. It reads requests from its standard input, one JSON line each, and answers
 each with one line on its standard output.

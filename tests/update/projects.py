@@ -100,7 +100,7 @@ def copy(template: Template, root: Path, tag: str, answers: Mapping[str, str]) -
 def is_carrying(project: Project) -> bool:
     """Whether the project's own command brings edits into files that the template moved.
 
-    0.2.0's saves them beside; a review by the command that it brought carries them.
+    0.2.0's saves them in `.mine` files; a review by the command that it brought carries them.
     """
     return (project.root / ".template/template_update/moves.py").is_file()
 

@@ -245,7 +245,7 @@ def live(small_template: Small, folder: Path, seed: int) -> Counter[str]:
     """One sequence; returns how often each action was taken.
 
     Raises:
-        AssertionError: Something is lost, or not told.
+        AssertionError: Something is lost, or not reported.
     """
     chance = random.Random(seed)
     day = Day(small_template, small_template.project(folder), chance)

@@ -1,4 +1,4 @@
-"""`poe update`: what it refuses, tells, saves, previews and undoes, on real trees and processes."""
+"""`poe update`: what it refuses, reports, saves, previews and undoes, on real trees and processes."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def rewrite(project: Project, name: str, change: Callable[[str], str]) -> None:
 
 
 def edit(project: Project) -> None:
-    """Meet each thing that a plain update does not tell."""
+    """Meet each thing that a plain update does not report."""
     rewrite(project, f"{VENDORED}/changed.py", lambda text: text.replace("_4 = 4", "_4 = 'mine'"))
     project.append(f"{VENDORED}/dropped.py", "mine = 1")
     project.append(f"{VENDORED}/renamed.py", "mine = 2")
@@ -97,7 +97,7 @@ def edit(project: Project) -> None:
 
 
 def test_it_tells_and_saves_what_a_plain_update_hides(project: Project) -> None:
-    """A dropped and a renamed file, a fix without its file, a binary, a conflict: each is told."""
+    """A dropped and a renamed file, a fix without its file, a binary, a conflict: each is reported."""
     edit(project)
     mine = project.contents()
 
@@ -357,7 +357,7 @@ def test_a_plain_update_can_be_reviewed_and_undone(project: Project) -> None:
 def test_a_project_in_a_folder_of_a_repository_is_updated_alone(
     template: Template, tmp_path: Path
 ) -> None:
-    """Saved edits, preview and undo stay in the project's folder, whatever is beside it."""
+    """Saved edits, preview and undo stay in the project's folder, whatever is next to it."""
     root = tmp_path / "repository"
     nested = copy(template, root / "platform", OLD, {})
     shutil.rmtree(nested.root / ".git")

@@ -406,7 +406,7 @@ def test_ends_of_lines_stay_as_they_are(template: Small, project: Project, attri
 
 
 def test_of_two_projects_in_a_repository_either_is_undone(template: Small, tmp_path: Path) -> None:
-    """And unfinished work and `*.rej` files beside them are left as they are."""
+    """And unfinished work and `*.rej` files next to them are left as they are."""
     root = tmp_path / "repository"
     first = template.project(root, prefix="one")
     shutil.copytree(first.root, root / "two")
@@ -481,7 +481,7 @@ def test_a_linked_folder_of_the_templates_is_not_written_through(
 def test_a_version_is_found_with_and_without_its_v(
     template: Small, project: Project, version: str, code: int, said: str
 ) -> None:
-    """One that does not exist is told, with those that do."""
+    """One that does not exist is reported, with those that do."""
     done = small.run(template, project, "update", "--to", version)
     assert done.code == code and said in done.output
 

@@ -52,7 +52,7 @@ def drift(project: Project, **environment: str) -> dict[str, Any]:
 
 
 def test_the_manifest_holds_what_is_on_disk() -> None:
-    """`python -m tests.manifest` writes it anew after a change of the template's files."""
+    """`python -m tests.manifest` writes it again after a change of the template's files."""
     assert PATH.read_text() == current().as_json(), "run `python -m tests.manifest`"
 
 

@@ -1,4 +1,4 @@
-"""No edit and no fix is lost without a word, whatever owner and template do to the same file."""
+"""No edit and no fix is lost silently, whatever owner and template do to the same file."""
 
 import itertools
 import os
@@ -104,7 +104,7 @@ def edit_own_files(project: Project) -> None:
 
 
 def is_told(project: Project, report: Mapping[str, Any], name: str, mine: bytes | None) -> bool:
-    """Whether the owner's edit is in a conflict, or beside the file, byte for byte."""
+    """Whether the owner's edit is in a conflict, or next to the file, byte for byte."""
     for found in report["conflict"]:
         if name == found["path"] or f"`{name}`" in found["reason"]:
             return found["path"] in project.unmerged() and holds(project, found["path"], name, mine)
@@ -127,7 +127,7 @@ def blob(project: Project, spec: str) -> bytes:
 
 
 def losses(project: Project, report: Mapping[str, Any], fates: Iterable[Fate]) -> dict[str, str]:
-    """What is neither in the tree nor told, by file."""
+    """What is neither in the tree nor reported, by file."""
     missed = {found["path"] for found in report["missed"]}
     lost = {}
     for fate in fates:
@@ -226,7 +226,7 @@ def became(report: Mapping[str, Any], fate: Fate) -> str:
 
 
 def test_every_edit_meets_every_fix(source: Path, tmp_path: Path) -> None:
-    """Each edit and each fix is in the tree, in conflict, saved beside, or told."""
+    """Each edit and each fix is in the tree, in conflict, saved next to it, or reported."""
     template = clone(source, tmp_path / "template")
     old, new = template.release("90.0.0", ship_matrix), template.release("90.1.0", fix_matrix)
     project = copy(template, tmp_path / "project", old, {})
@@ -256,7 +256,7 @@ def test_an_update_between_releases_loses_nothing(
     turn: int,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Edits in the template's files are there or told; the owner's files are as they were.
+    """Edits in the template's files are there or reported; the owner's files are as they were.
 
     What was not edited is what a fresh copy holds, and a second update changes nothing.
     """
@@ -318,7 +318,7 @@ def fix_the_command(template: Path) -> None:
 def test_an_edited_update_command_updates_itself(
     source: Path, tmp_path: Path, version: str, edit: str
 ) -> None:
-    """Edits in the command are there or told, as in every file of the template's; 0.1.0 has none."""
+    """Edits in the command are there or reported, as in every file of the template's; 0.1.0 has none."""
     template = clone(source, tmp_path / "template")
     new = template.release("90.0.0", fix_the_command)
     project = copy(template, tmp_path / "project", f"v{version}", {})

@@ -38,7 +38,7 @@ def test_each_combination_of_changes_ends_as_git_would_end_it(
     becomes: bytes | None,
     told: Kind | None,
 ) -> None:
-    """The file, and what the owner is told; what is not in the tree any more is kept."""
+    """The file, and what is reported; what is not in the tree any more is kept."""
     trees = [{"a.py": File(content)} if content else {} for content in (base, theirs, mine)]
     result = merge_trees(Trees(trees[0], trees[1], trees[2]), merge)["a.py"]
     assert (result.file and result.file.content) == becomes

@@ -90,7 +90,7 @@ def test_only_the_major_version_asks_for_trust(template: Template, project: Proj
 
 
 def test_edits_are_in_the_renamed_file(template: Template, project: Project) -> None:
-    """Merged with the release's own change, nothing saved beside; a second run changes nothing."""
+    """Merged with the release's own change, nothing saved next to it; a second run changes nothing."""
     report = project.report("--trust", "--to", "v91.0.0")
     assert (report["exit_code"], report["saved"]) == (0, [])
     merged = EDITED.replace("line_5 = 5", "line_5 = 55")

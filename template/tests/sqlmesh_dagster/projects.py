@@ -125,7 +125,7 @@ class Run:
 
 @dataclass
 class Project:
-    """A SQLMesh project in a folder of its own, with a DuckDB file beside it."""
+    """A SQLMesh project in a folder of its own, with a DuckDB file next to it."""
 
     root: Path
     settings: dict[str, Any] = field(default_factory=lambda: {"environment": "dev"})

@@ -121,7 +121,7 @@ def test_names_that_sqlmeshs_selector_cannot_read_are_run_all_the_same(
 def test_a_model_that_reads_two_look_alikes_keeps_both_dependencies(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: `a.b_c` beside `a_b.c` and `a__b.c` are different inputs, ops and keys."""
+    """Promise: `a.b_c` next to `a_b.c` and `a__b.c` are different inputs, ops and keys."""
     names = ["a.b_c", "a_b.c", "a__b.c", "a.b__c"]
     for name in names:
         project.model(name, "SELECT 1::INT AS id")
@@ -150,7 +150,7 @@ def test_two_look_alike_tables_that_are_loaded_by_dagster_are_both_upstream(
 def test_two_models_that_a_translator_maps_to_one_key_are_an_error_that_names_both(
     project: Project,
 ) -> None:
-    """Promise: a collision is told by the models' names, not by a key."""
+    """Promise: a collision is reported by the models' names, not by a key."""
 
     class Same(SQLMeshTranslator):
         def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
@@ -273,7 +273,7 @@ def test_audits_of_two_external_tables_under_one_key_are_two_checks(project: Pro
 
 
 def test_two_audits_that_a_translator_maps_to_one_check_are_an_error(project: Project) -> None:
-    """Promise: an override that would lose an audit is told, with the audit and its model."""
+    """Promise: an override that would lose an audit is reported, with the audit and its model."""
 
     class ByAudit(SQLMeshTranslator):
         def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -484,19 +484,19 @@ def test_a_broken_project_is_one_clear_error(
 
 
 def test_a_missing_folder_is_named_with_the_setting_to_change(tmp_path: Path) -> None:
-    """Promise: a wrong `project_dir` is told as that."""
+    """Promise: a wrong `project_dir` is reported as that."""
     with pytest.raises(ProjectLoadError, match=r"nowhere.*`project_dir`"):
         sqlmesh_definitions_factory(project_dir=tmp_path / "nowhere")
 
 
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
-    """Promise: a folder that is no SQLMesh project is told as that."""
+    """Promise: a folder that is no SQLMesh project is reported as that."""
     with pytest.raises(ProjectLoadError, match=str(tmp_path)):
         sqlmesh_definitions_factory(project_dir=tmp_path)
 
 
 def test_an_unknown_gateway_is_named(project: Project) -> None:
-    """Promise: a misspelt gateway is told at load, not in the first run."""
+    """Promise: a misspelt gateway is reported at load, not in the first run."""
     with pytest.raises(ProjectLoadError, match="no_such_gateway"):
         project.definitions(gateway="no_such_gateway")
 

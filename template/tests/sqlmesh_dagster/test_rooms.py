@@ -158,7 +158,7 @@ ALL = list(imports())
 
 
 def test_every_room_has_its_sentence() -> None:
-    """A room, or a module beside them, says in one line what it is for; the list of rooms is whole."""
+    """A room, or a module next to them, says in one line what it is for; the list of rooms is whole."""
     known = {*_MAY_IMPORT, *_DOORS}
     found = {path.stem for path in PACKAGE.glob("*.py")}
     found |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}

@@ -118,7 +118,7 @@ def test_get_asset_spec_is_the_last_word_on_an_asset(project: Project) -> None:
 
 
 def test_get_check_spec_is_the_last_word_on_a_check(project: Project) -> None:
-    """Promise: a check can be renamed and described; audits stay told from each other."""
+    """Promise: a check can be renamed and described; audits stay distinct."""
 
     class Ours(SQLMeshTranslator):
         def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -201,7 +201,7 @@ def test_odd_names_stay_apart_under_a_mapping(project: Project) -> None:
 def test_a_bad_mapping_is_refused_with_the_fields_there_are(
     project: Project, mapping: str, words: str
 ) -> None:
-    """Promise: a misspelt field is told at once, not found in the graph later."""
+    """Promise: a misspelt field is reported at once, not found in the graph later."""
     with pytest.raises(InvalidSettingError, match="external_asset_mapping") as caught:
         project.definitions(external_asset_mapping=mapping)
     assert words in str(caught.value)
@@ -256,7 +256,7 @@ def test_dagster_tags_set_dagsters_properties(project: Project) -> None:
 
 
 def test_an_unknown_dagster_tag_warns_and_names_the_model(project: Project) -> None:
-    """Promise: a misspelt property is told, and the project loads."""
+    """Promise: a misspelt property is reported, and the project loads."""
     with pytest.warns(UserWarning, match=r"`dagster:groupname:x` of model `demo\.tagged`"):
         spec = _tagged(project, "dagster:groupname:x", "dagster:group_name")
     assert spec.group_name == "sqlmesh"

@@ -556,7 +556,7 @@ def test_a_plan_that_fails_raises_sqlmeshs_error(project: Project, heard: _Heard
 
 
 def test_an_environment_says_when_it_was_finalized(project: Project, heard: _Heard) -> None:
-    """Promise: due.py and deployment.py tell a plan in progress by these attributes."""
+    """Promise: due.py and deployment.py recognize a plan in progress by these attributes."""
     project.model("full", "SELECT 1::INT AS id")
     context = _planned(project)
     environment = context.state_reader.get_environment("prod")

@@ -193,7 +193,7 @@ def last_of(event: dg.AssetMaterialization, run_id: str = "run-1") -> Reported:
 
 
 def test_a_model_with_nothing_due_keeps_its_data_version_and_its_inputs() -> None:
-    """Promise: the table as it is, built when and where; however often it is told."""
+    """Promise: the table as it is, built when and where; however often it is reported."""
     (built,) = events.runless_materializations(asset_of(), replace(BUILT, row_count=3))
     tags = {**(built.tags or {}), "dagster/input_data_version/raw/a": "5", "dagster/backfill": "b"}
     first = events.unchanged(
@@ -263,7 +263,7 @@ def test_what_the_audits_of_later_days_do_not_cover_stays_failed() -> None:
 
 
 def test_a_last_result_says_when_and_where_it_was_found() -> None:
-    """Promise: the first time, however often it is told; none of an audit that has changed."""
+    """Promise: the first time, however often it is reported; none of an audit that has changed."""
     own = asset_of(audits=(audit("not_null"),)).checks
     (evaluation,) = checks.check_evaluations(own, replace(BUILT, audits=(FOUND,)))
     key = own[0][1].key

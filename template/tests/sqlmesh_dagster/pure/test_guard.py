@@ -230,7 +230,7 @@ def test_patience_ends_after_its_limit_and_names_whom_it_waited_for(clock: list[
 
 
 def test_other_steps_of_the_same_run_are_waited_for_without_limit(clock: list[float]) -> None:
-    """Promise: and the limit for anybody else begins anew after them."""
+    """Promise: and the limit for anybody else begins again after them."""
     said: list[str] = []
     patience = Patience("me", 3, said.append)
     clock[0] += 100
@@ -268,7 +268,7 @@ def test_who_is_cancelled_stops_waiting(clock: list[float]) -> None:
 
 
 def test_a_held_lock_is_waited_for_and_told(clock: list[float]) -> None:
-    """Promise: `held` waits as long as it is told to, and says so where it is told to."""
+    """Promise: `held` waits as long as it is asked to, and says so where it is asked to."""
     said: list[str] = []
     with ProjectLock("one").held("Dagster run 1", 0):
         waiting = ProjectLock("one").held("me", 2, say=said.append)

@@ -1,4 +1,4 @@
-"""The ledger: what was heard of each model becomes one outcome, told once and as soon as it is known."""
+"""The ledger: what was heard of each model becomes one outcome, reported once and as soon as it is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOOM = ErrorOutcome("Error", "boom")
 
 
 class _Told(list[ModelOutcome]):
-    """Outcomes in the order in which they were told."""
+    """Outcomes in the order in which they were reported."""
 
     @property
     def statuses(self) -> list[tuple[str, str]]:
@@ -109,7 +109,7 @@ def test_what_is_not_selected_is_not_told() -> None:
 
 
 def test_a_selected_model_that_the_environment_lacks_is_not_deployed() -> None:
-    """Promise: it is told first, with the way to deploy it; the others are returned."""
+    """Promise: it is reported first, with the way to deploy it; the others are returned."""
     told = _Told()
     ledger = Ledger([A, "new"], told.append)
     assert ledger.begin({A: DEPLOYED[A]}, NOW, "hint") == [A]
@@ -117,7 +117,7 @@ def test_a_selected_model_that_the_environment_lacks_is_not_deployed() -> None:
 
 
 def test_models_that_are_restated_with_a_selected_one_are_taken_too() -> None:
-    """Promise: each is told, and the selected one names them."""
+    """Promise: each is reported, and the selected one names them."""
     told = _Told()
     ledger = Ledger([A], told.append)
     assert ledger.begin(DEPLOYED, NOW, "hint", below={A: (B,)}) == [A, B]
@@ -186,7 +186,7 @@ def test_a_model_that_a_signal_holds_back_is_not_ready() -> None:
 
 
 def test_a_model_that_waits_for_nobody_knows_what_says_so() -> None:
-    """Promise: a batch-less model without a signal anywhere is still told."""
+    """Promise: a batch-less model without a signal anywhere is still reported."""
     ledger, told = _ledger(B)
     ledger.planned({B: []})
     assert told[0].reason == "upstream waits for a signal: unknown"
@@ -203,7 +203,7 @@ def test_a_model_that_waits_for_others_is_not_ready() -> None:
 
 
 def test_the_end_tells_what_was_planned_and_never_heard_of_as_skipped() -> None:
-    """Promise: a step waits for each outcome, so that each is told."""
+    """Promise: a step waits for each outcome, so that each is reported."""
     ledger, told = _ledger(A, B)
     ledger.planned({A: [(1, 2)]})
     ledger.end()
@@ -239,7 +239,7 @@ def test_a_batch_that_was_cancelled_is_no_failure() -> None:
 
 
 def test_an_error_of_the_whole_run_is_told_for_every_untold_model() -> None:
-    """Promise: what has a failure of its own keeps it, and what is told stays told."""
+    """Promise: what has a failure of its own keeps it, and what is reported stays reported."""
     ledger, told = _ledger(A, B, C)
     ledger.planned({name: [(1, 2)] for name in (A, B, C)})
     own = ErrorOutcome("Own", "its own")

@@ -1,4 +1,4 @@
-"""Dead and living runs, told apart."""
+"""Dead and living runs, distinguished."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def gone() -> int:
     ],
 )
 def test_a_run_of_which_nothing_bad_is_known_lives(signs: RunSigns) -> None:
-    """Promise: no run is ended that may be at work."""
+    """Promise: no run is ended that may be running."""
     assert death_of(signs, NOW) is None
 
 

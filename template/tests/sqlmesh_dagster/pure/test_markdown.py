@@ -22,7 +22,7 @@ def test_a_cell_is_one_line_without_bars() -> None:
 
 
 def test_a_long_list_says_how_much_is_left_out() -> None:
-    """Promise: cut where it was told to, and only if it is longer."""
+    """Promise: cut where it was asked to, and only if it is longer."""
     lines = ["a", "b", "c"]
     assert shortened(lines, 3, "lines") == lines
     assert shortened(lines, 2, "lines") == ["a", "b", "… and 1 more lines"]

@@ -40,7 +40,7 @@ def test_a_name_gives_the_same_segment_in_every_process() -> None:
 
 
 def test_two_key_paths_never_become_one_op() -> None:
-    """Promise: `a / b_c` beside `a_b / c`, and anything that a translator may return, have an op each."""
+    """Promise: `a / b_c` next to `a_b / c`, and anything that a translator may return, have an op each."""
     parts = ["a", "b", "a_b", "a__b", "_a", "a_", "a-b", "b/a"]
     paths = [path for n in (1, 2, 3) for path in itertools.product(parts, repeat=n)]
     names = [op_name(path) for path in paths]
@@ -142,7 +142,7 @@ def test_check_names_do_not_depend_on_order_or_neighbours() -> None:
 
 
 def test_calls_that_read_the_same_get_names_of_their_own() -> None:
-    """Promise: columns `a, b` beside column `a_b` are two checks, whichever stands first."""
+    """Promise: columns `a, b` next to column `a_b` are two checks, whichever stands first."""
     calls = [("not_null", {"columns": "[a, b]"}), ("not_null", {"columns": "[a_b]"})]
     names = check_names(calls)
     assert len(set(names)) == 2

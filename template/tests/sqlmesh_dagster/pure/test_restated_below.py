@@ -14,7 +14,7 @@ def names(*models: object, restated: str = A) -> list[str]:
 
 
 def test_what_reads_it_directly_or_not_is_restated() -> None:
-    """Promise: in order, the model itself and what is beside it left out."""
+    """Promise: in order, the model itself and what is next to it left out."""
     chain = (model("a"), model("b", A), model("c", B), model("beside"))
     assert names(*chain) == ["b", "c"]
     assert names(*chain, restated=B) == ["c"]

@@ -11,8 +11,10 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import InvalidSettingError, SQLMeshResultsResource
-from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome
-from sqlmesh_dagster.run.results import RunResults
+from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, to_line
+from sqlmesh_dagster.facts.reported import Reports
+from sqlmesh_dagster.run.liveness import give_sign, read_sign
+from sqlmesh_dagster.run.results import RECORDS, SIGN, RunResults
 
 _OUTCOME = ModelOutcome(
     fqn='"db"."s"."m"',
@@ -26,7 +28,7 @@ _OUTCOME = ModelOutcome(
 
 
 def test_an_outcome_is_read_as_it_was_written_by_another_reader(tmp_path: Path) -> None:
-    """Promise: a step in another process sees exactly what the leader told."""
+    """Promise: a step in another process sees exactly what the leader reported."""
     writer, reader = (RunResults(tmp_path / "run" / "sqlmesh.jsonl") for _ in range(2))
     assert reader.of(_OUTCOME.fqn) == []
     writer.append(_OUTCOME)
@@ -36,7 +38,7 @@ def test_an_outcome_is_read_as_it_was_written_by_another_reader(tmp_path: Path) 
 
 
 def test_a_torn_line_of_a_killed_leader_costs_nothing_else(tmp_path: Path) -> None:
-    """Promise: what was told before and after it is read."""
+    """Promise: what was reported before and after it is read."""
     path = tmp_path / "sqlmesh.jsonl"
     results = RunResults(path)
     results.append(_OUTCOME)
@@ -118,3 +120,140 @@ def test_steps_of_one_process_share_one_reader(tmp_path: Path) -> None:
     began = time.monotonic()
     waiting.wait(30)
     assert time.monotonic() - began < 10
+
+
+def test_all_steps_that_wait_are_woken_at_once(tmp_path: Path) -> None:
+    """Promise: one outcome, however many wait."""
+    results = RunResults(tmp_path / "sqlmesh.jsonl")
+    waiting = [threading.Thread(target=results.wait, args=(30,)) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.1)
+    began = time.monotonic()
+    results.append(_OUTCOME)
+    for thread in waiting:
+        thread.join()
+    assert time.monotonic() - began < 10
+
+
+def test_waiting_ends_after_its_time(tmp_path: Path) -> None:
+    """Promise: another process may have written meanwhile."""
+    began = time.monotonic()
+    RunResults(tmp_path / "sqlmesh.jsonl").wait(0.05)
+    assert 0.04 < time.monotonic() - began < 10
+
+
+def test_a_step_that_waits_gives_a_sign_of_life_each_minute(tmp_path: Path) -> None:
+    """Promise: the first time at once, and not at each poll."""
+    results = RunResults(tmp_path / "run" / "sqlmesh.jsonl")
+    sign = tmp_path / "run" / SIGN
+    results.wait(0)
+    assert read_sign(sign) is not None
+    sign.unlink()
+    results.wait(0)
+    assert not sign.exists()
+
+
+def test_a_line_that_is_still_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    """Promise: once, and after those before it."""
+    path = tmp_path / "sqlmesh.jsonl"
+    reader = RunResults(path)
+    whole = to_line(_OUTCOME) + to_line(ModelOutcome("b", "executed"))
+    path.write_bytes(whole[:-10])
+    assert list(reader.latest()) == [_OUTCOME.fqn]
+    path.write_bytes(whole)
+    assert reader.of("b") == [ModelOutcome("b", "executed")]
+    assert reader.of(_OUTCOME.fqn) == [_OUTCOME]
+
+
+def test_the_last_outcome_of_a_model_counts(tmp_path: Path) -> None:
+    """Promise: after a retry, its own; the others are kept, oldest first."""
+    results = RunResults(tmp_path / "sqlmesh.jsonl")
+    later = ModelOutcome(_OUTCOME.fqn, "executed")
+    for outcome in (_OUTCOME, ModelOutcome("b", "not_ready"), later):
+        results.append(outcome)
+    assert results.latest() == {_OUTCOME.fqn: later, "b": ModelOutcome("b", "not_ready")}
+    assert results.of(_OUTCOME.fqn) == [_OUTCOME, later]
+    assert results.of("c") == []
+
+
+def test_a_folder_that_is_not_there_has_no_outcomes(tmp_path: Path) -> None:
+    """Promise: nor one whose place a file has."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "none" / "x.jsonl", tmp_path / "file" / "x.jsonl"):
+        assert RunResults(path).latest() == {}
+
+
+def test_records_are_where_the_instance_stores_its_own(tmp_path: Path) -> None:
+    """Promise: a file for each project, in a folder for each run; or below `storage_dir`."""
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+        SQLMeshResultsResource().of_run(instance, _NEW).append(_OUTCOME)
+        SQLMeshResultsResource().of_run(instance, _NEW, "two").append(_OUTCOME)
+        storage = Path(instance.storage_directory())
+        elsewhere = SQLMeshResultsResource(storage_dir=str(tmp_path / "other"))
+        elsewhere.of_run(instance, _NEW).append(_OUTCOME)
+    names = sorted(path.name for path in (storage / RECORDS / _NEW).iterdir())
+    assert names == ["sqlmesh.jsonl", "two.jsonl"]
+    assert (tmp_path / "other" / RECORDS / _NEW / "sqlmesh.jsonl").is_file()
+
+
+def test_what_was_reported_last_is_read_once_in_each_attempt() -> None:
+    """Promise: the steps of a process share it; a retry, another run and another project read again."""
+    resource = SQLMeshResultsResource()
+    looks: list[int] = []
+
+    def look() -> Reports:
+        looks.append(1)
+        return Reports()
+
+    first = resource.reports("run", "x", 0, look)
+    assert resource.reports("run", "x", 0, look) is first and len(looks) == 1
+    for key in (("run", "x", 1), ("run", "y", 1), ("other", "y", 1)):
+        again = resource.reports(*key, look)
+        assert again is not first and resource.reports(*key, look) is again
+    assert len(looks) == 4
+
+
+@pytest.mark.parametrize(("days", "is_kept"), [(6.9, True), (7.1, False)])
+def test_records_and_signs_are_kept_for_a_week(tmp_path: Path, days: float, is_kept: bool) -> None:
+    """Promise: by default; then the run's folder goes, too."""
+    resource = SQLMeshResultsResource(storage_dir=str(tmp_path))
+    folder = tmp_path / RECORDS / _OLD
+    with dg.DagsterInstance.ephemeral() as instance:
+        resource.of_run(instance, _OLD).append(_OUTCOME)
+        give_sign(folder / SIGN)
+        for path in folder.iterdir():
+            _age(path, days)
+        resource.forget_old_runs(instance)
+    assert folder.exists() is is_kept
+    assert not is_kept or len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", [SIGN, "sqlmesh.jsonl"])
+def test_a_file_that_only_has_the_name_of_a_record_is_kept(tmp_path: Path, name: str) -> None:
+    """Promise: a link is not followed, and what holds something else is somebody's."""
+    folder = tmp_path / RECORDS
+    (folder / _OLD).mkdir(parents=True)
+    (folder / _NEW).mkdir()
+    (folder / _OLD / name).write_text("mine\n")
+    target = tmp_path / "target"
+    if name == SIGN:
+        give_sign(target)
+    else:
+        RunResults(target).append(_OUTCOME)
+    (folder / _NEW / name).symlink_to(target)
+    _age(target, 400)
+    _age(folder / _OLD / name, 400)
+    with dg.DagsterInstance.ephemeral() as instance:
+        SQLMeshResultsResource(storage_dir=str(tmp_path)).forget_old_runs(instance)
+    assert (folder / _OLD / name).is_file() and (folder / _NEW / name).is_symlink()
+
+
+def test_a_resource_without_a_run_gives_no_sign(tmp_path: Path) -> None:
+    """Promise: as in a test or a sensor, nothing is written."""
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+        context = dg.build_init_resource_context(instance=instance)
+        SQLMeshResultsResource().setup_for_execution(context)
+        assert not (Path(instance.storage_directory()) / RECORDS).exists()

@@ -218,7 +218,7 @@ def test_kinds_whose_repetition_may_lose_rows_are_left(kind: str) -> None:
 
 
 def test_the_newest_interval_is_not_all_there_is() -> None:
-    """Promise: a history that began with its newest interval would begin anew, and is left."""
+    """Promise: a history that began with its newest interval would begin again, and is left."""
     subject = _model("m", "raw", kind="SCD_TYPE_2_BY_TIME", policy="newest", inputs={"raw": _OLD})
     known = _known(subject, loads={"raw": _NEW})
     assert _verdicts(known)["m"].rebuild == (_span("2025-01-09", "2025-01-10"),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_a_later_one_replaces_it(tmp_path: Path) -> None:
 def test_what_is_no_manifest_is_none(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Promise: it is made anew, which the log says, with the file and the reason; it is no error."""
+    """Promise: it is made again, which the log says, with the file and the reason; it is no error."""
     store = ManifestStore.in_folder(tmp_path, None)
     store.path.write_text(content)
     with caplog.at_level(logging.INFO):
@@ -89,3 +90,29 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         store.write(STORED)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
     assert store.read() is None
+
+
+def test_no_other_folder_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: the unfinished file is next to the finished one, as another disk may be full."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    store = ManifestStore.in_folder(tmp_path / "a", None)
+    for _ in range(2):
+        store.write(STORED)
+    assert store.read() == STORED
+
+
+def test_an_empty_name_is_no_gateway(tmp_path: Path) -> None:
+    """Promise: the project's default gateway has one manifest."""
+    stores = [ManifestStore.in_folder(tmp_path, gateway) for gateway in (None, "")]
+    assert stores[0] == stores[1]
+
+
+def test_a_manifest_that_cannot_be_read_is_told_and_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise: as one that is broken."""
+    store = ManifestStore.in_folder(tmp_path, None)
+    store.path.mkdir()
+    with caplog.at_level(logging.INFO):
+        assert store.read() is None
+    assert "cannot be used" in caplog.text and "directory" in caplog.text

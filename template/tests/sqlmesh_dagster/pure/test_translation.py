@@ -312,7 +312,7 @@ def test_a_model_depends_on_what_it_reads() -> None:
 
 
 def test_two_models_of_one_key_are_refused() -> None:
-    """Promise: both are named, with the method that tells them apart."""
+    """Promise: both are named, with the method that distinguishes them."""
 
     class Same(SQLMeshTranslator):
         def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
@@ -388,7 +388,7 @@ def test_each_audit_that_is_on_is_a_check() -> None:
 
 
 def test_a_check_says_what_its_audit_does() -> None:
-    """Promise: its own description, or call and effect; the call and the SQL beside it."""
+    """Promise: its own description, or call and effect; the call and the SQL next to it."""
     own = PLAIN.get_check_spec(audit("a", description="Words"), dg.AssetKey("k"))
     assert own.description == "Words" and not own.blocking
     assert dict(own.metadata) == {"sqlmesh/audit": "a", "sqlmesh/blocking": True}

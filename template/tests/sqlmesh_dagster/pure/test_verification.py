@@ -19,7 +19,7 @@ def test_nothing_found_says_what_ran() -> None:
 
 
 def test_a_table_names_each_finding_and_details_follow_for_unit_tests() -> None:
-    """Promise: model, who found it, the rule, and what it says; warnings are told apart."""
+    """Promise: model, who found it, the rule, and what it says; warnings are distinguished."""
     verification = Verification((("m", 1),), (TEST,), (RULE, WARNING))
     assert verification.errors == (TEST, RULE)
     assert verification.markdown == "\n\n".join(
