@@ -26,7 +26,9 @@ KEY, DAILY = dg.AssetKey(["db", "demo", "m"]), dg.AssetKey(["db", "demo", "daily
 
 
 def _project(**settings: Any) -> DagsterProject:
-    daily = model("daily", kind="INCREMENTAL_BY_TIME_RANGE", start="2025-01-01T00:00:00+00:00")
+    daily = model(
+        "daily", kind="INCREMENTAL_BY_TIME_RANGE", first_interval="2025-01-01T00:00:00+00:00"
+    )
     translator = SQLMeshTranslator(settings=TranslatorSettings(**settings))
     found = manifest(model("m"), daily)
     return translate(found, translator, name="x", group_name="g", owners=())
@@ -119,7 +121,7 @@ def test_a_partition_that_is_half_done_is_not_reported(instance: dg.DagsterInsta
 def test_an_active_run_reports_by_itself(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """Promise: a sync leaves what a run builds to the run, and keeps its cursor."""
     settings = ProjectSettings(project_dir=str(tmp_path)).checked()
-    run = dg.DagsterRun("x_job", status=dg.DagsterRunStatus.QUEUED)
+    run = dg.DagsterRun("x_job", status=dg.DagsterRunStatus.STARTING)
     instance.add_run(run)
     synced = synchronize(instance, PROJECT, settings, "before")
     assert synced == Synced(obstacle=f"Dagster run {run.run_id} is still active", cursor="before")

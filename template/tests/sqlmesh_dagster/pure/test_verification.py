@@ -14,7 +14,7 @@ def test_nothing_found_says_what_ran() -> None:
     verification = Verification(tests=(("a", 2), ("b", 1)))
     assert verification.test_count == 3 and verification.errors == ()
     assert verification.markdown == (
-        "3 unit tests of 2 models ran.\n\nUnit tests and linter have nothing to say."
+        "3 unit tests of 2 models ran.\n\nUnit tests and linter found nothing."
     )
 
 
