@@ -161,7 +161,7 @@ def _description(audit: AuditOutcome, before: tuple[Failing, ...]) -> str:
 
 
 def rows_of(audit: AuditOutcome) -> str:
-    """How many rows an audit found, in words."""
+    """A text with the number of rows that an audit found."""
     return rows_in_words(audit.failing_rows)
 
 
@@ -173,7 +173,7 @@ def rows_in_words(rows: int) -> str:
 def _failing_before(
     record: AuditRecord, audit: AuditOutcome, outcome: ModelOutcome, last: Found | None
 ) -> tuple[Failing, ...]:
-    """What failed before in this table, and is not among what the audit has looked at now."""
+    """What failed before in this table, and was not audited again now."""
     if last is None or not audit.covered or not is_of(last, record, outcome.version):
         return ()
     return tuple(
@@ -184,12 +184,12 @@ def _failing_before(
 
 
 def failing_of(last: Found) -> tuple[Failing, ...]:
-    """The failing intervals that a result remembers."""
+    """The failing intervals that a result has."""
     return tuple(_from_json(last.evaluation.metadata.get("sqlmesh/failing_intervals")))
 
 
 def is_of(last: Found, record: AuditRecord, version: str | None) -> bool:
-    """Whether a result is one of this audit and this table; results of 0.2 do not say."""
+    """Whether a result is of this audit and this table; results of 0.2 do not say that."""
     facts = last.evaluation.metadata
     wanted = {"sqlmesh/definition": definition_of(record), "sqlmesh/version": version}
     return all(

@@ -125,10 +125,10 @@ def unchanged(
 ) -> dg.AssetMaterialization | None:
     """The materialization of an asset whose model was not executed: not due, or not ready.
 
-    Dagster shows what a run was to materialize and did not as failed, once something else in the run
-    has. So the table is reported again, with the data version and the inputs of what it holds. Where
-    checks have partitions it is the newest of these that is reported: after a materialization of no
-    partition, Dagster takes the checks' results of all partitions for outdated.
+    If something else in a run fails, Dagster shows each asset that the run did not materialize as
+    failed. So the table is reported again, with the data version and the inputs of the data in it.
+    If checks have partitions, the newest partition is reported: after a materialization without a
+    partition, Dagster treats the checks' results of all partitions as outdated.
 
     Args:
         last: What the asset's last materialization says.

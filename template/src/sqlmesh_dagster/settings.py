@@ -208,11 +208,11 @@ class ProjectSettings(BaseModel):
 
     @property
     def plan_hint(self) -> str:
-        """How to deploy, for a message."""
+        """The command to deploy, for a message."""
         return f"Run `{self.plan_command(self.environment)}` to deploy."
 
     def plan_command(self, environment: str) -> str:
-        """What deploys to an environment, from whichever folder it is typed in."""
+        """The command that deploys to an environment, from any folder."""
         target = "" if environment == "prod" else f" {environment}"
         return f"{self.command} plan{target}"
 

@@ -176,10 +176,10 @@ class ExternalRecord:
 
 @dataclass(frozen=True)
 class StandaloneAuditRecord:
-    """An audit that belongs to no model; `depends_on` holds the FQNs that its query reads.
+    """An audit without a model; `depends_on` has the FQNs that its query reads.
 
     Attributes:
-        about: Of a dbt test, the FQN of the model at which it stands in YAML.
+        about: For a dbt test, the FQN of the model in whose YAML it is.
     """
 
     audit: AuditRecord

@@ -52,7 +52,7 @@ _CRON_EPOCH = "2024-01-01"
 """A Monday; any fixed date does: a manifest must not depend on the clock."""
 _TWO_DAYS = (_CRON_EPOCH, "2024-02-08")
 _CRON_SAMPLES = 30
-"""Ticks looked at, at least: a month of a daily cron."""
+"""Least number of ticks that are compared: a month of a daily cron."""
 _DAY = 86400.0
 _CRON_SPAN = timedelta(hours=25)
 """Least time that is compared: a night of `*/5 8-18`; SQLMesh's shortest period is 5 minutes."""

@@ -24,7 +24,7 @@ DEFAULT_FOLDER = ".cache/dagster"
 
 @dataclass(frozen=True)
 class StoredManifest:
-    """A manifest with what it was made of.
+    """A manifest with the inputs that it was made from.
 
     Attributes:
         looked_up: Of what the project's own code looked up, see `Inputs.looked_up_digest`.

@@ -51,7 +51,7 @@ def last_materializations(
 def last_results(
     instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey]
 ) -> dict[dg.AssetCheckKey, Found]:
-    """The last result of each check that has one; a check that a run has only planned has none of it."""
+    """The last result of each check that has one; planned evaluations do not count."""
     return _found(last_check_results(instance, list(keys)))
 
 
