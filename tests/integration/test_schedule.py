@@ -12,7 +12,12 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
-from sqlmesh_dagster import InvalidSettingError, SQLMeshResource
+from sqlmesh_dagster import (
+    InvalidSettingError,
+    SQLMeshResource,
+    SQLMeshTranslator,
+    TranslatorSettings,
+)
 
 BUILT_AT = "2025-01-10T00:30:00"
 
@@ -110,6 +115,29 @@ def test_a_requested_run_builds_what_the_tick_saw(
     ]
     assert names == ["hourly", "daily"]
     assert _tick(definitions, instance, "2025-01-11T00:00:00")[0] == []
+
+
+def test_a_requested_run_selects_no_check_that_a_models_step_reports_anyway(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: standalone audits, and checks of the owner's own, are selected; audits and the linter not."""
+    project.model("m", "SELECT 1::INT AS id", "kind FULL, audits (not_null(columns := (id)))")
+    project.write(
+        "audits/all_there.sql",
+        "AUDIT (name all_there, standalone true); SELECT id FROM demo.m WHERE id IS NULL",
+    )
+
+    @dg.asset_check(asset=dg.AssetKey(["warehouse", "demo", "m"]))
+    def own() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    settings = TranslatorSettings(lint_checks=True)
+    definitions = dg.Definitions.merge(
+        project.definitions(translator=SQLMeshTranslator(settings=settings)),
+        dg.Definitions(asset_checks=[own]),
+    )
+    ((request,), _) = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert [key.name for key in request.asset_check_keys or ()] == ["all_there", "own"]
 
 
 def test_a_tick_with_nothing_due_says_when_the_next_is(

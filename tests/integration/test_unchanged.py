@@ -9,11 +9,12 @@ from typing import Any
 import dagster as dg
 import pytest
 from sqlalchemy import Engine, event
-from tests.sqlmesh_dagster.projects import NOW, Project, Run, run_in_process
+from tests.sqlmesh_dagster.projects import NOW, Project, Run, run_config, run_in_process
 
 from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings, on_new_data
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.run.sync import synchronize
+from tests.shown import shown_checks
 
 NEXT_DAY = "2025-01-11T00:30:00"
 NOT_NULL = "kind FULL, audits (not_null(columns := (id)))"
@@ -270,18 +271,67 @@ def test_one_look_into_the_event_log_serves_all_models_of_a_run(
     assert lookups[0] == lookups[1] <= 3
 
 
+@pytest.mark.parametrize(("job", "records"), [(None, 8), ("sqlmesh_job", 6)])
 def test_a_model_with_nothing_due_costs_no_more_records_than_it_must(
+    project: Project, instance: dg.DagsterInstance, job: str | None, records: int
+) -> None:
+    """Promise: of a model with two checks, its materialization, a result of each check, begin and end of
+    its step, and what was planned, which in the scheduled job are no checks; one more if others wait."""
+    audits = "kind FULL, audits (not_null(columns := (id)), unique_values(columns := (id)))"
+    for number in range(5):
+        project.model(f"m{number}", "SELECT 1::INT AS id", audits)
+    project.model("n0", "SELECT id FROM demo.m4", audits)
+    definitions = project.definitions()
+    resolved = (
+        definitions.resolve_job_def(job)
+        if job
+        else definitions.resolve_implicit_global_asset_job_def()
+    )
+
+    def count(*names: str) -> int:
+        wanted = {key(name) for name in names}
+        planned = None if job is None else set[dg.AssetCheckKey]()  # as the schedule asks
+        part = resolved.get_subset(asset_selection=wanted, asset_check_selection=planned)
+        run = part.execute_in_process(instance=instance, run_config=run_config())
+        return len(instance.all_logs(run.run_id))
+
+    run_in_process(definitions, instance)
+    alone = count("m0")
+    assert count("m0", "m1", "m2", "m3") - alone == 3 * records
+    assert count("m0", "m4", "n0") - alone == 2 * records + 1
+    assert len(shown_checks(instance, graph_checks(definitions))) == 12
+    assert set(shown_checks(instance, graph_checks(definitions)).values()) == {"SUCCEEDED"}
+
+
+def graph_checks(definitions: dg.Definitions) -> set[dg.AssetCheckKey]:
+    """All checks of a project."""
+    return set(definitions.resolve_asset_graph().asset_check_keys)
+
+
+def test_a_built_model_costs_the_scheduled_job_one_record_for_each_check(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: of a model, six, planned and logged ones among them; of a check, what was planned and its result."""
-    for number in range(4):
-        project.model(f"m{number}", "SELECT 1::INT AS id", NOT_NULL)
+    """Promise: not what is planned and an output besides; and what an audit found is told all the same."""
+    rows = "kind FULL, audits (not_null(columns := (id)), accepted_range(column := id, min_v := 5,"
+    project.model("m0", "SELECT 1::INT AS id", f"{rows} blocking := false))")
+    project.model("m1", "SELECT 1::INT AS id", f"{rows}))")
     definitions = project.definitions()
-    run_in_process(definitions, instance)
-    one = run_in_process(definitions, instance, "m0")
-    all_of_them = run_in_process(definitions, instance)
-    records = [len(instance.all_logs(run.run_id)) for run in (one, all_of_them)]
-    assert (records[1] - records[0]) / 3 <= 6 + 2
+    job = definitions.resolve_job_def("sqlmesh_job")
+    result = job.execute_in_process(
+        instance=instance, run_config=run_config(), raise_on_error=False
+    )
+    run = Run(result.success, result.run_id, result.all_events)
+    assert list(run.failed) == ["warehouse__demo__m1"]
+    assert shown_checks(instance, graph_checks(definitions)) == {
+        "m0:not_null_id": "SUCCEEDED",
+        "m0:accepted_range_id_min_v_5": "FAILED",
+        "m1:not_null_id": "SUCCEEDED",
+        "m1:accepted_range_id_min_v_5": "FAILED",
+    }
+    about = [entry for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+    assert (
+        sum("CHECK" in str(e.dagster_event.event_type_value) for e in about if e.dagster_event) == 4
+    )
 
 
 @contextmanager

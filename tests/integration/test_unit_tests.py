@@ -9,7 +9,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from tests.sqlmesh_dagster.projects import Project, Run, held_by_another_process, run_in_process
+from tests.sqlmesh_dagster.projects import (
+    NOW,
+    Project,
+    Run,
+    held_by_another_process,
+    run_config,
+    run_in_process,
+)
 
 from sqlmesh_dagster import (
     DuplicateAssetKeyError,
@@ -20,6 +27,7 @@ from sqlmesh_dagster import (
     sqlmesh_verify_job_factory,
 )
 from sqlmesh_dagster.guard.locks import ProjectLock
+from tests.shown import shown_checks
 
 BOTH = TranslatorSettings(unit_test_checks=True, lint_checks=True)
 GOOD = """
@@ -267,3 +275,71 @@ def test_the_job_has_a_factory_of_its_own(tested: Project, instance: dg.DagsterI
     job = sqlmesh_verify_job_factory(sqlmesh_resource=resource)
     definitions = dg.Definitions(jobs=[job], resources={"sqlmesh": resource})
     assert definitions.resolve_job_def(job.name).execute_in_process(instance=instance).success
+
+
+def job_run(project: Project, instance: dg.DagsterInstance, now: str = NOW) -> Run:
+    """The scheduled job, which does not select the checks of code."""
+    definitions = project.definitions(translator=SQLMeshTranslator(settings=BOTH))
+    result = definitions.resolve_job_def("sqlmesh_job").execute_in_process(
+        instance=instance, run_config=run_config({}, now), raise_on_error=False
+    )
+    return Run(result.success, result.run_id, result.all_events)
+
+
+def words(project: Project, instance: dg.DagsterInstance) -> dict[str, str]:
+    """What the UI shows of each check."""
+    graph = project.definitions(translator=SQLMeshTranslator(settings=BOTH)).resolve_asset_graph()
+    return shown_checks(instance, graph.asset_check_keys)
+
+
+ALL_PASSED = dict.fromkeys(
+    ("first:unit_tests", "first:lint", "second:lint", "third:lint"), "SUCCEEDED"
+)
+
+
+def test_no_check_of_code_is_grey_after_a_run_that_leaves_it_out(
+    tested: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: each has a result on what the run built: its last one, while the text is the same, else a
+    new one, for one load of the files."""
+    tested.execute("CREATE SCHEMA raw")
+    tested.execute("CREATE TABLE raw.things AS SELECT 1 AS id")
+    first = job_run(tested, instance)
+    assert (first.success, set(first.passed), first.kept) == (True, set(ALL_PASSED), {})
+    assert words(tested, instance) == ALL_PASSED
+    for now in (NOW, "2025-01-11T00:30:00"):  # nothing is due, then everything
+        run = job_run(tested, instance, now)
+        assert (run.passed, set(run.kept)) == ({}, set(ALL_PASSED))
+        assert words(tested, instance) == ALL_PASSED
+    tested.write("tests/test_good.yaml", GOOD.replace("- id: 1\n  outputs", "- id: 3\n  outputs"))
+    broken = job_run(tested, instance, "2025-01-11T00:30:00")
+    assert broken.success  # the model is the same, and nothing is deployed
+    assert broken.passed == {"first:unit_tests": False, "first:lint": True}
+    assert words(tested, instance) == {**ALL_PASSED, "first:unit_tests": "FAILED"}
+    with_linter(tested)
+    warned = job_run(tested, instance, "2025-01-11T00:30:00")
+    assert warned.passed == dict.fromkeys(ALL_PASSED, False)
+
+
+def test_checks_of_code_are_not_those_of_a_failing_model(
+    tested: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: in a run of everything one model fails, and no check of another's code with it."""
+    definitions = tested.definitions(translator=SQLMeshTranslator(settings=BOTH))
+    run = run_in_process(definitions, instance)  # `raw.things` is not there
+    assert list(run.failed) == ["warehouse__demo__first"]
+    assert words(tested, instance) == ALL_PASSED
+
+
+def test_what_is_built_beside_a_run_keeps_the_checks_of_its_code(
+    tested: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a model that a run builds because another lacks it."""
+    tested.execute("CREATE SCHEMA raw")
+    tested.execute("CREATE TABLE raw.things AS SELECT 1 AS id")
+    job_run(tested, instance)
+    definitions = tested.definitions(translator=SQLMeshTranslator(settings=BOTH))
+    later = run_in_process(definitions, instance, "second", now="2025-01-11T00:30:00")
+    assert later.materialized == ["second"]
+    assert instance.get_latest_materialization_event(check_key("first", "lint").asset_key)
+    assert words(tested, instance) == ALL_PASSED

@@ -348,7 +348,7 @@ def _assets(
     return [
         *(_asset_or_stand_in(project, asset, tags, options) for asset in project.assets),
         *(_table_check(project, check, tags, options) for check in project.table_checks),
-        *verification_checks(project, tags),
+        *verification_checks(project, tags, options),
     ]
 
 
@@ -451,11 +451,8 @@ def _job(
     """The job of everything: the models, their checks, and what the schedule loads for them."""
     keys = [asset.spec.key for asset in project.assets]
     checks = dg.AssetSelection.checks(*assets)
-    # in every run, they would load the project's files each time
-    verification_checks = dg.AssetSelection.checks(
-        *(check.spec.key for check in project.verification_checks)
-    )
-    selection: dg.AssetSelection = (dg.AssetSelection.assets(*keys) | checks) - verification_checks
+    unplanned = dg.AssetSelection.checks(*project.unplanned_checks)
+    selection: dg.AssetSelection = (dg.AssetSelection.assets(*keys) | checks) - unplanned
     if loads != "none":
         known = set(keys)
         outside = {dep.asset_key for asset in project.assets for dep in asset.spec.deps}

@@ -45,7 +45,8 @@ class TranslatorSettings:
     Attributes:
         asset_checks: Whether audits are asset checks.
         unit_test_checks: Whether a model that has SQLMesh unit tests has a check of them. A run that
-            includes it loads the project's files, which takes seconds; the verify job does without.
+            selects it loads the project's files, which takes seconds; the scheduled job does only where
+            a model, its tests or the linter's rules have changed.
         lint_checks: Whether a model has a check of what SQLMesh's linter finds in it; as above.
         code_references: Whether an asset leads to the file and line of its model.
         code_url: Where a git host shows the project's folder, such as

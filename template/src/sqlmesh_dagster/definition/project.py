@@ -92,6 +92,11 @@ class VerificationCheck:
     model: ModelRecord
     spec: dg.AssetCheckSpec
 
+    @property
+    def definition(self) -> str:
+        """Changes with what its result may depend on."""
+        return f"{self.kind}|{self.model.code_digest}"
+
 
 @dataclass(frozen=True)
 class DagsterProject:
@@ -138,11 +143,26 @@ class DagsterProject:
 
     @property
     def checks_beside(self) -> tuple[dg.AssetCheckKey, ...]:
-        """The checks that steps of their own evaluate."""
-        return (
-            *(check.spec.key for check in self.verification_checks),
-            *(spec.key for table in self.table_checks for _, spec in table.checks),
+        """The checks of data that steps of their own evaluate."""
+        return tuple(spec.key for table in self.table_checks for _, spec in table.checks)
+
+    @property
+    def unplanned_checks(self) -> frozenset[dg.AssetCheckKey]:
+        """Checks that a scheduled run need not select to have their results.
+
+        A model's step reports them anyway, at a third of the records, unless others wait for their
+        output; and those of the code keep theirs, where a selection would load the project's files.
+        """
+        return frozenset(
+            [
+                *(check.spec.key for check in self.verification_checks),
+                *(s.key for asset in self.assets for _, s in asset.checks if not s.blocking),
+            ]
         )
+
+    def code_checks_of(self, keys: Collection[dg.AssetKey]) -> tuple[VerificationCheck, ...]:
+        """The checks of the code of some models' assets."""
+        return tuple(c for c in self.verification_checks if c.spec.asset_key in keys)
 
     @property
     def keys_by_fqn(self) -> Mapping[str, dg.AssetKey]:

@@ -137,6 +137,7 @@ class ModelRecord:
     end_of_last_interval: str | None = None
     seed_path: str | None = None
     unit_tests: tuple[str, ...] = ()
+    code_digest: str = ""
     restated_at: tuple[str, float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     problem: str | None = None

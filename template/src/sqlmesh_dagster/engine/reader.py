@@ -6,7 +6,7 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlmesh import Context
 
-from sqlmesh_dagster.definition.names import check_names, shown
+from sqlmesh_dagster.definition.names import check_names, digest, shown
 from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -75,6 +75,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
     starts = _fixed_starts(models, context.dag.sorted)
     root = Path(context.path)
     tests = unit_tests_by_model(context)
+    digests = _code_digests(context, fingerprints, tests)
     dbt = dbt_notes(context)
     own = own_fingerprints(context)
 
@@ -87,6 +88,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
             sources[fqn],
             starts.get(fqn),
             tests.get(fqn, ()),
+            digests[fqn],
             read_model,
             dbt,
         )
@@ -157,6 +159,31 @@ def unit_tests_by_model(context: Context) -> dict[str, list[str]]:
         if fqn in context.models:
             tests.setdefault(fqn, []).append(test.fully_qualified_test_name)
     return tests
+
+
+def _code_digests(
+    context: Context,
+    fingerprints: Mapping[str, SnapshotFingerprint],
+    tests: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
+    """For each model, what changes with what its unit tests and the linter say of it."""
+    bodies = {t.fully_qualified_test_name: str(t.body) for t in context.select_tests()}
+    rules = [
+        *(str(config.linter) for config in context.configs.values()),
+        *(
+            file.read_text(errors="replace")
+            for root in context.configs
+            for file in sorted((Path(root) / "linter").rglob("*.py"))
+        ),
+    ]
+    return {
+        fqn: digest(
+            f"{fingerprint_text(fingerprints[fqn])}|{rules}|"
+            f"{[bodies.get(name) for name in tests.get(fqn, ())]}",
+            12,
+        )
+        for fqn in context.models
+    }
 
 
 def fingerprint_text(fingerprint: SnapshotFingerprint) -> str:
@@ -242,6 +269,7 @@ def _model_record(
     sources: Mapping[str, ColumnSources],
     start: datetime | None,
     tests: Iterable[str],
+    code_digest: str,
     read_model: ReadModel,
     dbt: DbtNotes,
 ) -> ModelRecord:
@@ -293,6 +321,7 @@ def _model_record(
         unit_tests=tuple(name.rpartition("::")[2] for name in tests),
         dbt=dbt.of_model(model),
         query=_query(model),
+        code_digest=code_digest,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from sqlmesh_dagster.definition.project import VerificationCheck
 from sqlmesh_dagster.facts.tables import BuiltTable
 
 _OF_THE_DATA = ("dagster/data_version", "dagster/code_version", "dagster/input_")
@@ -54,7 +55,10 @@ class Reports:
     """The last materializations and check results of some assets; those that have none are left out.
 
     Attributes:
-        beside: Checks that the step of an asset does not evaluate, and no other step of the run does.
+        beside: Checks of data that the step of an asset does not evaluate, and no other step of the
+            run does.
+        code: Checks of the models' code that no step of the run evaluates.
+        awaited: Assets for whose step another step of the run waits.
     """
 
     assets: Mapping[dg.AssetKey, Reported] = field(default_factory=dict, hash=False)
@@ -62,6 +66,10 @@ class Reports:
     beside: Mapping[dg.AssetKey, tuple[dg.AssetCheckKey, ...]] = field(
         default_factory=dict, hash=False
     )
+    code: Mapping[dg.AssetKey, tuple[VerificationCheck, ...]] = field(
+        default_factory=dict, hash=False
+    )
+    awaited: frozenset[dg.AssetKey] = frozenset()
 
 
 def reported(materialization: dg.AssetMaterialization, run_id: str, at: float) -> Reported:

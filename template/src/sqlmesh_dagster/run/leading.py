@@ -9,6 +9,7 @@ from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import Lease, Patience
+from sqlmesh_dagster.run.code_checks import changed_code, verify_changed
 from sqlmesh_dagster.run.results import RunResults
 from sqlmesh_dagster.run.selection import Selection, select_models, with_unselected
 from sqlmesh_dagster.run.step import Step
@@ -66,7 +67,10 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
 
     held = _selection(step, step.results)[0].held
 
+    changed = changed_code(step, [fqn])
+
     def work(cancel: CancelToken) -> None:
+        verify_changed(step, changed, cancel)
         step.sqlmesh_run(cancel, inputs).run_models([fqn], report, held)
 
     run_work(step.context, step.resource, work)
@@ -98,6 +102,7 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
     try:
         selection = _select(step, results)
         inputs = step.known_inputs(selection.taken)
+        changed = changed_code(step, selection.taken)
         step.store.forget_old_runs(step.context.instance)
     except BaseException:
         lease.release()
@@ -115,6 +120,7 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
     def work(cancel: CancelToken) -> None:
         with lease:
             try:
+                verify_changed(step, changed, cancel)
                 step.sqlmesh_run(cancel, inputs, has_project_lock=True).run_models(
                     selection.taken, report, selection.held
                 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.definition.project import DagsterProject, VerificationCheck
 from sqlmesh_dagster.facts.reported import Found, Reported, Reports, reported
 from sqlmesh_dagster.upstream.dagster import (
     CheckResult,
@@ -24,13 +24,28 @@ def last_reports(instance: dg.DagsterInstance, project: DagsterProject, plan: Ru
     for check in project.checks_beside:
         if check.asset_key in keys and check not in plan.checks:
             beside[check.asset_key] = (*beside.get(check.asset_key, ()), check)
-    own = [spec.key for asset in assets for _, spec in asset.checks]
-    checks = [*own, *(key for found in beside.values() for key in found)]
+    code: dict[dg.AssetKey, tuple[VerificationCheck, ...]] = {}
+    for verification in project.code_checks_of(keys):
+        if verification.spec.key not in plan.checks:
+            key = verification.spec.asset_key
+            code[key] = (*code.get(key, ()), verification)
+    checks = [
+        *(spec.key for asset in assets for _, spec in asset.checks),
+        *(key for found in beside.values() for key in found),
+        *(each.spec.key for found in code.values() for each in found),
+    ]
     return Reports(
         assets=last_materializations(instance, keys),
         checks=last_results(instance, checks),
         beside=beside,
+        code=code,
+        awaited=_awaited(plan),
     )
+
+
+def _awaited(plan: RunPlan) -> frozenset[dg.AssetKey]:
+    steps = frozenset().union(*plan.upstream.values())
+    return frozenset(key for key, step in plan.assets.items() if step in steps)
 
 
 def last_materializations(

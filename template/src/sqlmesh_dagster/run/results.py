@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -118,6 +118,7 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
 
     _open: dict[Path, RunResults] = PrivateAttr(default_factory=dict)
     _reports: dict[tuple[str, str, int], Reports] = PrivateAttr(default_factory=dict)
+    _verified: dict[str, list[dg.AssetCheckEvaluation]] = PrivateAttr(default_factory=dict)
 
     def of_run(
         self, instance: dg.DagsterInstance, run_id: str, project: str = "sqlmesh"
@@ -148,6 +149,14 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
             self._reports.clear()
             self._reports[key] = look()
         return self._reports[key]
+
+    def put_verified(self, run_id: str, results: Iterable[dg.AssetCheckEvaluation]) -> None:
+        """Keeps what unit tests and linter said, for the next step of this process to report."""
+        self._verified.setdefault(run_id, []).extend(results)
+
+    def take_verified(self, run_id: str) -> list[dg.AssetCheckEvaluation]:
+        """What is to be reported, once."""
+        return self._verified.pop(run_id, [])
 
     def forget_old_runs(self, instance: dg.DagsterInstance) -> None:
         """Deletes the records of runs that ended more than `keep_days` ago, and nothing else.

@@ -15,7 +15,7 @@ from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
 from sqlmesh_dagster.run.active import active_run
 from sqlmesh_dagster.run.inputs import Reads
 from sqlmesh_dagster.settings import ProjectSettings, ScheduleLoads
-from sqlmesh_dagster.upstream.dagster import AssetJob, loadable_upstream
+from sqlmesh_dagster.upstream.dagster import AssetJob, checks_on, loadable_upstream
 
 
 def adaptive_schedule(
@@ -115,9 +115,12 @@ def _evaluate(
         when = f" The next is due at {due.next_due.isoformat()}." if due.next_due else ""
         return dg.SkipReason(f"No model is due.{when}")
     options = {"execution_time": at.isoformat(), "build": "due"}
+    selected = [*_to_load(context, project, fqns, loads, at), *(keys[m] for m in fqns)]
+    checks = checks_on(context.repository_def, selected) - project.unplanned_checks
     return dg.RunRequest(
         run_key=f"{settings.environment}:{at.isoformat()}",
-        asset_selection=[*_to_load(context, project, fqns, loads, at), *(keys[m] for m in fqns)],
+        asset_selection=selected,
+        asset_check_keys=sorted(checks),
         run_config={"resources": {project.options_key: {"config": options}}},
         tags={"sqlmesh/due": str(len(fqns))},
     )

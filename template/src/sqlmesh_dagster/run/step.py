@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sqlmesh_dagster.definition.partitions import Interval, existing_window
-from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset
+from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset, VerificationCheck
 from sqlmesh_dagster.facts.ledger import BUILT_BY_PLAN
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import Reports
@@ -19,6 +19,7 @@ from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
+from sqlmesh_dagster.run.code_checks import report_kept
 from sqlmesh_dagster.run.inputs import known_inputs
 from sqlmesh_dagster.run.reported import last_reports
 from sqlmesh_dagster.run.results import RunResults, SQLMeshResultsResource
@@ -117,6 +118,13 @@ class Step:
             outcomes=self.results.latest(),
         )
 
+    def code_checks(self, fqns: Collection[str]) -> Iterator[VerificationCheck]:
+        """The checks of the code of these models that no step of this run evaluates."""
+        keys = self.project.keys_by_fqn
+        for fqn in fqns:
+            if fqn in keys:
+                yield from self.reports.code.get(keys[fqn], ())
+
     def report_besides(self, outcome: ModelOutcome, selected: Collection[str]) -> None:
         """Records a model that was built although no step of this Dagster run stands for it.
 
@@ -129,13 +137,21 @@ class Step:
         if outcome.fqn in selected and not outcome.is_late:
             return
         is_audited = outcome.reason != BUILT_BY_PLAN and not outcome.is_late
+        asset = self.project.assets_by_fqn.get(outcome.fqn)
         record(
             self.context.instance,
-            self.project.assets_by_fqn.get(outcome.fqn),
+            asset,
             outcome,
             self.project.checks_of(outcome.fqn) if is_audited else (),
             self.context.run_id,
         )
+        self.report_code_checks(asset)
+
+    def report_code_checks(self, asset: ModelAsset | None) -> None:
+        """What is known of the code of a model that was recorded beside the steps of this run."""
+        if asset is not None and self.project.verification_checks:
+            checks = self.project.code_checks_of({asset.spec.key})
+            report_kept(self.context.instance, checks)
 
 
 def _options(

@@ -26,6 +26,7 @@ from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import has_moved
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.partition_checks import kept_partition_results, partitioned
+from sqlmesh_dagster.run.code_checks import kept_code_results
 from sqlmesh_dagster.run.leading import own_outcome, shared_outcome
 from sqlmesh_dagster.run.reported import last_results, last_results_in
 from sqlmesh_dagster.run.selection import restated_below
@@ -37,6 +38,7 @@ from sqlmesh_dagster.upstream.dagster import (
     output_without_materialization,
     partition_range,
     run_plan,
+    without_missing_output_messages,
 )
 
 StepEvent = (
@@ -61,6 +63,7 @@ def materialize_model(
     """
     _refuse_problem(asset.model.name, asset.problem)
     step = Step.of(context, project)
+    without_missing_output_messages(context)
     selected = tuple(c for c in asset.checks if c[1].key in context.selected_asset_check_keys)
     if asset.spec.key not in context.selected_asset_keys:
         yield from _audit(step, asset.model.name, asset.model.fqn, selected, asset)
@@ -68,6 +71,7 @@ def materialize_model(
     _refuse_unclear_restatement(step)
     is_shared = step.resource.settings.execution == "shared"
     outcome, besides = (shared_outcome if is_shared else own_outcome)(step, asset.model.fqn)
+    yield from step.store.take_verified(context.run_id)
     _refuse_failed_upstream(step, asset, outcome, besides)
     failed = [other for other in (outcome, *besides) if not other.is_success]
     if failed:
@@ -76,8 +80,11 @@ def materialize_model(
         yield from _built(step, asset, outcome)
     else:
         yield from _left_alone(step, asset, outcome, selected)
+    if not failed:
+        checks = step.reports.code.get(asset.spec.key, ())
+        yield from kept_code_results(checks, step.reports.checks, context.run_id)
     found = step.reports.checks if outcome.audits and step.remembers else {}
-    yield from _checked(step, asset, outcome, selected, found)
+    yield from _checked(step, asset, outcome, asset.checks, selected, found)
     for other in failed:
         events.raise_for(step.project.plain_name(other.fqn), other)
 
@@ -140,26 +147,38 @@ def _record_built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> None:
     before its step fails would be left out, and models that read it would be built on the gap.
     """
     record(step.context.instance, asset, outcome, (), step.context.run_id)
+    step.report_code_checks(asset)
 
 
 def _checked(
     step: Step,
     asset: ModelAsset | None,
     outcome: ModelOutcome,
+    checks: Checks,
     selected: Checks,
     found: FoundResults,
 ) -> Iterator[StepEvent]:
-    """The results of the audits that ran: of the model, and of its partitions."""
-    results = check_results(selected, outcome, found)
-    placed = results_of_partitions(step.context.instance, asset, selected, outcome, found)
-    if not step.context.has_partition_key or not partitioned(asset, selected):
-        yield from results
-        yield from placed
-        return
-    own = partition_range(step.context)
-    for result in placed:  # Dagster takes what a run of one partition yields for that partition's
-        yield as_result(result) if own and result.partition == own[0] else result
-    yield from map(runless_check, results)
+    """The results of the audits that ran: of the model, and of its partitions; selected or not.
+
+    Args:
+        selected: Those that have an output.
+    """
+    outputs = {spec.key for _, spec in selected}
+    placed = results_of_partitions(step.context.instance, asset, checks, outcome, found)
+    own = partition_range(step.context) if step.context.has_partition_key else None
+    of_partitions = {spec.key for _, spec in partitioned(asset, checks)} if own else set()
+    for result in check_results(checks, outcome, found):
+        evaluation = runless_check(result)
+        has_output = evaluation.asset_check_key in outputs - of_partitions
+        yield result if has_output else evaluation
+    for evaluation in placed:
+        # Dagster takes what a run of one partition gives as an output for that partition's
+        has_output = own is not None and evaluation.partition == own[0]
+        yield (
+            as_result(evaluation)
+            if has_output and evaluation.asset_check_key in outputs
+            else evaluation
+        )
 
 
 def _left_alone(
@@ -174,7 +193,8 @@ def _left_alone(
         for _ in report_partitions(step.context.instance, step.project, [table]):
             pass
     yield event or events.observation(asset, outcome)
-    yield _passed_on(step, asset)
+    if key in reports.awaited:
+        yield _passed_on(step, asset)
     if table is None:
         return
     own = () if is_new else kept_results(asset.checks, outcome, reports.checks)
@@ -260,6 +280,6 @@ def _audit(
     elif outcome.status in ("audited", "audit_failed"):
         found = last_results(step.context.instance, [spec.key for _, spec in checks])
         audited = replace(outcome, intervals=())  # nothing of it was built
-        yield from _checked(step, asset, audited, checks, found if step.remembers else {})
+        yield from _checked(step, asset, audited, checks, checks, found if step.remembers else {})
     else:
         events.raise_for(name, outcome)

@@ -24,6 +24,7 @@ from sqlmesh_dagster.facts.reported import has_moved
 from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.run.active import active_run
+from sqlmesh_dagster.run.code_checks import report_kept
 from sqlmesh_dagster.run.reported import last_materializations
 from sqlmesh_dagster.settings import ProjectSettings
 
@@ -116,7 +117,9 @@ def synchronize(
             return Synced(cursor=cursor)
         moved = report_moved(instance, project, built.tables, looked_at)
         completed = report_partitions(instance, project, built.tables)
-        return Synced(reported=(*moved, *completed), cursor=seen)
+        reported = (*moved, *completed)
+        report_kept(instance, project.code_checks_of(reported))
+        return Synced(reported=reported, cursor=seen)
     except SQLMeshDagsterError as error:
         return Synced(obstacle=str(error.description or error).rstrip("."), cursor=cursor)
     finally:

@@ -34,6 +34,7 @@ def verification_results(
                     else {}
                 ),
                 "sqlmesh/findings": len(own),
+                "sqlmesh/definition": check.definition,
                 **(
                     {"sqlmesh/details": dg.MetadataValue.md("\n\n".join(texts(own)))} if own else {}
                 ),
