@@ -1,7 +1,7 @@
 """Changes the pure modules in a thousand small ways, and says which changes no test notices.
 
 By hand, with mutmut next to the tools of the tests: `python -m pip install "mutmut>=3.8,<4"`, then
-`python -m tests.mutation.run <an empty folder> [a word of a module's path | update]`.
+`python -m tests.mutation.run <an empty folder> [words of modules' paths | update]`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,33 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import ROOT
 
 TEMPLATE = ROOT / "template"
 PURE = (
+    "checks.py",
     "definition/markdown.py",
     "definition/names.py",
     "definition/partitions.py",
     "definition/project.py",
     "engine/explanation.py",
     "events.py",
-    "facts/verification.py",
+    "facts/gaps.py",
     "facts/ledger.py",
     "facts/outcomes.py",
     "facts/plan_summary.py",
+    "facts/staleness.py",
+    "facts/verification.py",
     "guard/cancel.py",
     "guard/locks.py",
     "guard/worker.py",
     "manifest/store.py",
+    "options.py",
+    "run/active.py",
+    "run/liveness.py",
     "run/results.py",
     "run/selection.py",
     "settings.py",
@@ -51,14 +58,16 @@ addopts = "--import-mode=importlib"
 """
 
 
-def prepare(folder: Path, word: str) -> None:
+def prepare(folder: Path, words: Sequence[str]) -> None:
     """A project of the package and its pure tests, as mutmut wants it."""
     for name in ("src/sqlmesh_dagster", "tests/sqlmesh_dagster"):
         ignored = shutil.ignore_patterns("__pycache__", "test_*.py" if "tests" in name else "")
         shutil.copytree(TEMPLATE / name, folder / name, ignore=ignored)
     for test in (TEMPLATE / "tests/sqlmesh_dagster/pure").glob("test_*.py"):
         shutil.copy(test, folder / "tests/sqlmesh_dagster/pure")
-    modules = [f"src/sqlmesh_dagster/{name}" for name in PURE if word in name]
+    modules = [
+        f"src/sqlmesh_dagster/{name}" for name in PURE if any(word in name for word in words)
+    ]
     tests = "tests/sqlmesh_dagster/pure"
     (folder / "pyproject.toml").write_text(_CONFIG.format(modules=modules, tests=tests))
 
@@ -76,11 +85,11 @@ def prepare_update(folder: Path) -> None:
 
 if __name__ == "__main__":
     work = Path(sys.argv[1])
-    word = sys.argv[2] if len(sys.argv) > 2 else ""
-    if word == "update":
+    words = sys.argv[2:] or [""]
+    if words == ["update"]:
         prepare_update(work)
     else:
-        prepare(work, word)
+        prepare(work, words)
     mutmut = [sys.executable, "-m", "mutmut"]
-    subprocess.run([*mutmut, "run", "--max-children", "3"], cwd=work, check=True)
+    subprocess.run([*mutmut, "run", "--max-children", "2"], cwd=work, check=True)
     subprocess.run([*mutmut, "results"], cwd=work, check=True)
