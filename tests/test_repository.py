@@ -32,6 +32,23 @@ def test_the_quick_start_is_two_commands() -> None:
     assert "pytest" in blocks[1]
 
 
+def test_tables_of_pages_are_whole() -> None:
+    """A row is one line, with the cells that its head has; otherwise a page shows half a table."""
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    for page in (*pages, *(ROOT / "docs").rglob("*.md"), *(ROOT / "template").rglob("*.md*")):
+        cells, before = 0, ""
+        for line in re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL).splitlines():
+            if line.startswith("|"):
+                count = len(re.split(r"(?<!\\)\|", line))
+                assert not before.startswith("|") or count == cells, f"{page}: {line}"
+                cells = count
+            else:
+                assert not (before.startswith("|") and line and not line.startswith("{%")), (
+                    f"{page}: {line}"
+                )
+            before = line if not line.startswith("{%") else before
+
+
 def test_a_task_that_was_renamed_works_under_its_old_name(render: Render) -> None:
     """It says the new name first, on the error stream, and then does the same."""
     tasks = parse_toml(ROOT / "template/poe_tasks.toml")["tasks"]

@@ -1,4 +1,4 @@
-"""Where the project's definitions are: what `pyproject.toml` says to `dg`."""
+"""Where the project's definitions are, by the settings of `dg` in `pyproject.toml`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _REMEDIES = (
     (("No space left", "File too large", "quota exceeded"), "Make room on its disk."),
     (
         ("not a valid DuckDB database", "Serialization Error", "corrupt"),
-        "Restore it from a backup; or move it away and apply a plan, which builds it anew.",
+        "Restore it from a backup; or move it away and apply a plan, which builds it again.",
     ),
 )
 """DuckDB's messages, and what to do."""

@@ -45,7 +45,7 @@ def column_lineages(models: Mapping[str, Model]) -> dict[str, Mapping[str, Colum
 def _direct_sources(model: Model) -> Mapping[str, ColumnSources]:
     """The sources of each column that has any; a Python model and a seed have none.
 
-    SQLMesh's own `lineage` qualifies the query anew for each model; the query that a load has
+    SQLMesh's own `lineage` qualifies the query again for each model; the query that a load has
     rendered is qualified already. About 0.4 ms a column.
     """
     if not model.is_sql:

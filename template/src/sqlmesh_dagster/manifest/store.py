@@ -50,7 +50,7 @@ class ManifestStore:
         """The store of a gateway, which may share its folder with others.
 
         Args:
-            also: The project's folders beside the first, which may be a project alone, too.
+            also: The project's other folders; the first may be a project alone, too.
         """
         suffix = f"-{op_name([gateway])}" if gateway else ""
         if also:
@@ -64,7 +64,7 @@ class ManifestStore:
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            _log.info("The manifest `%s` cannot be used and is made anew: %s", self.path, error)
+            _log.info("The manifest `%s` cannot be used and is made again: %s", self.path, error)
             return None
         return stored if stored.format == _FORMAT else None
 

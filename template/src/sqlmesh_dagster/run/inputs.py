@@ -20,7 +20,7 @@ from sqlmesh_dagster.settings import WithoutRange
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
 LOADED_RANGE = "sqlmesh/loaded_range"
-"""The metadata by which an asset says of which time the rows are that it loaded anew:
+"""The metadata in which an asset names the time of the rows that it loaded:
 `{"start": …, "end": …}`, ISO 8601, the times of the oldest and of the newest of them."""
 _LONGEST_HISTORY = 200
 _log = logging.getLogger(__name__)

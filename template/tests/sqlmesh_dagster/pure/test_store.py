@@ -48,7 +48,7 @@ def test_what_is_no_manifest_is_none(
     with caplog.at_level(logging.INFO):
         assert store.read() is None
     (line,) = caplog.messages
-    text = f"The manifest `{store.path}` cannot be used and is made anew: "
+    text = f"The manifest `{store.path}` cannot be used and is made again: "
     assert line.startswith(text) and "validation error" in line
 
 
