@@ -300,7 +300,8 @@ def as_error(error: BaseException) -> ErrorOutcome:
 
 def _failure(error: BaseException, query: str | None) -> tuple[FailureKind, ErrorOutcome | None]:
     if isinstance(error, RunCancelled):
-        return "cancelled", None
+        reason = str(error)
+        return ("failed", ErrorOutcome("StateLockError", reason)) if reason else ("cancelled", None)
     if isinstance(error, NodeAuditsErrors):
         found = "; ".join(str(audit) for audit in error.errors)
         return "audit_failed", ErrorOutcome("audit", found)

@@ -65,6 +65,10 @@ class EnvironmentBusyError(SQLMeshDagsterError):
     """Another run works on the same SQLMesh project, and waiting for it took too long."""
 
 
+class StateLockError(SQLMeshDagsterError):
+    """The lock on SQLMesh's state cannot be held, or was lost while a run worked."""
+
+
 class ModelFailedError(SQLMeshDagsterError):
     """A model's evaluation failed in the engine or in Python."""
 

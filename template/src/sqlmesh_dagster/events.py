@@ -7,6 +7,7 @@
 | nothing due, not ready    | a materialization with the *unchanged* data version, that says since when |
 | … of a partitioned model with checks | the same, of the newest partition; see `unchanged`                |
 | … and built outside Dagster since | one with the table's own data version, that says so               |
+| … and built by a step of this run that shares no folder | the same; its audits run again for its checks |
 | … and never built         | an observation: there is nothing that could be materialized               |
 | failed                    | `ModelFailedError` with the engine's error and the SQL                    |
 | … after some batches      | the same; what was built is recorded without a run, so that a retry takes the model |
@@ -40,6 +41,10 @@ from sqlmesh_dagster.facts.tables import BuiltTable
 
 INPUTS = "sqlmesh/inputs"
 """The metadata in which a materialization says what the model was built from; see `staleness`."""
+BUILT_MEANWHILE = (
+    "Built during this run by a step that shares no folder with this one, or that was killed. What its"
+    " audits found is not known here, so that they run again."
+)
 _SHOWN_SPANS = 20
 _OF_THE_TABLE = ("dagster/row_count", "sqlmesh/source", INPUTS)
 """Metadata that stays the same while a table is not built."""
@@ -121,7 +126,7 @@ def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
 
 
 def unchanged(
-    asset: ModelAsset, outcome: ModelOutcome, last: Reported | None
+    asset: ModelAsset, outcome: ModelOutcome, last: Reported | None, built_in: str | None = None
 ) -> dg.AssetMaterialization | None:
     """The materialization of an asset whose model was not executed: not due, or not ready.
 
@@ -132,6 +137,7 @@ def unchanged(
 
     Args:
         last: What the asset's last materialization says.
+        built_in: The Dagster run during which the table was built, by what could not report it.
 
     Returns:
         None if the table holds no data.
@@ -141,6 +147,20 @@ def unchanged(
         return None
     idle: dict[str, Any] = {**_status(outcome), **_next_due(outcome), **input_facts(outcome)}
     partition, interval = _newest_partition(asset, table)
+    if built_in is not None:
+        return built_outside(
+            asset,
+            table,
+            partition,
+            interval,
+            description=BUILT_MEANWHILE,
+            source="another step",
+            more={
+                **_next_due(outcome),
+                **input_facts(outcome),
+                "sqlmesh/built_in_run": dg.MetadataValue.dagster_run(built_in),
+            },
+        )
     if last is None or has_moved(table, last):
         description = f"{_reason(outcome)}. Built outside Dagster, or before it knew the model."
         return built_outside(asset, table, partition, interval, description=description, more=idle)
@@ -176,6 +196,7 @@ def built_outside(
     interval: Interval | None = None,
     *,
     description: str = "Built outside Dagster.",
+    source: str = "outside Dagster",
     more: Mapping[str, Any] | None = None,
 ) -> dg.AssetMaterialization:
     """The materialization of a table that was not built by a Dagster run."""
@@ -185,7 +206,7 @@ def built_outside(
         partition=partition,
         metadata={
             **(more or {}),
-            "sqlmesh/source": "outside Dagster",
+            "sqlmesh/source": source,
             **interval_facts(interval or (table.start, table.end)),
             **table_facts(table.snapshot, table.version, table.built_at),
         },
@@ -251,6 +272,7 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
     kind.__name__: kind
     for kind in (
         errors.ProjectLoadError,
+        errors.StateLockError,
         errors.EnvironmentMissingError,
         errors.EnvironmentNotFinalizedError,
         errors.EnvironmentBusyError,

@@ -11,6 +11,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.engine.context import CaptureContext, open_context, wait_for_database
 from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.engine.state_lock import StateLock, state_lock
+from sqlmesh_dagster.errors import StateLockError
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.settings import ProjectSettings
@@ -53,6 +54,8 @@ class Session:
             ):
                 yield context
         except Exception as error:
+            if cancel.reason:
+                raise StateLockError(cancel.reason) from error
             clear = explained(error, settings)
             if clear is error:
                 raise
@@ -61,7 +64,14 @@ class Session:
     @contextmanager
     def state_locked(self, context: CaptureContext) -> Iterator[StateLock]:
         """The lock on the state, with the files of state and data open; waits for both."""
-        with state_lock(context, self.settings, self.holder, self.cancel, self.log) as lock:
+        with state_lock(
+            context,
+            self.settings,
+            self.holder,
+            self.cancel,
+            self.log,
+            is_leading=self.has_project_lock,
+        ) as lock:
             wait_for_database(context, self.settings, self.log)
             yield lock
 

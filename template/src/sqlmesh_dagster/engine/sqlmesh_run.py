@@ -19,8 +19,9 @@ from sqlmesh_dagster.engine.rebuild import Freshness
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
-from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.facts.staleness import Known
+from sqlmesh_dagster.guard.locks import RivalStep
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import DeployabilityIndex, Snapshot, missing_intervals
@@ -103,12 +104,17 @@ class SQLMeshRun:
                             skip_janitor=True,  # it would run first, and fail each model
                         )
                         self._clean_up(context)
+        except RivalStep:
+            raise
         except Exception as error:
             if not cancel.is_cancelled:
                 if not console.fail(as_error(error)):
                     session.log(logging.ERROR, f"The sqlmesh run failed after its models: {error}")
                 return
-        console.finish(CANCELLED if cancel.is_cancelled else None)
+        if cancel.reason:
+            console.fail(ErrorOutcome("StateLockError", cancel.reason))
+        else:
+            console.finish(CANCELLED if cancel.is_cancelled else None)
 
     def _clean_up(self, context: CaptureContext) -> None:
         """SQLMesh's janitor, as `sqlmesh run` of production does it, with the run's own materializations.

@@ -1,4 +1,4 @@
-"""Who may work on a project's state: on Postgres a lock that every host sees, elsewhere this host's own.
+"""Who may work on a project's state: where its engine has locks one that every host sees, elsewhere this host's own.
 
 SQLMesh has no run lock. Environments share the tables of unchanged models, so that the lock is the
 state's and not an environment's.
@@ -6,31 +6,41 @@ state's and not an environment's.
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from typing import Any, Protocol
 
-from sqlglot import exp
 from sqlmesh import Context
 
+from sqlmesh_dagster.engine.lock_sql import LockSQL, lock_sql
+from sqlmesh_dagster.errors import InvalidSettingError, StateLockError
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.locks import Patience, ProjectLock, wait_for
+from sqlmesh_dagster.guard.locks import Patience, ProjectLock, RivalStep, wait_for
 from sqlmesh_dagster.settings import ProjectSettings
-from sqlmesh_dagster.upstream.sqlmesh import state_connection
+from sqlmesh_dagster.upstream.sqlmesh import (
+    autocommit,
+    end_when_unanswered,
+    is_duckdb_on_this_host,
+    state_connection,
+)
 
-_NAME_LENGTH = 63
-"""Bytes that Postgres keeps of an application's name."""
-_LOW_HALF = 0xFFFFFFFF
-_HOLDER = """
-SELECT activity.application_name
-FROM pg_locks AS locks JOIN pg_stat_activity AS activity USING (pid)
-WHERE locks.locktype = 'advisory' AND locks.granted AND locks.objsubid = 1
-  AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND locks.classid = {high} AND locks.objid = {low} AND locks.pid <> pg_backend_pid()
-LIMIT 1
-"""
+Log = Callable[[int, str], None]
+_HEARTBEAT_SECONDS = 2.0
+_ANSWER_SECONDS = 20
+"""A server that has vanished answers no heartbeat; by then the connection counts as lost."""
+_LOST = (
+    "The connection that held the lock on SQLMesh's state was lost, so that another run may have begun"
+    " to work on the same models. {consequence} Run it again; if the server ends connections that wait,"
+    " let it not end this one."
+)
+_POOLED = (
+    "The lock on SQLMesh's state cannot be held: the connection to `{place}` is another session at each"
+    " statement, as behind a connection pooler in transaction mode, such as PgBouncer's"
+    " `pool_mode = transaction`. Let the gateway's `state_connection` name the server itself, or a pool"
+    " in session mode."
+)
 
 
 class StateLock(Protocol):
@@ -52,7 +62,9 @@ def state_lock(
     settings: ProjectSettings,
     holder: str,
     cancel: CancelToken,
-    log: Callable[[int, str], None],
+    log: Log,
+    *,
+    is_leading: bool = False,
 ) -> Iterator[StateLock]:
     """The lock that fits the project's state; open it before the state itself.
 
@@ -60,18 +72,34 @@ def state_lock(
 
     Args:
         holder: The name of this work for those who wait for it.
+        is_leading: Whether this is to do the work of other steps of the same Dagster run, too.
+
+    Raises:
+        StateLockError: The engine's lock cannot be held.
+        InvalidSettingError: The state's engine has no locks, and the steps need one.
     """
-
-    def say(message: str) -> None:
-        log(logging.INFO, message)
-
-    if _is_postgres(context):
-        yield from _postgres_lock(context, settings, holder, cancel, log)
+    connection = state_connection(context)
+    sql = lock_sql(connection.DIALECT)
+    if sql is not None:
+        yield from _engine_lock(context, sql, settings, holder, cancel, log, is_leading)
     elif settings.execution == "per_step":
+        if not is_duckdb_on_this_host(connection):
+            raise InvalidSettingError(
+                f"`execution` is `per_step`, and SQLMesh's state is on {connection.DISPLAY_NAME}, where"
+                " no lock keeps its steps apart. Let the gateway's `state_connection` name a database"
+                " on Postgres, MySQL or SQL Server, or leave `execution` at `shared`."
+            )
         lock = ProjectLock(settings.lock_name, settings.project_path)
-        with lock.held(holder, settings.wait_timeout, cancel, say):
+        with lock.held(holder, settings.wait_timeout, cancel, lambda text: log(logging.INFO, text)):
             yield _Held()
     else:
+        if not is_duckdb_on_this_host(connection):
+            log(
+                logging.WARNING,
+                f"SQLMesh's state is on {connection.DISPLAY_NAME}, where no lock keeps runs of several"
+                " hosts apart: two at once may double rows. Run this project on one host alone, or let"
+                " the gateway's `state_connection` name a database on Postgres, MySQL or SQL Server.",
+            )
         yield _Held()
 
 
@@ -88,98 +116,211 @@ class _Held:
         return nullcontext()
 
 
-class _PostgresLock:
-    """Session-level advisory locks on a connection of their own; they end with it.
+class _EngineLock:
+    """Locks of a connection of their own, with which they end.
 
-    A pooler in transaction mode gives each statement another session, and so cannot hold them.
+    While one is held, a heartbeat asks every few seconds whether it still is, and each batch asks before
+    it begins; if not, the work is cancelled.
     """
 
     def __init__(
         self,
-        cursor: Any,
+        connection: _Connection,
+        sql: LockSQL,
         scope: str,
+        holder: str,
         patience: Callable[[], Patience],
         cancel: CancelToken,
-        log: Callable[[int, str], None],
+        log: Log,
+        is_leading: bool,
     ) -> None:
-        self._cursor = cursor
+        self._connection = connection
+        self._sql = sql
         self._scope = scope
+        self._holder = holder
         self._patience = patience
         self._cancel = cancel
         self._log = log
+        self._is_leading = is_leading
+        self._names: list[str] = []
+        self._is_lost = False
 
     def comparing(self) -> AbstractContextManager[None]:
         return self._held(f"{self._scope}\0\0deployment")
 
     def alone(self) -> AbstractContextManager[None]:
-        return self._held(self._scope)
+        return self._held(self._scope, is_alone=True)
 
     @contextmanager
     def on_models(self, fqns: Collection[str]) -> Iterator[None]:
         with ExitStack() as locks:
-            locks.enter_context(self._held(self._scope, "_shared"))
-            for fqn in sorted(fqns):
+            locks.enter_context(self._held(self._scope, is_shared=self._sql.has_shared))
+            for fqn in sorted(fqns) if self._sql.has_shared else ():
                 locks.enter_context(self._held(f"{self._scope}\0{fqn}"))
             yield
 
     @contextmanager
-    def _held(self, name: str, mode: str = "") -> Iterator[None]:
-        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        holder = _HOLDER.format(high=key >> 32 & _LOW_HALF, low=key & _LOW_HALF)
+    def _held(
+        self, name: str, *, is_shared: bool = False, is_alone: bool = False
+    ) -> Iterator[None]:
+        take = self._sql.take(name, self._holder, is_shared=is_shared)
         wait_for(
-            lambda: self._ask(f"SELECT pg_try_advisory_lock{mode}({key})") or None,
+            lambda: self._connection.ask(take) or None,
             self._patience(),
-            lambda: str(self._ask(holder) or ""),
+            lambda: self._other(name, is_alone),
             self._cancel,
         )
+        self._names.append(name)
         try:
-            yield
+            self._check_held(name)
+            with self._watched() if len(self._names) == 1 else nullcontext():
+                yield
         finally:
-            self._release(f"SELECT pg_advisory_unlock{mode}({key})")
+            self._names.remove(name)
+            self._release(self._sql.give_back(name, self._holder, is_shared=is_shared))
+
+    def _other(self, name: str, is_alone: bool) -> str:
+        """Who has a lock.
+
+        Raises:
+            RivalStep: A step of the same run has it, on another host: on this one, it would hold the
+                project's lock, too.
+        """
+        other = str(self._connection.ask(self._sql.holder(name, self._holder)) or "")
+        if is_alone and self._is_leading and other == self._holder:
+            raise RivalStep
+        return other
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        with self._cancel.guarded(self._check), _beating(self._check):
+            yield
+
+    def _check_held(self, name: str) -> None:
+        if not self._connection.ask(self._sql.is_held(name)):
+            raise StateLockError(_POOLED.format(place=self._connection.place))
+
+    def _check(self) -> None:
+        """Cancels the work if the lock is not held any more."""
+        if self._is_lost or not self._names:
+            return
+        try:
+            is_held = self._connection.is_same_session()
+        except Exception:  # what became of the connection does not matter: it holds nothing
+            is_held = False
+        if not is_held and self._names:
+            self._is_lost = True
+            text = _LOST.format(consequence="What had not begun was stopped before it wrote.")
+            self._log(logging.ERROR, text)
+            self._cancel.cancel(text)
 
     def _release(self, query: str) -> None:
         try:
-            is_ours = self._ask(query)
+            is_ours = self._connection.ask(query)
         except Exception:  # the work is done; only the lock was lost with the connection
             is_ours = False
-        if not is_ours:
-            self._log(
-                logging.WARNING,
-                "The connection that held the lock on SQLMesh's state was lost meanwhile; another"
-                " run may have worked at the same time. Check the models for duplicate rows.",
+        if not is_ours and not self._is_lost:
+            self._is_lost = True
+            consequence = (
+                "The work had just ended. Look for duplicate rows in models that only append."
             )
-
-    def _ask(self, query: str) -> Any:
-        self._cursor.execute(query)
-        row = self._cursor.fetchone()
-        return row[0] if row else None
+            self._log(logging.ERROR, _LOST.format(consequence=consequence))
 
 
-def _postgres_lock(
+@contextmanager
+def _beating(check: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile `check` is called every few seconds, which also keeps a connection from being idle."""
+    end = threading.Event()
+
+    def beat() -> None:
+        while not end.wait(_HEARTBEAT_SECONDS):
+            check()
+
+    thread = threading.Thread(target=beat, name="sqlmesh_dagster state lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+
+
+class _Connection:
+    """The connection that holds locks, for any thread; drivers allow one query at a time."""
+
+    def __init__(self, adapter: Any, sql: LockSQL, place: str) -> None:
+        self._adapter = adapter
+        self._sql = sql
+        self.place = place
+        self._lock = threading.Lock()
+        autocommit(adapter.connection)  # no transaction stays open while a lock is held
+        end_when_unanswered(adapter.connection, _ANSWER_SECONDS)
+        self._cursor = adapter.cursor
+        self._session = self.ask(sql.session)
+
+    def ask(self, query: str) -> Any:
+        """The first value of a query."""
+        with self._lock:
+            self._cursor.execute(query)
+            row = self._cursor.fetchone()
+            return row[0] if row else None
+
+    def is_same_session(self) -> bool:
+        """Whether the server answers in the session in which the connection began."""
+        return bool(self.ask(self._sql.session) == self._session)
+
+    def is_pooled(self, other: _Connection) -> bool:
+        """Whether this connection and another one, opened after it, change their sessions of the server.
+
+        A pooler in transaction mode gives a statement the session that was given back last. So the other
+        one has got this one's; or else the two overlapping transactions have two, and end in the order
+        in which this one's next statement gets the other's.
+        """
+        if other._session == self._session:
+            return True
+        both = (self, other)
+        for connection in both:
+            connection.execute("BEGIN")
+        is_kept = all(connection.is_same_session() for connection in both)
+        for connection in both:
+            connection.execute("COMMIT")
+        return not is_kept or not self.is_same_session()
+
+    def execute(self, statement: str) -> None:
+        """A statement without rows."""
+        with self._lock:
+            self._cursor.execute(statement)
+
+
+def _engine_lock(
     context: Context,
+    sql: LockSQL,
     settings: ProjectSettings,
     holder: str,
     cancel: CancelToken,
-    log: Callable[[int, str], None],
+    log: Log,
+    is_leading: bool,
 ) -> Iterator[StateLock]:
-    adapter = state_connection(context).create_engine_adapter(concurrent_tasks=1)
-    try:
-        adapter.connection.autocommit = True  # no transaction stays open while the lock is held
-        cursor = adapter.cursor
-        name = holder.encode()[:_NAME_LENGTH].decode(errors="ignore")
-        literal = exp.Literal.string(name).sql(dialect="postgres")
-        cursor.execute(f"SELECT set_config('application_name', {literal}, false)")
+    config = state_connection(context)
+
+    def connect() -> Any:
+        return closing(config.create_engine_adapter(concurrent_tasks=1))
+
+    place = str(getattr(config, "host", "") or config.DISPLAY_NAME)
+    with connect() as adapter:
+        connection = _Connection(adapter, sql, place)
+        with connect() if sql.may_be_pooled else nullcontext() as other:
+            if other is not None and connection.is_pooled(_Connection(other, sql, place)):
+                raise StateLockError(_POOLED.format(place=place))
+        for statement in sql.begin(holder):
+            connection.ask(statement)
         scope = f"sqlmesh_dagster\0{context.config.get_state_schema(context.gateway) or ''}"
-        yield _PostgresLock(
-            cursor,
+        yield _EngineLock(
+            connection,
+            sql,
             scope,
-            lambda: Patience(name, settings.wait_timeout, lambda text: log(logging.INFO, text)),
+            holder,
+            lambda: Patience(holder, settings.wait_timeout, lambda text: log(logging.INFO, text)),
             cancel,
             log,
+            is_leading,
         )
-    finally:
-        adapter.close()
-
-
-def _is_postgres(context: Context) -> bool:
-    return state_connection(context).DIALECT == "postgres"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlmesh_dagster.upstream.sqlmesh import interrupt
 
 
 class RunCancelled(Exception):
-    """Raised inside SQLMesh's work when the Dagster run was cancelled."""
+    """Raised inside SQLMesh's work when the Dagster run was cancelled; its text is the reason, if there is one."""
 
 
 class CancelToken:
@@ -21,17 +21,29 @@ class CancelToken:
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._cursors: list[Any] = []
+        self._guards: list[Callable[[], None]] = []
+        self._reason = ""
 
     @property
     def is_cancelled(self) -> bool:
         """Whether `cancel` was called."""
         return self._cancelled.is_set()
 
-    def cancel(self) -> None:
+    @property
+    def reason(self) -> str:
+        """Why it was cancelled, if not by a person."""
+        return self._reason
+
+    def cancel(self, reason: str = "") -> None:
         """Returns at once, before the work has ended.
 
         Repeat it until then: an interrupt only reaches a query that is being executed.
+
+        Args:
+            reason: Why, if it is not a person who wants it; the first one counts.
         """
+        if not self.is_cancelled:
+            self._reason = reason
         self._cancelled.set()
         with self._lock:
             for cursor in self._cursors:
@@ -44,7 +56,16 @@ class CancelToken:
             RunCancelled: `cancel` was called.
         """
         if self.is_cancelled:
-            raise RunCancelled
+            raise RunCancelled(self._reason)
+
+    @contextmanager
+    def guarded(self, guard: Callable[[], None]) -> Iterator[None]:
+        """While open, `guard` is called before each piece of work, and may cancel it."""
+        self._guards.append(guard)
+        try:
+            yield
+        finally:
+            self._guards.remove(guard)
 
     @contextmanager
     def watching(self, cursor: Any) -> Iterator[None]:
@@ -53,15 +74,16 @@ class CancelToken:
         Raises:
             RunCancelled: Cancelled before or meanwhile.
         """
+        for guard in tuple(self._guards):
+            guard()
         with self._lock:
-            if self.is_cancelled:
-                raise RunCancelled
+            self.check()
             self._cursors.append(cursor)
         try:
             yield
         except Exception as error:
             if self.is_cancelled:
-                raise RunCancelled from error
+                raise RunCancelled(self._reason) from error
             raise
         finally:
             with self._lock:

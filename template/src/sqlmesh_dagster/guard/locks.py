@@ -2,18 +2,18 @@
 
 Three locks, always taken in this order, each released by the one who took it:
 
-| work                                   | this host's, on the project | this process's, on SQLMesh | Postgres state's    |
-|----------------------------------------|-----------------------------|----------------------------|---------------------|
+| work                                   | this host's, on the project | this process's, on SQLMesh | the state's, on its server |
+|----------------------------------------|-----------------------------|----------------------------|----------------------------|
 | a run that a step leads (`shared`)     | the leading step takes a lease, its worker thread gives it back | held | alone |
 | … while it deploys local changes       | the same                    | held                       | comparing, then alone |
-| a step's own run (`per_step`)          | only where the state is not on Postgres | held           | on its model        |
+| a step's own run (`per_step`)          | only where the state is on DuckDB | held                 | on its model        |
 | audits alone, a plan, an invalidation  | held (`shared`)             | held                       | alone               |
 | unit tests and linter                  | none                        | held                       | none                |
 | a tick of the schedule, a sync         | tried, never waited for     | waited for, for some seconds | none              |
 | `SQLMeshResource.open_context`, `.connection` | held                 | held                       | none                |
 
 The first is `ProjectLock` here, the second is in `engine.context`, the third is `engine.state_lock`;
-`engine.session` takes them.
+`engine.session` takes them. The third is there where the state is on Postgres, MySQL or SQL Server.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25
 _Taken = TypeVar("_Taken")
+
+
+class RivalStep(Exception):
+    """Another step of the same Dagster run works, on another host: the two share no folder."""
 
 
 class Lease:
@@ -226,7 +230,7 @@ def wait_for(
     """
     while (taken := take()) is None:
         if cancel is not None and cancel.is_cancelled:
-            raise RunCancelled
+            raise RunCancelled(cancel.reason)
         patience.check(holder())
         time.sleep(_POLL_SECONDS)
     return taken

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.locks import Lease, Patience
+from sqlmesh_dagster.guard.locks import Lease, Patience, RivalStep
 from sqlmesh_dagster.run.code_checks import changed_code, verify_changed
 from sqlmesh_dagster.run.results import RunResults
 from sqlmesh_dagster.run.selection import Selection, select_models, with_unselected
@@ -40,6 +41,9 @@ def shared_outcome(step: Step, fqn: str) -> Outcomes:
                 patience.check(step.lock.holder())
             elif look.found() is not None:  # it became known before the lock was taken
                 lease.release()
+            elif _shares_nothing(step, results):
+                lease.release()
+                return own_outcome(replace(step, is_alone=True), fqn)
             else:
                 _lead(step, results, lease)
             results.wait(pause)
@@ -75,6 +79,27 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
 
     run_work(step.context, step.resource, work)
     return outcomes[fqn], [outcomes[name] for name in outcomes[fqn].besides]
+
+
+_UNSHARED = (
+    "Steps of this Dagster run share no folder, so that none knows what another has built: this one runs"
+    " its own model alone. Set `execution` to `per_step`, or let all steps share the instance's storage"
+    " folder."
+)
+
+
+def _shares_nothing(step: Step, results: RunResults) -> bool:
+    """Whether other steps of this Dagster run have built models, or do so now, of which nothing is known here."""
+    if not results.is_unshared:
+        fqns = step.project.fqns_by_key
+        built = {s: fqns[key] for key, s in run_plan(step.context).assets.items() if key in fqns}
+        done = succeeded_steps(step.context.instance, step.context.run_id)
+        results.is_unshared = any(
+            fqn not in results.latest() for s, fqn in built.items() if s in done
+        )
+    if results.is_unshared:
+        step.context.log.warning(_UNSHARED)
+    return results.is_unshared
 
 
 class _Look:
@@ -124,6 +149,8 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
                 step.sqlmesh_run(cancel, inputs, has_project_lock=True).run_models(
                     selection.taken, report, selection.held
                 )
+            except RivalStep:
+                results.is_unshared = True
             except Exception as error:  # a step waits for each outcome, whatever happens
                 _log.exception("The sqlmesh run ended unexpectedly.")
                 failure = ErrorOutcome(type(error).__name__, str(error))

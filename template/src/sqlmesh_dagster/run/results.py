@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -18,6 +19,7 @@ from sqlmesh_dagster.facts.outcomes import ModelOutcome, from_line, to_line
 from sqlmesh_dagster.facts.reported import Reports
 from sqlmesh_dagster.run.liveness import give_sign, read_sign
 
+_log = logging.getLogger(__name__)
 RECORDS = "sqlmesh"
 """Folder of the records in an instance's storage folder; a folder for each run is in it."""
 SIGN = "process.json"
@@ -33,29 +35,45 @@ class RunResults:
 
     A file of JSON lines, appended to by the process that leads the sqlmesh run and read by every
     other step, in this process and in others on this host.
+
+    Attributes:
+        is_unshared: Whether steps of the Dagster run turned out to have other files than this one.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._signed_at = 0.0
+        self.is_unshared = False
         self._offset = 0
         self._lock = threading.Lock()
         self._outcomes: dict[str, list[ModelOutcome]] = {}
         self.appended = threading.Condition()
 
     def append(self, outcome: ModelOutcome) -> None:
+<<<<<<< HEAD
         """Records an outcome for every step of this Dagster run; those that wait are notified."""
         line = to_line(outcome)
+=======
+        """Records an outcome for every step of this Dagster run; wakes the waiting ones."""
+>>>>>>> a2b3fc9 (Locks on MySQL and SQL Server, a heartbeat on the lock, and steps that share no folder)
         with self._lock:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        line = b"\n" + line  # a leader was killed while it wrote
-                file.write(line)
+            try:
+                self._write(to_line(outcome))
+            except OSError as error:
+                _log.warning("The record `%s` cannot be written: %s", self._path, error)
+                self.is_unshared = True
+                self._outcomes.setdefault(outcome.fqn, []).append(outcome)
         with self.appended:
             self.appended.notify_all()
+
+    def _write(self, line: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line  # a leader was killed while it wrote
+            file.write(line)
 
     def of(self, fqn: str) -> list[ModelOutcome]:
         """Every outcome of a model so far, oldest first; more than one after a retry of its step."""

@@ -24,6 +24,7 @@ from sqlmesh_dagster.run.inputs import known_inputs
 from sqlmesh_dagster.run.reported import last_reports
 from sqlmesh_dagster.run.results import RunResults, SQLMeshResultsResource
 from sqlmesh_dagster.run.work import record, session_of
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.dagster import partition_range, run_plan
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Step:
     store: SQLMeshResultsResource
     options: CheckedRunOptions
     lock: ProjectLock
+    is_alone: bool = False
+    """Whether it runs its own model only, whatever the settings say: it shares no folder with other steps."""
 
     @classmethod
     def of(cls, context: dg.OpExecutionContext, project: DagsterProject) -> Step:
@@ -54,6 +57,12 @@ class Step:
             options=_options(context, project, options.resolve()),
             lock=ProjectLock(resource.settings.lock_name, resource.settings.project_path),
         )
+
+    @property
+    def settings(self) -> ProjectSettings:
+        """How this step works on the project."""
+        settings = self.resource.settings
+        return settings.model_copy(update={"execution": "per_step"}) if self.is_alone else settings
 
     @property
     def results(self) -> RunResults:
@@ -101,7 +110,7 @@ class Step:
         from sqlmesh_dagster.engine.sqlmesh_run import SQLMeshRun
 
         session = session_of(
-            self.resource, self.resource.settings, cancel, has_project_lock=has_project_lock
+            self.resource, self.settings, cancel, has_project_lock=has_project_lock
         )
         return SQLMeshRun(session, self.options, self.project.manifest, known)
 

@@ -24,6 +24,7 @@ from sqlmesh_dagster.errors import (
 )
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import has_moved
+from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.partition_checks import kept_partition_results, partitioned
 from sqlmesh_dagster.run.code_checks import kept_code_results
@@ -38,7 +39,11 @@ from sqlmesh_dagster.upstream.dagster import (
     output_without_materialization,
     partition_range,
     run_plan,
+<<<<<<< HEAD
     without_missing_output_messages,
+=======
+    run_start,
+>>>>>>> a2b3fc9 (Locks on MySQL and SQL Server, a heartbeat on the lock, and steps that share no folder)
 )
 
 StepEvent = (
@@ -188,7 +193,11 @@ def _left_alone(
     reports, key, table = step.reports, asset.spec.key, outcome.table
     last = reports.assets.get(key)
     is_new = table is not None and has_moved(table, last)
-    event = None if step.is_observed(asset, outcome) else events.unchanged(asset, outcome, last)
+    is_others = is_new and table is not None and _was_built_meanwhile(step, table)
+    event = None
+    if not step.is_observed(asset, outcome):
+        built_in = step.context.run_id if is_others else None
+        event = events.unchanged(asset, outcome, last, built_in)
     if table is not None and is_new and event is not None and asset.partitions:
         for _ in report_partitions(step.context.instance, step.project, [table]):
             pass
@@ -197,6 +206,8 @@ def _left_alone(
         yield _passed_on(step, asset)
     if table is None:
         return
+    if is_others and selected:
+        yield from _audit(step, asset.model.name, asset.model.fqn, selected, asset)
     own = () if is_new else kept_results(asset.checks, outcome, reports.checks)
     beside = (kept(reports.checks[k]) for k in reports.beside.get(key, ()) if k in reports.checks)
     yield from _with_outputs((*own, *beside), selected)
@@ -216,6 +227,12 @@ def _kept_in_partitions(
             checks, asset.partitions, outcome, found if step.remembers else {}, before
         )
         yield from of_newest_materializations(instance, list(kept_ones))
+
+
+def _was_built_meanwhile(step: Step, table: BuiltTable) -> bool:
+    """Whether a table was built since the Dagster run has begun, and not by what is known here."""
+    begun = run_start(step.context.instance, step.context.run_id)
+    return begun is not None and (table.built_at or 0) >= begun[1] * 1000
 
 
 def _with_outputs(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import shutil
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,6 +272,36 @@ def duckdb_files(connection: ConnectionConfig) -> list[Path]:
         for path in paths
         if path and not path.startswith((":memory:", "md:", "motherduck:"))
     ]
+
+
+def is_duckdb_on_this_host(connection: ConnectionConfig) -> bool:
+    """Whether a DuckDB of this host keeps the state, whose file takes one process at a time; MotherDuck takes many."""
+    from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
+
+    if not isinstance(connection, DuckDBConnectionConfig):
+        return False
+    first = connection.database or next(iter((connection.catalogs or {}).values()), "")
+    if isinstance(first, DuckDBAttachOptions):
+        return first.type == "duckdb"
+    return not first.startswith(("md:", "motherduck:"))
+
+
+def autocommit(connection: Any) -> None:
+    """Lets each statement of a DB-API connection be a transaction; drivers have a property, or a method."""
+    if callable(connection.autocommit):
+        connection.autocommit(True)
+    else:
+        connection.autocommit = True
+
+
+def end_when_unanswered(connection: Any, seconds: int) -> None:
+    """Lets the operating system end a connection whose server has vanished, where the driver gives its socket."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is None or not hasattr(connection, "fileno"):
+        return
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+        if same.family in (socket.AF_INET, socket.AF_INET6):
+            same.setsockopt(socket.IPPROTO_TCP, option, seconds * 1000)
 
 
 def interrupt(cursor: Any) -> None:
