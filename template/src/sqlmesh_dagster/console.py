@@ -257,14 +257,15 @@ class CaptureConsole(NoopConsole):
         results: list[Any],
         samples: Mapping[int, RowSample],
         covered: Interval | None = None,
+        dialect: str = "",
     ) -> None:
         """Records the results of one batch's audits, in the order of the model's audit calls.
 
         Args:
             samples: Rows that an audit found, by its place among the results.
             covered: The interval that they covered; None for the whole table.
+            dialect: The engine's; an audit's SQL is shown as the engine got it.
         """
-        dialect = snapshot.model.dialect if snapshot.is_model else snapshot.node.dialect
         calls = [(result.audit.name, audit_arguments(result.audit_args)) for result in results]
         self.ledger.audited(
             snapshot.name,

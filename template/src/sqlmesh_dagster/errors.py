@@ -54,7 +54,7 @@ class DatabaseLockedError(SQLMeshDagsterError):
 
 
 class DatabaseUnavailableError(SQLMeshDagsterError):
-    """The DuckDB file cannot be opened or written: permissions, a full disk, a broken file."""
+    """The DuckDB file cannot be opened or written: permissions, a full disk, a broken file; or a server is gone."""
 
 
 class StateVersionError(SQLMeshDagsterError):

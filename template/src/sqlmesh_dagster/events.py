@@ -126,7 +126,7 @@ def version_tags(data_version: str, code_version: str | None) -> dict[str, str]:
 
 
 def unchanged(
-    asset: ModelAsset, outcome: ModelOutcome, last: Reported | None, built_in: str | None = None
+    asset: ModelAsset, outcome: ModelOutcome, last: Reported | None, built_now_in: str | None = None
 ) -> dg.AssetMaterialization | None:
     """The materialization of an asset whose model was not executed: not due, or not ready.
 
@@ -137,7 +137,7 @@ def unchanged(
 
     Args:
         last: What the asset's last materialization says.
-        built_in: The Dagster run during which the table was built, by what could not report it.
+        built_now_in: The Dagster run during which the table was built, by what could not report it.
 
     Returns:
         None if the table holds no data.
@@ -147,7 +147,7 @@ def unchanged(
         return None
     idle: dict[str, Any] = {**_status(outcome), **_next_due(outcome), **input_facts(outcome)}
     partition, interval = _newest_partition(asset, table)
-    if built_in is not None:
+    if built_now_in is not None:
         return built_outside(
             asset,
             table,
@@ -158,7 +158,7 @@ def unchanged(
             more={
                 **_next_due(outcome),
                 **input_facts(outcome),
-                "sqlmesh/built_in_run": dg.MetadataValue.dagster_run(built_in),
+                "sqlmesh/built_in_run": dg.MetadataValue.dagster_run(built_now_in),
             },
         )
     if last is None or has_moved(table, last):

@@ -195,12 +195,17 @@ class SQLMeshTranslator:
         return names.dagster_tags([tag for tag in model.tags if not tag.startswith(_PROPERTY)])
 
     def get_kinds(self, model: ModelRecord) -> set[str]:
-        """What the asset's badges say: SQLMesh, the engine's dialect, and what the model is."""
+        """What the asset's badges say: SQLMesh, the engine, and what the model is."""
         what = "view" if model.is_view else "table"
         sources = {"python": "python", "seed": "csv"}
         dbt = "dbt" if model.dbt else ""
         return names.kinds(
-            ("sqlmesh", dbt, names.engine(model.dialect), sources.get(model.source_type, what))
+            (
+                "sqlmesh",
+                dbt,
+                names.engine(model.engine or model.dialect),
+                sources.get(model.source_type, what),
+            )
         )
 
     def get_new_data_policy(self, model: ModelRecord) -> Policy:
@@ -290,7 +295,7 @@ class SQLMeshTranslator:
         `spec.merge_attributes(...)`. The factory adds the dependencies that SQLMesh knows to those
         given here, and its own `group_name` and `owners` where the spec has none.
         """
-        engine = names.engine(model.dialect)
+        engine = names.engine(model.engine or model.dialect)
         storage = {"dagster/storage_kind": engine} if engine else {}
         return dg.AssetSpec(
             key=self.get_asset_key(model),

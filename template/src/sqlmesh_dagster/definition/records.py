@@ -91,6 +91,7 @@ class ModelRecord:
         end_of_last_interval: The same of the end of its last interval, where it has one.
         seed_path: A seed's CSV file, relative to the project's folder.
         unit_tests: Names of SQLMesh's unit tests of it.
+        engine: The one that builds it, such as `postgres`; `dialect` is that of its text.
         extra: What `SQLMeshTranslator.read_model` took from the loaded model; plain JSON values.
         restated_at: Its `auto_restatement_cron`, in UTC, with the shortest and the longest time between
             two of its ticks in seconds, if it has one: what is done is built again then.
@@ -139,6 +140,7 @@ class ModelRecord:
     unit_tests: tuple[str, ...] = ()
     code_digest: str = ""
     restated_at: tuple[str, float, float] | None = None
+    engine: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     problem: str | None = None
     dbt: DbtRecord | None = None

@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 import duckdb
-from sqlglot import exp
+from sqlglot import exp, parse_one
+from sqlglot.errors import SqlglotError
 from sqlmesh import Context
 
 from sqlmesh_dagster import errors
@@ -25,7 +26,7 @@ from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once
 from sqlmesh_dagster.engine.databases import anchor_databases
-from sqlmesh_dagster.engine.explanation import explained
+from sqlmesh_dagster.engine.explanation import explained, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_names
@@ -57,9 +58,11 @@ from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     duckdb_files,
+    failed_statement,
     forget_cached_models,
     has_state,
     has_state_beside_data,
+    hear_failing_statements,
     leave_as_it_is,
     on_audit,
     open_duckdb_state,
@@ -101,6 +104,8 @@ class CaptureScheduler(Scheduler):
         self._selected = selected
         self._writes_state = writes_state
         self._sample_size = sample_size
+        for adapter in self.snapshot_evaluator.adapters.values():
+            hear_failing_statements(adapter)
         if isinstance(self.console, CaptureConsole):
             on_audit(self.snapshot_evaluator, self._capture_audits, self._watching)
         if rebuild is not None:
@@ -165,6 +170,7 @@ class CaptureScheduler(Scheduler):
 
     def evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
+        failed_statement()  # of a model before
         try:
             adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
             is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
@@ -196,7 +202,10 @@ class CaptureScheduler(Scheduler):
                     if sample is not None:
                         samples[place] = sample
         if isinstance(self.console, CaptureConsole):
-            self.console.capture_audits(snapshot, results, samples, _covered(snapshot, span))
+            gateway = snapshot.model_gateway if snapshot.is_model else None
+            dialect = self.snapshot_evaluator.get_adapter(gateway).dialect
+            covered = _covered(snapshot, span)
+            self.console.capture_audits(snapshot, results, samples, covered, dialect)
 
     def _watching(self, snapshot: Snapshot) -> AbstractContextManager[None]:
         """While open, cancelling interrupts what this thread queries for a snapshot."""
@@ -204,7 +213,15 @@ class CaptureScheduler(Scheduler):
         return self._cancel.watching(adapter.cursor)
 
     def _query(self, snapshot: Snapshot, kwargs: Mapping[str, Any]) -> str | None:
-        """The SQL of a batch, for its error message; best effort, Python models and seeds have none."""
+        """The SQL of a batch that failed, as the engine got it.
+
+        Where none was sent, as by what could not be rendered, that of the model; best effort, Python
+        models and seeds have none.
+        """
+        adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+        sent = failed_statement()
+        if sent is not None:
+            return _readable(sent, adapter.dialect)
         if not snapshot.is_model or not snapshot.model.is_sql:
             return None
         try:
@@ -220,7 +237,15 @@ class CaptureScheduler(Scheduler):
         except Exception:  # the query is only added to an error that is reported anyway
             _log.debug("Could not render the failed query of %s.", snapshot.name, exc_info=True)
             return None
-        return query.sql(dialect=snapshot.model.dialect, pretty=True) if query else None
+        return query.sql(dialect=adapter.dialect, pretty=True) if query else None
+
+
+def _readable(sql: str, dialect: str) -> str:
+    """A statement with line breaks; as it is where that cannot be done."""
+    try:
+        return parse_one(sql, dialect=dialect).sql(dialect=dialect, pretty=True)
+    except SqlglotError:
+        return sql
 
 
 def _covered(snapshot: Snapshot, span: tuple[Any, Any]) -> tuple[int, int] | None:
@@ -443,7 +468,7 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = _ANSI.sub("", str(error)).strip()
+        message = with_wheel(_ANSI.sub("", str(error)).strip())
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {message}\n"
             "Fix it, and reload the code location."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import duckdb
@@ -51,11 +52,17 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
 
 
 def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableError | None:
-    """The error to show if DuckDB could not write to its own file; None for any other error.
+    """The error to show if DuckDB could not write to its own file, or a server is gone; None for any other error.
 
     An error of a file that a model reads is the model's own.
     """
     for cause in _causes(error):
+        if _is_gone(cause):
+            return errors.DatabaseUnavailableError(
+                "The server of the warehouse, or of SQLMesh's state, cannot be reached, or has ended the"
+                " connection. Start it, or correct what SQLMesh's config says of it; then run again: what"
+                f" was not finished is not recorded as done. {str(cause).strip()}"
+            )
         text = str(cause)
         is_write = "Failed to commit" in text and ("Cannot open" in text or "Could not" in text)
         if isinstance(cause, duckdb.Error) and (is_write or "has been invalidated" in text):
@@ -69,6 +76,45 @@ def _unavailable(message: str) -> errors.DatabaseUnavailableError:
         f"DuckDB cannot work on its file. {' '.join(helps) or 'Fix what it says.'} Then run again:"
         f" what was not finished is not recorded as done. {message.strip()}"
     )
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Whether a driver lost its server, or never found it; by name, as any driver may be the one."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & _OF_A_CONNECTION) and any(words in str(error) for words in _GONE)
+
+
+_OF_A_CONNECTION = {"OperationalError", "InterfaceError", "DatabaseError"}
+"""What the drivers of DB-API call these errors."""
+_GONE = (
+    "Connection refused",
+    "Connection timed out",
+    "timeout expired",
+    "connection to server at",
+    "could not connect to server",
+    "could not translate host name",
+    "server closed the connection",
+    "terminating connection",
+    "connection already closed",
+    "the database system is",
+    "Can't connect to MySQL server",
+    "MySQL server has gone away",
+    "Lost connection to MySQL server",
+    "Adaptive Server is unavailable",
+)
+_WHEELS = {"postgres": "psycopg2-binary", "risingwave": "psycopg2-binary"}
+"""Drivers that need no compiler, where those of SQLMesh's extra do."""
+_EXTRA = re.compile(r'pip install "?sqlmesh\[(\w+)\]"?')
+
+
+def with_wheel(message: str) -> str:
+    """SQLMesh's message of a missing driver, with the package that is no source build."""
+
+    def better(found: re.Match[str]) -> str:
+        package = _WHEELS.get(found[1])
+        return f'pip install "{package}"' if package else found[0]
+
+    return _EXTRA.sub(better, message)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -46,7 +46,7 @@ from sqlmesh_dagster.upstream.internals import (
     normalize_model_name,
     to_datetime,
 )
-from sqlmesh_dagster.upstream.sqlmesh import model_path
+from sqlmesh_dagster.upstream.sqlmesh import engine_name, model_path
 
 _CRON_EPOCH = "2024-01-01"
 """A Monday; any fixed date does: a manifest must not depend on the clock."""
@@ -91,6 +91,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
             digests[fqn],
             read_model,
             dbt,
+            engine_name(context.config.get_connection(models[fqn].gateway or context.gateway)),
         )
 
     built = [f for f in context.dag.sorted if f in models and not models[f].kind.is_symbolic]
@@ -272,6 +273,7 @@ def _model_record(
     code_digest: str,
     read_model: ReadModel,
     dbt: DbtNotes,
+    engine: str,
 ) -> ModelRecord:
     period, gap = _cron_spacing(model.cron, model.cron_tz)
     path = model_path(model)
@@ -285,6 +287,7 @@ def _model_record(
         kind=model.kind.name.value,
         source_type=model.source_type,
         dialect=model.dialect,
+        engine=engine,
         gateway=model.gateway,
         cron=model.cron,
         cron_tz=str(model.cron_tz) if model.cron_tz else None,

@@ -50,12 +50,7 @@ class RunResults:
         self.appended = threading.Condition()
 
     def append(self, outcome: ModelOutcome) -> None:
-<<<<<<< HEAD
         """Records an outcome for every step of this Dagster run; those that wait are notified."""
-        line = to_line(outcome)
-=======
-        """Records an outcome for every step of this Dagster run; wakes the waiting ones."""
->>>>>>> a2b3fc9 (Locks on MySQL and SQL Server, a heartbeat on the lock, and steps that share no folder)
         with self._lock:
             try:
                 self._write(to_line(outcome))

@@ -39,11 +39,8 @@ from sqlmesh_dagster.upstream.dagster import (
     output_without_materialization,
     partition_range,
     run_plan,
-<<<<<<< HEAD
-    without_missing_output_messages,
-=======
     run_start,
->>>>>>> a2b3fc9 (Locks on MySQL and SQL Server, a heartbeat on the lock, and steps that share no folder)
+    without_missing_output_messages,
 )
 
 StepEvent = (
@@ -196,8 +193,8 @@ def _left_alone(
     is_others = is_new and table is not None and _was_built_meanwhile(step, table)
     event = None
     if not step.is_observed(asset, outcome):
-        built_in = step.context.run_id if is_others else None
-        event = events.unchanged(asset, outcome, last, built_in)
+        now_in = step.context.run_id if is_others else None
+        event = events.unchanged(asset, outcome, last, now_in)
     if table is not None and is_new and event is not None and asset.partitions:
         for _ in report_partitions(step.context.instance, step.project, [table]):
             pass

@@ -12,6 +12,7 @@ import inspect
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -284,6 +285,48 @@ def is_duckdb_on_this_host(connection: ConnectionConfig) -> bool:
     if isinstance(first, DuckDBAttachOptions):
         return first.type == "duckdb"
     return not first.startswith(("md:", "motherduck:"))
+
+
+def engine_name(connection: ConnectionConfig) -> str:
+    """What people call the engine of a connection, which models may name another dialect than."""
+    from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
+
+    if isinstance(connection, DuckDBConnectionConfig):
+        first = next(iter((connection.catalogs or {}).values()), connection.database) or ""
+        if isinstance(first, DuckDBAttachOptions):
+            return first.type
+        return "motherduck" if first.startswith(("md:", "motherduck:")) else "duckdb"
+    name = str(connection.type_)
+    return {"gcp_postgres": "postgres", "azuresql": "mssql"}.get(name, name)
+
+
+_failed = threading.local()
+
+
+def hear_failing_statements(adapter: EngineAdapter) -> None:
+    """From now on `failed_statement` knows what SQL of this adapter failed, as it was sent.
+
+    Leans on `EngineAdapter._execute`, through which each statement goes, and what is fetched.
+    """
+    if "_execute" in vars(adapter):
+        return
+    execute = adapter._execute
+
+    def execute_and_tell(sql: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            execute(sql, *args, **kwargs)
+        except Exception:
+            _failed.sql = sql
+            raise
+
+    adapter._execute = execute_and_tell  # type: ignore[method-assign]
+
+
+def failed_statement() -> str | None:
+    """The last SQL that failed in this thread, once."""
+    sql: str | None = getattr(_failed, "sql", None)
+    _failed.sql = None
+    return sql
 
 
 def autocommit(connection: Any) -> None:
