@@ -53,7 +53,7 @@ def mariadb() -> Iterator[MariaDB]:
         folder, user = Path(name), _UNPRIVILEGED if os.getuid() == 0 else None
         if user:
             shutil.chown(folder, user)
-        data = ["--no-defaults", f"--datadir={folder}/data"]
+        data = ["--no-defaults", f"--datadir={folder}/data", f"--tmpdir={folder}"]
         data += [f"--user={user}"] if user else []
         subprocess.run(
             ["mariadb-install-db", *data, "--auth-root-authentication-method=normal"],

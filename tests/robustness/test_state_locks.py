@@ -24,9 +24,11 @@ from tests.sqlmesh_dagster.projects import (
     start,
 )
 
+from tests.integration.conftest import instance, own_process, project
 from tests.mariadb import MariaDB, is_installed, mariadb
 from tests.postgres import Server, postgres
 
+__all__ = ["instance", "own_process", "project"]
 pytestmark = pytest.mark.slow
 
 _CONFIG = """
