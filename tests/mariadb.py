@@ -60,8 +60,11 @@ def mariadb() -> Iterator[MariaDB]:
             check=True,
             capture_output=True,
         )
+        users = [
+            f"sqlmesh@'{host}'" for host in ("%", "localhost")
+        ]  # the latter wins over a nameless one
         (folder / "init.sql").write_text(
-            "CREATE USER sqlmesh@'%' IDENTIFIED BY '';\nGRANT ALL ON *.* TO sqlmesh@'%';\n"
+            "".join(f"CREATE USER {name};\nGRANT ALL ON *.* TO {name};\n" for name in users)
         )
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -24,6 +24,7 @@ from tests.sqlmesh_dagster.projects import (
     start,
 )
 
+from sqlmesh_dagster.engine.lock_sql import lock_sql
 from tests.integration.conftest import instance, own_process, project
 from tests.mariadb import MariaDB, is_installed, mariadb
 from tests.postgres import Server, postgres
@@ -36,7 +37,9 @@ gateways: {{main: {{connection: {data}, state_connection: {state}}}}}
 model_defaults: {{dialect: {dialect}, start: 2025-01-01, cron: '@daily'}}
 disable_anonymized_analytics: true
 """
-_SLOW_BATCHES = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1)"
+_SLOW_BATCHES = (
+    "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, batch_concurrency 1)"
+)
 _HOST = """
 import itertools
 import tempfile
@@ -114,7 +117,7 @@ def test_a_lost_lock_stops_the_run_before_its_next_batch(
             server.query(
                 database,
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
-                " AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1)%'"
+                " AND EXISTS (SELECT 1 FROM pg_stat_activity WHERE query ILIKE '%pg_sleep(1)%'"
                 " AND state = 'active' AND pid <> pg_backend_pid()) LIMIT 1",
             )
         )
@@ -257,20 +260,16 @@ def test_a_lock_that_mariadb_lost_stops_the_run(
         "lost", "SELECT CAST(@start_ds AS DATE) AS day, SLEEP(1) AS waited", _SLOW_BATCHES
     )
 
+    locks = lock_sql("mysql")
+    assert locks is not None
+    (name,) = re.findall(r"'\w+'", locks.is_held("sqlmesh_dagster\0sqlmesh"))
+
     def kill_connection_of_lock() -> bool:
-        running = maria.query(
-            "SELECT 1 FROM information_schema.processlist WHERE info LIKE '%SLEEP(1)%'"
-            " AND id <> CONNECTION_ID()"
-        )
-        holders = maria.query(
-            "SELECT id FROM information_schema.processlist WHERE info IS NULL AND user = 'sqlmesh'"
-            " AND db IS NULL ORDER BY id"
-        )
-        if not running or not holders:
+        running = "FROM information_schema.processlist WHERE info LIKE '%SLEEP(1)%'"
+        if not maria.query(f"SELECT 1 {running} AND id <> CONNECTION_ID()"):
             return False
-        for (connection,) in holders:
-            with suppress(Exception):
-                maria.query(f"KILL {connection}")
+        ((connection,),) = maria.query(f"SELECT IS_USED_LOCK({name})")
+        maria.query(f"KILL {connection}")
         return True
 
     thread = _later(kill_connection_of_lock)

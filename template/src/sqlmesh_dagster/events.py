@@ -42,8 +42,8 @@ from sqlmesh_dagster.facts.tables import BuiltTable
 INPUTS = "sqlmesh/inputs"
 """The metadata in which a materialization says what the model was built from; see `staleness`."""
 BUILT_MEANWHILE = (
-    "Built during this run by a step that shares no folder with this one, or that was killed. What its"
-    " audits found is not known here, so that they run again."
+    "Built in this run, by a step that shares no folder with this one. What its audits found is not known"
+    " here, so that they run again."
 )
 _SHOWN_SPANS = 20
 _OF_THE_TABLE = ("dagster/row_count", "sqlmesh/source", INPUTS)

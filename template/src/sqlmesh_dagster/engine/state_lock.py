@@ -23,6 +23,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     autocommit,
     end_when_unanswered,
     is_duckdb_on_this_host,
+    read_state_anew,
     state_connection,
 )
 
@@ -132,6 +133,8 @@ class _EngineLock:
         patience: Callable[[], Patience],
         cancel: CancelToken,
         log: Log,
+        taken: Callable[[], None],
+        *,
         is_leading: bool,
     ) -> None:
         self._connection = connection
@@ -141,6 +144,7 @@ class _EngineLock:
         self._patience = patience
         self._cancel = cancel
         self._log = log
+        self._taken = taken
         self._is_leading = is_leading
         self._names: list[str] = []
         self._is_lost = False
@@ -173,6 +177,7 @@ class _EngineLock:
         self._names.append(name)
         try:
             self._check_held(name)
+            self._taken()
             with self._watched() if len(self._names) == 1 else nullcontext():
                 yield
         finally:
@@ -322,5 +327,6 @@ def _engine_lock(
             lambda: Patience(holder, settings.wait_timeout, lambda text: log(logging.INFO, text)),
             cancel,
             log,
-            is_leading,
+            lambda: read_state_anew(context),  # others wrote to it meanwhile
+            is_leading=is_leading,
         )

@@ -41,8 +41,9 @@ def shared_outcome(step: Step, fqn: str) -> Outcomes:
                 patience.check(step.lock.holder())
             elif look.found() is not None:  # it became known before the lock was taken
                 lease.release()
-            elif _shares_nothing(step, results):
+            elif shares_nothing(step):
                 lease.release()
+                step.context.log.warning(_UNSHARED)
                 return own_outcome(replace(step, is_alone=True), fqn)
             else:
                 _lead(step, results, lease)
@@ -88,8 +89,9 @@ _UNSHARED = (
 )
 
 
-def _shares_nothing(step: Step, results: RunResults) -> bool:
+def shares_nothing(step: Step) -> bool:
     """Whether other steps of this Dagster run have built models, or do so now, of which nothing is known here."""
+    results = step.results
     if not results.is_unshared:
         fqns = step.project.fqns_by_key
         built = {s: fqns[key] for key, s in run_plan(step.context).assets.items() if key in fqns}
@@ -97,8 +99,6 @@ def _shares_nothing(step: Step, results: RunResults) -> bool:
         results.is_unshared = any(
             fqn not in results.latest() for s, fqn in built.items() if s in done
         )
-    if results.is_unshared:
-        step.context.log.warning(_UNSHARED)
     return results.is_unshared
 
 

@@ -28,7 +28,7 @@ from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.partition_checks import kept_partition_results, partitioned
 from sqlmesh_dagster.run.code_checks import kept_code_results
-from sqlmesh_dagster.run.leading import own_outcome, shared_outcome
+from sqlmesh_dagster.run.leading import own_outcome, shared_outcome, shares_nothing
 from sqlmesh_dagster.run.reported import last_results, last_results_in
 from sqlmesh_dagster.run.selection import restated_below
 from sqlmesh_dagster.run.step import Step
@@ -227,7 +227,9 @@ def _kept_in_partitions(
 
 
 def _was_built_meanwhile(step: Step, table: BuiltTable) -> bool:
-    """Whether a table was built since the Dagster run has begun, and not by what is known here."""
+    """Whether a table was built since the Dagster run has begun, by a step of it that is not known here."""
+    if step.settings.execution != "shared" or not shares_nothing(step):
+        return False
     begun = run_start(step.context.instance, step.context.run_id)
     return begun is not None and (table.built_at or 0) >= begun[1] * 1000
 

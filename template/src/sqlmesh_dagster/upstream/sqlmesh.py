@@ -180,6 +180,23 @@ def opened_adapter(context: Context) -> EngineAdapter | None:
     return context._engine_adapter
 
 
+def read_state_anew(context: Context) -> None:
+    """Lets a context see what others have written to its state since it was opened.
+
+    It caches snapshots, and an engine such as MySQL shows a transaction what was there when it began;
+    SQLMesh leaves the one of its first look open.
+    """
+    state = context._state_sync
+    if state is None or duckdb_files(state_connection(context)):
+        return
+    cached: Any = state
+    while hasattr(cached, "state_sync"):
+        if hasattr(cached, "snapshot_cache"):
+            cached.snapshot_cache.clear()
+        cached = cached.state_sync
+    cached.engine_adapter._connection_pool.rollback()
+
+
 def has_state(context: Context) -> bool:
     """Whether the project has a state; unlike `Context.state_sync` it creates none, nor a file.
 
