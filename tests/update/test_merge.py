@@ -140,7 +140,7 @@ def run(content: bytes) -> File:
 def one(base: File | None, theirs: File | None, mine: File | None) -> Result:
     """What becomes of one file."""
     trees = [{"a.py": file} if file else {} for file in (base, theirs, mine)]
-    return merge_trees(Trees(*trees), merge)["a.py"]
+    return merge_trees(Trees(trees[0], trees[1], trees[2]), merge)["a.py"]
 
 
 @pytest.mark.parametrize(
