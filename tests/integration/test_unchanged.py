@@ -14,7 +14,7 @@ from tests.sqlmesh_dagster.projects import NOW, Project, Run, run_config, run_in
 from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings, on_new_data
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.run.sync import synchronize
-from tests.shown import shown_checks
+from tests.shown import health, shown_checks
 
 NEXT_DAY = "2025-01-11T00:30:00"
 NOT_NULL = "kind FULL, audits (not_null(columns := (id)))"
@@ -86,6 +86,28 @@ def test_in_a_run_that_fails_only_what_failed_is_shown_as_failed(
     assert (run.unchanged, run.materialized) == (["idle"], ["fine"])
     assert shown_as_failed(instance, run) == {"broken", "below"}
     assert (run.passed, run.kept) == ({"fine:not_null_id": True}, {"idle:not_null_id": True})
+
+
+def test_a_model_that_was_never_built_is_not_failed_with_another(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: Dagster knows no data of it, and no failure; and nothing else of one that is observed."""
+    project.write("signals/gates.py", GATE.format(flag="/nowhere"))
+    project.model("gated", "SELECT 1::INT AS id", "kind FULL, signals (gate_open())")
+    project.model("idle", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance, "idle")
+    project.model("broken", "SELECT error('boom')::INT AS id")
+    definitions = project.definitions(nothing_due="observe")
+    run = run_in_process(definitions, instance)
+    assert (list(run.failed), set(run.observed)) == (
+        ["warehouse__demo__broken"],
+        {"gated", "idle"},
+    )
+    assert shown_as_failed(instance, run) == {"broken"}
+    names = ("gated", "idle", "broken")
+    assert health(instance, map(key, names)) == dict(
+        zip(names, ("UNKNOWN", "HEALTHY", "DEGRADED"), strict=True)
+    )
 
 
 def test_a_warning_stays_until_the_audit_runs_again(

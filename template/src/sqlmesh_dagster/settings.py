@@ -116,8 +116,7 @@ class ProjectSettings(BaseModel):
         default="materialize",
         description="What a selected asset gets whose model has nothing due: `materialize`, a"
         " materialization with the unchanged data version, so that Dagster shows the table as it is;"
-        " or `observe`, an observation, with which Dagster shows the asset as failed once another"
-        " model of the run fails.",
+        " or `observe`, an observation, so that its newest materialization is the one that built it.",
     )
     keep_checks_failed: bool = Field(
         default=True,

@@ -1074,3 +1074,26 @@ def test_a_step_says_nothing_of_optional_outputs_that_it_did_not_give(
 
     assert said(quiet="yes") == ["said"], "Dagster's words have moved (upstream/dagster.py)."
     assert len(said()) == 2, "Dagster no longer says so; the filter can go."
+
+
+def test_what_no_run_has_planned_is_not_failed_with_one(instance: dg.DagsterInstance) -> None:
+    """`upstream.dagster.forget_plan` takes an asset out of a run that fails."""
+
+    @dg.multi_asset(specs=[dg.AssetSpec("waits")], can_subset=True)
+    def waits(context: dg.AssetExecutionContext) -> Iterator[dg.AssetObservation]:
+        yield dg.AssetObservation("waits")
+        in_dagster.forget_plan(context.instance, dg.AssetKey("waits"))
+
+    @dg.asset
+    def fails() -> None:
+        raise ValueError
+
+    run = dg.materialize([waits, fails], instance=instance, raise_on_error=False)
+    keys = [dg.AssetKey("waits"), dg.AssetKey("fails")]
+    planned = {
+        r.asset_entry.asset_key: r.asset_entry.last_run_id for r in instance.get_asset_records(keys)
+    }
+    assert planned == {keys[0]: "", keys[1]: run.run_id}, (
+        "Dagster no longer notes the last planned run of an asset (upstream/dagster.py)."
+    )
+    assert instance.get_run_by_id("") is None

@@ -35,6 +35,7 @@ from sqlmesh_dagster.run.step import Step
 from sqlmesh_dagster.run.sync import report_partitions
 from sqlmesh_dagster.run.work import record, results_of_partitions, run_work
 from sqlmesh_dagster.upstream.dagster import (
+    forget_plan,
     of_newest_materializations,
     output_without_materialization,
     partition_range,
@@ -199,6 +200,8 @@ def _left_alone(
         for _ in report_partitions(step.context.instance, step.project, [table]):
             pass
     yield event or events.observation(asset, outcome)
+    if event is None:
+        forget_plan(step.context.instance, key)
     if key in reports.awaited:
         yield _passed_on(step, asset)
     if table is None:

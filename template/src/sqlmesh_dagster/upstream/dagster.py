@@ -24,7 +24,9 @@ from dagster._core.definitions.assets.job.asset_job import build_asset_job, get_
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.events import AssetMaterializationPlannedData
 from dagster._core.execution.stats import StepEventStatus
+from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
@@ -215,6 +217,18 @@ def output_without_materialization(output_name: str) -> dg.Output[None]:
     return dg.Output(
         None, output_name=output_name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
     )
+
+
+def forget_plan(instance: dg.DagsterInstance, key: dg.AssetKey) -> None:
+    """Lets an asset be as if the current run had not planned it, because there is nothing to materialize.
+
+    Dagster shows what a run planned and did not materialize as failed, once anything in the run has. It
+    asks for the run that planned the asset last: here none, as if that run had been deleted.
+    """
+    planned = dg.DagsterEvent.build_asset_materialization_planned_event(
+        RUNLESS_JOB_NAME, "", AssetMaterializationPlannedData(key, None, None)
+    )
+    instance.report_dagster_event(planned, run_id=RUNLESS_RUN_ID)
 
 
 def without_missing_output_messages(context: dg.OpExecutionContext) -> None:
