@@ -1,7 +1,7 @@
 """SQLMesh's console: records in the ledger what SQLMesh reports during a run, as plain data.
 
 SQLMesh calls a console from its worker threads, and an exception in a callback fails a model that
-succeeded: every callback that captures something is guarded.
+succeeded: every callback that captures something is guarded. What is captured shows no secrets.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import traceback
 import unittest
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -31,6 +32,7 @@ from sqlmesh_dagster.facts.outcomes import (
 )
 from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
+from sqlmesh_dagster.guard.secrets import mask, masked_texts
 from sqlmesh_dagster.upstream.internals import (
     NodeAuditsErrors,
     NoopConsole,
@@ -39,6 +41,8 @@ from sqlmesh_dagster.upstream.internals import (
 )
 
 _log = logging.getLogger(__name__)
+_TEXTS = ("message", "query", "reason", "rows", "traceback")
+"""What an outcome has of SQLMesh's, of the engine's and of Python's own words."""
 _Callback = TypeVar("_Callback", bound=Callable[..., None])
 
 
@@ -75,7 +79,9 @@ class CaptureConsole(NoopConsole):
         *,
         audit_only: bool = False,
     ) -> None:
-        self.ledger = Ledger(selected, report, is_audit=audit_only)
+        self.ledger = Ledger(
+            selected, lambda outcome: report(masked_texts(outcome, _TEXTS)), is_audit=audit_only
+        )
         self._log = log
         self._cancel = cancel or CancelToken()
         self._errors: list[str] = []
@@ -196,7 +202,7 @@ class CaptureConsole(NoopConsole):
     def log_test_results(self, result: unittest.TestResult, target_dialect: str) -> None:
         """Keeps the messages of failing unit tests, which the plan's exception does not have."""
         self._errors.extend(
-            f"{test}: {text.strip()}" for test, text in (*result.errors, *result.failures)
+            mask(f"{test}: {text.strip()}") for test, text in (*result.errors, *result.failures)
         )
 
     def update_creation_progress(self, *args: Any, **kwargs: Any) -> None:
@@ -216,14 +222,14 @@ class CaptureConsole(NoopConsole):
         self, violations: list[Any], model: Any, is_error: bool = False
     ) -> None:
         """Keeps what the linter found, which the plan's exception does not have."""
-        found = [f"`{model.name}`: {violation}" for violation in violations]
+        found = [mask(f"`{model.name}`: {violation}") for violation in violations]
         self._errors.extend(found if is_error else ())
 
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
         """Logs SQLMesh's warning; a run that waits for a plan warns at each attempt."""
-        self._log(logging.INFO, (long_message or short_message).strip())
+        self._log(logging.INFO, mask((long_message or short_message).strip()))
         if (
             not self.ledger.is_planning
         ):  # a plan that promotes would leave the environment half changed
@@ -231,8 +237,9 @@ class CaptureConsole(NoopConsole):
 
     def log_error(self, message: str, *args: Any, **kwargs: Any) -> None:
         """Logs SQLMesh's error."""
-        self._errors.append(message.strip())
-        self._log(logging.ERROR, message.strip())
+        text = mask(message.strip())
+        self._errors.append(text)
+        self._log(logging.ERROR, text)
 
     # ------------------------------------------------------------ what the scheduler calls
 
@@ -294,8 +301,8 @@ def as_error(error: BaseException) -> ErrorOutcome:
     """An exception as data."""
     return ErrorOutcome(
         kind=type(error).__name__,
-        message=str(error).strip(),
-        traceback="".join(traceback.format_exception(error)),
+        message=mask(str(error).strip()),
+        traceback=mask("".join(traceback.format_exception(error))),
     )
 
 
@@ -307,7 +314,7 @@ def _failure(error: BaseException, query: str | None) -> tuple[FailureKind, Erro
         found = "; ".join(str(audit) for audit in error.errors)
         return "audit_failed", ErrorOutcome("audit", found)
     failure = as_error(unavailable_database(error) or error)
-    return "failed", ErrorOutcome(failure.kind, failure.message, query, failure.traceback)
+    return "failed", replace(failure, query=query)
 
 
 def _sql(query: object, dialect: str | None) -> str | None:

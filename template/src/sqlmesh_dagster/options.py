@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sqlmesh_dagster.settings import choice
+from sqlmesh_dagster.settings import checked_environment, choice
 from sqlmesh_dagster.times import check_times, iso_moment, moment
 
 Build = Literal["due", "stale", "all"]
@@ -69,7 +69,7 @@ class RunOptions(BaseModel):
             InvalidSettingError: It cannot be read.
         """
         text = self.execution_time
-        return iso_moment("execution_time", text) if text else None
+        return None if text is None else iso_moment("execution_time", text)
 
     @property
     def build_policy(self) -> Build:
@@ -146,11 +146,13 @@ class PlanOptions(BaseModel):
         Raises:
             InvalidSettingError: A time that cannot be read, or that makes no sense.
         """
+        if self.create_from is not None:
+            checked_environment("create_from", self.create_from)
         check_times(
             start=self.start,
             end=self.end,
             execution_time=moment("execution_time", self.execution_time)
-            if self.execution_time
+            if self.execution_time is not None
             else None,
             effective_from=self.effective_from,
         )

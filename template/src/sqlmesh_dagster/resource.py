@@ -15,6 +15,7 @@ from pydantic import PrivateAttr
 
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.guard.worker import Worker
 from sqlmesh_dagster.options import CheckedRunOptions, RunOptions
 from sqlmesh_dagster.settings import ProjectSettings
@@ -133,8 +134,9 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
 
     def say(self, level: int, message: str) -> None:
         """Keeps a message of the worker thread, with its logging level, for the next step that waits."""
-        _log.log(level, message)
-        self._messages.append((level, message))
+        text = mask(message)
+        _log.log(level, text)
+        self._messages.append((level, text))
 
     def heard(self) -> Iterator[tuple[int, str]]:
         """Takes the messages kept so far."""

@@ -29,6 +29,13 @@ _WITHOUT_RANGE: tuple[WithoutRange, ...] = get_args(WithoutRange)
 _INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
 """What `EnvVar.int` returns; Dagster exports no name for it."""
 _Choice = TypeVar("_Choice", bound=str)
+_KINDS: Mapping[type, str] = {
+    str: "a text",
+    bool: "`True` or `False`",
+    int: "a whole number",
+    float: "a number",
+    Path: "a path",
+}
 
 
 def joined(folders: Folders) -> str:
@@ -51,6 +58,22 @@ else:
 def environment_name(text: str) -> str:
     """As SQLMesh's `Environment.sanitize_name`, without importing it: `PR 12` is `pr_12`."""
     return re.sub(r"\W", "_", text).lower()
+
+
+def checked_environment(option: str, text: str) -> str:
+    """The name under which SQLMesh knows an environment.
+
+    Raises:
+        InvalidSettingError: SQLMesh would read it as another than it seems to be: `prod ` as `prod_`.
+    """
+    name = environment_name(text)
+    if not name.strip("_") or (name != text and (name[0] == "_" or name[-1] == "_")):
+        proposal = name.strip("_")
+        raise InvalidSettingError(
+            f"`{option}` is `{text}`, which begins or ends with what no environment's name has, such as a"
+            f" space. Use letters and digits{f', such as `{proposal}`' if proposal else ''}."
+        )
+    return name
 
 
 class ProjectSettings(BaseModel):
@@ -142,13 +165,18 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: A setting that makes no sense, such as an unset variable.
         """
-        given = _folders(_text("project_dir", joined(self.project_dir)))
-        folders = [str(Path(folder).expanduser().resolve()) for folder in given]
+        check_types(self)
+        text = _text("project_dir", _given_folders(self.project_dir))
+        _folder("project_dir", text)
+        given = _folders(text)
+        folders = [str(_folder("project_dir", folder)) for folder in given]
         settings = self.model_copy(
             update={
                 "project_dir": joined(folders),
                 "gateway": _text("gateway", self.gateway) if self.gateway else None,
-                "environment": environment_name(_text("environment", self.environment)),
+                "environment": checked_environment(
+                    "environment", _text("environment", self.environment)
+                ),
                 "concurrency_limit": _number("concurrency_limit", self.concurrency_limit),
             }
         )
@@ -273,6 +301,55 @@ def loads_choice(text: str) -> ScheduleLoads:
     return choice("schedule_loads", text, _SCHEDULE_LOADS)
 
 
+def check_types(options: BaseModel) -> None:
+    """Refuses values that are of another kind than their option: the factory takes whatever it is given.
+
+    Raises:
+        InvalidSettingError: With the option, its value, and what it takes.
+    """
+    for name, field in type(options).model_fields.items():
+        value = getattr(options, name)
+        if isinstance(value, (dg.EnvVar, _INT_ENV_VAR)) or name == "project_dir":
+            continue
+        kinds = _kinds(field.annotation)
+        if kinds and not any(_is_a(value, kind) for kind in kinds):
+            names = " or ".join(_KINDS[kind] for kind in kinds if kind in _KINDS)
+            raise InvalidSettingError(f"`{name}` is `{value!r}`. It must be {names}.")
+
+
+def _kinds(annotation: Any) -> tuple[type, ...]:
+    """The kinds of values that an option takes; none where that is for others to check."""
+    parts = get_args(annotation) or (annotation,)
+    known = tuple(part for part in parts if part in _KINDS or part is type(None))
+    return known if len(known) == len(parts) else ()
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return isinstance(value, (int, float)) and value == value  # not NaN
+    return isinstance(value, kind)
+
+
+def _given_folders(value: Any) -> str:
+    parts = value if type(value) in (list, tuple) else [value]
+    if not all(isinstance(part, (str, Path)) for part in parts):
+        raise InvalidSettingError(
+            f"`project_dir` is `{value!r}`. It must be a path, or a list of paths."
+        )
+    return joined(value)
+
+
+def _folder(name: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidSettingError(
+            f"`{name}` is `{text!r}`, which is no folder's path: {error}. Correct it."
+        ) from error
+
+
 def _text(name: str, value: Any) -> str:
     """A setting's text, an environment variable's value read.
 
@@ -288,7 +365,7 @@ def _text(name: str, value: Any) -> str:
             )
         return text
     if not value:
-        raise InvalidSettingError(f"`{name}` is empty.")
+        raise InvalidSettingError(f"`{name}` is empty. Set it, or leave it out.")
     return str(value)
 
 

@@ -8,6 +8,10 @@ from sqlmesh_dagster.errors import InvalidSettingError
 
 _CLOCKS_DIFFER = timedelta(minutes=1)
 """A daemon's clock may be ahead of a run's."""
+_LONGEST = 60
+"""Characters of a time in words: SQLMesh looks for seconds, and more, at a text that is long."""
+_FIRST_YEAR, _LAST_YEAR = 1000, 9000
+"""Beyond them a time in another time zone, or the next tick of a cron, is no date of Python's."""
 
 
 def moment(option: str, text: str) -> datetime:
@@ -19,17 +23,22 @@ def moment(option: str, text: str) -> datetime:
         InvalidSettingError: It cannot be read.
     """
     try:
-        return _utc(datetime.fromisoformat(text.strip().replace("Z", "+00:00")))
-    except ValueError:
+        return _within_reach(_utc(_iso(text.strip())), option, text)
+    except InvalidSettingError:
+        raise
+    except (ValueError, OverflowError):
         from sqlmesh_dagster.engine.times import read_moment  # imports SQLMesh
 
     try:
-        return read_moment(text)
-    except (ValueError, OverflowError) as error:
+        if len(text) > _LONGEST:
+            raise ValueError("too long")
+        read = read_moment(text)
+    except (ValueError, OverflowError, OSError) as error:
         raise InvalidSettingError(
             f"`{option}` is `{text}`, which is no date or time. Use one such as `2025-01-31`,"
             " `2025-01-31T06:00:00` or `3 days ago`."
         ) from error
+    return _within_reach(read, option, text)
 
 
 def iso_moment(option: str, text: str) -> datetime:
@@ -39,10 +48,13 @@ def iso_moment(option: str, text: str) -> datetime:
         InvalidSettingError: It is none.
     """
     try:
-        return _utc(datetime.fromisoformat(text.replace("Z", "+00:00")))
-    except ValueError as error:
+        return _within_reach(_utc(_iso(text)), option, text)
+    except InvalidSettingError:
+        raise
+    except (ValueError, OverflowError) as error:
         raise InvalidSettingError(
-            f"`{option}` is `{text}`, which is no ISO 8601 time such as `2025-01-31T06:00:00`."
+            f"`{option}` is `{text}`, which is no ISO 8601 time. Use one such as"
+            " `2025-01-31T06:00:00`."
         ) from error
 
 
@@ -80,8 +92,20 @@ def check_times(
             )
 
 
+def _iso(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _within_reach(time: datetime, option: str, text: str) -> datetime:
+    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        raise InvalidSettingError(
+            f"`{option}` is `{text}`. Use a time between the years {_FIRST_YEAR} and {_LAST_YEAR}."
+        )
+    return time
+
+
 def _or_none(option: str, text: str | None) -> datetime | None:
-    return moment(option, text) if text else None
+    return None if text is None else moment(option, text)
 
 
 def _utc(time: datetime) -> datetime:

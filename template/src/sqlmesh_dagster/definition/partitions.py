@@ -67,7 +67,7 @@ def existing_window(
     for key in (first_key, last_key):
         try:
             window = partitions.time_window_for_partition_key(key)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise _unknown_partition(partitions, key) from error
         if window.end > now:
             raise InvalidSettingError(

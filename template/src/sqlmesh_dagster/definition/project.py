@@ -14,6 +14,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from sqlmesh_dagster.definition import names
+from sqlmesh_dagster.definition.asked import checked
 from sqlmesh_dagster.definition.markdown import fenced
 from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
@@ -214,8 +215,9 @@ def translate(
 
     Raises:
         DuplicateAssetKeyError: Two models get one key, or two audits one check.
+        InvalidSettingError: A method of the translator's fails, or gives what it must not.
     """
-    known = _Known.of(manifest, translator)
+    known = _Known.of(manifest, checked(translator))
     assets = tuple(_model_asset(model, known, group_name, owners) for model in manifest.models)
     table_checks = [
         *(_standalone_check(audit, known) for audit in manifest.standalone_audits),

@@ -25,6 +25,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once
+from sqlmesh_dagster.engine.culprit import is_of_project, told
 from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
@@ -37,6 +38,13 @@ from sqlmesh_dagster.facts.outcomes import RowSample
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.environment import EnvironmentChanges
 from sqlmesh_dagster.guard.garbage import rare_collection
+from sqlmesh_dagster.guard.secrets import (
+    learn_of_config,
+    learn_of_project,
+    mask,
+    masked_error,
+    masked_texts,
+)
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
@@ -78,6 +86,8 @@ the process: one context at a time."""
 _RETRY_SECONDS = 0.5
 _STATE_SECONDS = 5.0
 """How long definitions wait for a state that other projects share."""
+_TEXTS = ("description", "query", "extra", "problem")
+"""What a manifest has of a model that somebody wrote in his own words."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -314,6 +324,9 @@ def open_context(
     A context that loads nothing costs about 0.01 s after the import, and is never stale: an older
     one would use its cache of the state for 120 s.
 
+    The secrets of the project are known from here on: see `guard.secrets`. An error that leaves here
+    shows none.
+
     Args:
         load: Whether the project's files are needed; a run works from the deployed state alone.
         load_state: Whether loaded files are completed by other projects' models from the state.
@@ -329,6 +342,8 @@ def open_context(
     context: CaptureContext | None = None
     environment = EnvironmentChanges()
     try:
+        for folder in settings.project_paths:
+            learn_of_project(folder)
         set_console(console or NoopConsole())
         with environment.noted():
             context = _new_context(settings, load_state)
@@ -339,6 +354,11 @@ def open_context(
         if load:
             load_files(context, settings)
         yield context
+    except BaseException as error:
+        clean = masked_error(error)
+        if clean is error:
+            raise
+        raise clean from clean.__cause__
     finally:
         try:
             if context is not None:
@@ -378,10 +398,11 @@ def load_manifest(
                 problem = f"{type(error).__name__}: {error}"
         if is_there or not shares:
             load_files(context, settings)
-            return build_manifest(context, read_model)
+            return masked_texts(build_manifest(context, read_model), _TEXTS)
     with open_context(settings, load=False, load_state=False, opens_database=False) as context:
         load_files(context, settings)
-        return replace(build_manifest(context, read_model), state_problem=problem)
+        manifest = masked_texts(build_manifest(context, read_model), _TEXTS)
+        return replace(manifest, state_problem=mask(problem) if problem else None)
 
 
 def _asked_soon(context: CaptureContext, settings: ProjectSettings) -> bool:
@@ -455,6 +476,7 @@ def _new_context(settings: ProjectSettings, load_state: bool) -> CaptureContext:
             load_state=load_state,
             concurrent_tasks=settings.concurrency_limit,
         )
+        _learn_of(context)
         if settings.concurrency_limit:
             # `concurrent_tasks` of a context does not reach its connection pool
             context.config.get_connection(
@@ -463,15 +485,29 @@ def _new_context(settings: ProjectSettings, load_state: bool) -> CaptureContext:
     return context
 
 
+def _learn_of(context: CaptureContext) -> None:
+    """Learns what the configs say, whatever they took from where; a connection has its own secrets."""
+    for config in context.configs.values():
+        for gateway in config.gateways.values() if isinstance(config.gateways, dict) else ():
+            learn_of_config(gateway.model_dump())
+        if config.default_connection is not None:
+            learn_of_config({"default_connection": config.default_connection.model_dump()})
+        learn_of_config(
+            {name: getattr(config, name) for name in ("variables", "before_all", "after_all")}
+        )
+
+
 @contextmanager
 def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
-        message = with_wheel(_ANSI.sub("", str(error)).strip())
+    except BaseException as error:
+        if not is_of_project(error):
+            raise
+        message = mask(with_wheel(_ANSI.sub("", str(error)).strip()))
         raise errors.ProjectLoadError(
-            f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {message}\n"
-            "Fix it, and reload the code location."
+            f"The SQLMesh project at `{settings.project_dir}` cannot be loaded:"
+            f" {told(error, message, settings.project_path)}\nFix it, and reload the code location."
         ) from error
 
 

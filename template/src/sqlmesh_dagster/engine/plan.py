@@ -29,6 +29,7 @@ from sqlmesh_dagster.facts.plan_summary import (
 )
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
+from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.options import CheckedRunOptions, PlanOptions
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Plan, Snapshot, SQLMeshError, format_intervals
@@ -76,7 +77,8 @@ class Planning:
             refuse_errors(verification)
             with self._alone(context):
                 plan = self._build(context, options)
-                show(_summary(context, plan, verification.test_count))
+                summary = _summary(context, plan, verification.test_count)
+                show(masked_texts(summary, ("diff", "other_diffs")))
                 if not options.apply:
                     return
                 _refuse_uncategorized(plan, session.settings)

@@ -30,6 +30,7 @@ from sqlmesh_dagster.definition.records import (
 from sqlmesh_dagster.engine.dbt import DbtNotes, DbtSource, dbt_notes
 from sqlmesh_dagster.engine.lineage import ColumnSources, column_lineages
 from sqlmesh_dagster.engine.source import definition_line
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import (
     Audit,
     CroniterCache,
@@ -205,7 +206,7 @@ def audit_arguments(arguments: Mapping[str, exp.Expr]) -> dict[str, str]:
     The text does not depend on the model's dialect; in DuckDB's, a list reads as it is written, `[id]`.
     """
     return {
-        name: value.sql(dialect="duckdb")
+        name: mask(value.sql(dialect="duckdb"))
         for name, value in sorted(arguments.items())
         if name != "blocking"
     }

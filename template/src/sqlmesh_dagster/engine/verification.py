@@ -13,6 +13,7 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.engine.reader import unit_tests_by_model
 from sqlmesh_dagster.facts.verification import Finding, Verification, shown
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import SQLMeshError
 
 
@@ -68,10 +69,10 @@ def _failures(
     try:
         result = context.test(tests=list(names))
     except SQLMeshError as error:  # a test that cannot be loaded from its file
-        yield Finding(fqn, "unit tests", str(error).strip())
+        yield Finding(fqn, "unit tests", mask(str(error).strip()))
         return
     for test, text in (*result.failures, *result.errors):
-        yield Finding(fqn, str(getattr(test, "test_name", test)), text.strip())
+        yield Finding(fqn, str(getattr(test, "test_name", test)), mask(text.strip()))
 
 
 def _violations(context: Context, cancel: CancelToken, fqns: Collection[str]) -> Iterator[Finding]:
@@ -83,7 +84,7 @@ def _violations(context: Context, cancel: CancelToken, fqns: Collection[str]) ->
         yield Finding(
             model=violation.model.fqn,
             rule=violation.rule.name,
-            text=violation.violation_msg.strip(),
+            text=mask(violation.violation_msg.strip()),
             is_error=violation.violation_type == "error",
             line=place.start.line + 1 if place else None,
         )

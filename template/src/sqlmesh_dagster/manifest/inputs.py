@@ -298,7 +298,8 @@ class _Digest:
     def add_file(self, name: str, path: Path) -> None:
         """Adds a file if it is there and can be read."""
         with suppress(OSError):
-            self.add(name, path.read_bytes())
+            if path.is_file():  # reading a pipe would never end
+                self.add(name, path.read_bytes())
 
     @property
     def text(self) -> str:
@@ -329,8 +330,12 @@ def _project_files(project: Path) -> Iterator[tuple[str, Path]]:
                 if entry.name.startswith(".") or entry.name == "__pycache__":
                     continue
                 path = Path(entry.path)
-                if entry.is_dir():
+                if entry.is_dir(follow_symlinks=False):  # as SQLMesh, which loops in no link
                     pending.append(path)
+                elif entry.is_dir():
+                    continue
+                elif path.exists() and not entry.is_file():  # reading a pipe would never end
+                    raise OSError(f"`{path}` is a pipe or a device")
                 else:
                     yield path.relative_to(project).as_posix(), path
 

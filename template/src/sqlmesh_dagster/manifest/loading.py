@@ -64,22 +64,28 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
     environ = dict(os.environ)  # a load lets the project's `.env` change it
 
     def digest(inputs: Inputs) -> str:
-        return digest_of_all(
-            inputs.digest(folder, settings.gateway, environ, reader)
-            for folder in settings.project_paths
-        )
+        try:
+            return digest_of_all(
+                inputs.digest(folder, settings.gateway, environ, reader)
+                for folder in settings.project_paths
+            )
+        except OSError as error:
+            raise ProjectLoadError(
+                f"The SQLMesh project at `{project}` cannot be read: {error}. Correct the file, and reload"
+                " the code location."
+            ) from error
 
     folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
     if throw_away_folder() is not None:  # its names may differ from those of the real warehouse
         folder, baked = folder / _OF_TESTS, ()
     store = ManifestStore.in_folder(folder, settings.gateway, settings.project_paths[1:])
     known = [s for s in (store.read(), *(ManifestStore(path).read() for path in baked)) if s]
-    for stored in known:
-        if stored.digest == digest(stored.inputs):
-            return _here(stored, settings)
     seen = known[0].inputs if known else Inputs()
-    before = digest(seen)
     try:
+        for stored in known:
+            if stored.digest == digest(stored.inputs):
+                return _here(stored, settings)
+        before = digest(seen)
         is_known = known and known[0].looked_up == seen.looked_up_digest(project)
         forget = not is_known and any(may_hide_reads(f) for f in settings.project_paths)
         manifest, inputs = _load(settings, resource.translator, seen, forget)

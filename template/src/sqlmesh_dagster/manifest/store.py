@@ -18,6 +18,8 @@ from sqlmesh_dagster.manifest.inputs import Inputs
 
 _log = logging.getLogger(__name__)
 _FORMAT = 3
+_BEGIN = b'{"inputs":'
+"""How each file of ours begins."""
 DEFAULT_FOLDER = ".cache/dagster"
 """Next to SQLMesh's own cache, relative to the project's folder."""
 
@@ -72,8 +74,13 @@ class ManifestStore:
         """Replaces the file in one step, so that no reader ever sees half of it.
 
         Raises:
-            OSError: The folder cannot be written.
+            OSError: The folder cannot be written, or has such a file of somebody else's.
         """
+        if not self._is_ours():
+            raise FileExistsError(
+                f"`{self.path}` is another program's file and stays as it is: let `manifest_dir` name a"
+                " folder of its own"
+            )
         data = _json().dump_json(stored)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".manifest-")
@@ -86,6 +93,16 @@ class ManifestStore:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+    def _is_ours(self) -> bool:
+        """Whether the file may be replaced: `manifest.json` is the name of other programs' files, too."""
+        if self.path.parent.as_posix().endswith(f"/{DEFAULT_FOLDER}"):
+            return True
+        try:
+            with self.path.open("rb") as file:
+                return file.read(len(_BEGIN)) in (b"", _BEGIN)
+        except FileNotFoundError:
+            return True
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import Lease, Patience, RivalStep
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.run.code_checks import changed_code, verify_changed
 from sqlmesh_dagster.run.results import RunResults
 from sqlmesh_dagster.run.selection import Selection, select_models, with_unselected
@@ -153,7 +154,7 @@ def _lead(step: Step, results: RunResults, lease: Lease) -> None:
                 results.is_unshared = True
             except Exception as error:  # a step waits for each outcome, whatever happens
                 _log.exception("The sqlmesh run ended unexpectedly.")
-                failure = ErrorOutcome(type(error).__name__, str(error))
+                failure = ErrorOutcome(type(error).__name__, mask(str(error)))
                 for fqn in awaited - known:
                     results.append(ModelOutcome(fqn, "failed", error=failure))
 

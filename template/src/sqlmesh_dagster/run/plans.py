@@ -20,7 +20,7 @@ from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.verification_results import verification_results
 from sqlmesh_dagster.run.work import record
-from sqlmesh_dagster.settings import ProjectSettings, environment_name
+from sqlmesh_dagster.settings import ProjectSettings, checked_environment
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
@@ -182,5 +182,7 @@ def _invalidate(
 
 def _settings_of(settings: ProjectSettings, environment: str | None) -> ProjectSettings:
     """The resource's settings, for an environment that a run names."""
-    name = environment_name(environment or settings.environment)
+    if environment is None:
+        return settings
+    name = checked_environment("environment", environment)
     return settings.model_copy(update={"environment": name})

@@ -52,8 +52,8 @@ def test_settings_come_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"project_dir": ""}, "`project_dir` is empty."),
-        ({"environment": ""}, "`environment` is empty."),
+        ({"project_dir": ""}, "`project_dir` is empty. Set it, or leave it out."),
+        ({"environment": ""}, "`environment` is empty. Set it, or leave it out."),
         (
             {"gateway": dg.EnvVar("UNSET")},
             "`gateway` is taken from the environment variable `UNSET`, which is not set. Set it, e.g."
@@ -63,12 +63,12 @@ def test_settings_come_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"wait_timeout": -1.0}, "`wait_timeout` is -1.0. It must be 0 or more."),
         ({"failing_rows_sample": -1}, "`failing_rows_sample` is -1. It must be 0 or more."),
         ({"execution": "both"}, "`execution` is `both`. Use one of: shared, per_step."),
-        ({"execution": ""}, "`execution` is empty."),
+        ({"execution": ""}, "`execution` is empty. Set it, or leave it out."),
         (
             {"undeployed_changes": "ignore"},
             "`undeployed_changes` is `ignore`. Use one of: apply, warn, fail.",
         ),
-        ({"undeployed_changes": ""}, "`undeployed_changes` is empty."),
+        ({"undeployed_changes": ""}, "`undeployed_changes` is empty. Set it, or leave it out."),
         (
             {"environment": dg.EnvVar("UNSET")},
             "`environment` is taken from the environment variable `UNSET`, which is not set. Set it,"

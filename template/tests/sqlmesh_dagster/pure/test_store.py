@@ -116,3 +116,18 @@ def test_a_manifest_that_cannot_be_read_is_told_and_made_again(
     with caplog.at_level(logging.INFO):
         assert store.read() is None
     assert "cannot be used" in caplog.text and "directory" in caplog.text
+
+
+def test_a_manifest_of_another_program_stays(tmp_path: Path) -> None:
+    """Promise: dbt's `target` or a web site may have a file of the same name; in our own folder all is ours."""
+    store = ManifestStore.in_folder(tmp_path, None)
+    store.path.write_text('{"metadata": {"dbt_version": "1.9"}}')
+    with pytest.raises(FileExistsError, match="manifest_dir"):
+        store.write(STORED)
+    assert "dbt_version" in store.path.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    own = ManifestStore.in_folder(tmp_path / ".cache/dagster", None)
+    own.write(STORED)
+    own.path.write_text("garbage")
+    own.write(STORED)
+    assert own.read() == STORED

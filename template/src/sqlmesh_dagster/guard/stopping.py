@@ -1,0 +1,79 @@
+"""What a run that is being stopped says while it waits, and when it waits no longer. Pure but for its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+_FIRST_PAUSE = 10.0
+_LONGEST_PAUSE = 60.0
+
+
+class Patience(Enum):
+    """What to do while the work goes on."""
+
+    WAIT = "wait"
+    GIVE_UP = "give up"
+
+
+class Stopping:
+    """From the moment at which the work was told to stop until it has ended.
+
+    Args:
+        limit: Seconds after which it is given up; None for never.
+        say: Receives what it waits for: at once, and again at pauses that grow up to a minute.
+    """
+
+    def __init__(
+        self,
+        limit: float | None,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = limit
+        self._say = say
+        self._clock = clock
+        self._began_at: float | None = None
+        self._says_at = 0.0
+        self._pause = _FIRST_PAUSE
+        self._has_given_up = False
+
+    def look(self, running: Mapping[str, float]) -> Patience:
+        """Call it again and again.
+
+        Args:
+            running: The models that are being built or audited, each with the seconds that it has taken.
+
+        Returns:
+            Once `GIVE_UP`: the limit is over, and a model is what it waits for.
+        """
+        now = self._clock()
+        if self._began_at is None:
+            self._began_at = self._says_at = now
+        if now >= self._says_at:
+            self._says_at, self._pause = now + self._pause, min(self._pause * 2, _LONGEST_PAUSE)
+            self._say(_waiting(running, now - self._began_at, self._limit))
+        is_over = self._limit is not None and now - self._began_at >= self._limit
+        if is_over and running and not self._has_given_up:
+            self._has_given_up = True
+            return Patience.GIVE_UP
+        return Patience.WAIT
+
+
+def _waiting(running: Mapping[str, float], waited: float, limit: float | None) -> str:
+    since = f" It was told to stop {waited:.0f} s ago." if waited >= 1 else ""
+    if not running:
+        return f"This run is being stopped, and waits for SQLMesh to end what it does.{since}"
+    models = ", ".join(
+        f"`{name}` (for {seconds:.0f} s)" for name, seconds in sorted(running.items())
+    )
+    until = (
+        f" After {limit:g} s it is given up."
+        if limit is not None
+        else " `cancel_timeout` limits how long that may take."
+    )
+    return (
+        f"This run is being stopped, and waits for what is being built: {models}.{since} Queries are"
+        f" interrupted; a Python model ends by itself.{until}"
+    )

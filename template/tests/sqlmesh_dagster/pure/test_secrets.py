@@ -1,0 +1,334 @@
+"""Secrets: which values are, and in which forms they are masked."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+import urllib.parse
+from collections.abc import Iterator, Mapping
+
+import pydantic
+import pytest
+
+from sqlmesh_dagster.definition.records import AuditRecord
+from sqlmesh_dagster.guard import secrets
+from sqlmesh_dagster.guard.masking import MASK, Masks, is_maskable
+from sqlmesh_dagster.guard.secret_values import (
+    is_secret_name,
+    secrets_of_config,
+    secrets_of_python,
+    secrets_of_variables,
+    secrets_of_yaml,
+)
+
+HARD = "pa'ss \"wörd\\/&+%=9"
+"""A password in which each kind of quoting changes something."""
+KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.fixture(autouse=True)
+def own_secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test teaches the process ends with it."""
+    factory = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(logging.LogRecord)
+    monkeypatch.setattr(secrets._Known, "masks", Masks())
+    monkeypatch.setattr(secrets._Known, "records", None)
+    yield
+    logging.setLogRecordFactory(factory)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        HARD,
+        repr(HARD),
+        json.dumps(HARD),
+        json.dumps(HARD, ensure_ascii=False),
+        json.dumps(json.dumps(HARD)),
+        json.dumps(repr(HARD)),
+        urllib.parse.quote(HARD),
+        urllib.parse.quote(HARD, safe=""),
+        urllib.parse.quote_plus(HARD),
+        urllib.parse.quote_plus(HARD).lower(),
+        HARD.replace("'", "''"),
+        html.escape(HARD),
+        base64.b64encode(HARD.encode()).decode(),
+        base64.b64encode(f"user:{HARD}".encode()).decode(),
+        base64.urlsafe_b64encode(f"me:{HARD}!".encode()).decode(),
+        HARD.encode().hex(),
+    ],
+)
+def test_a_value_is_masked_in_each_form(written: str) -> None:
+    """Promise: no piece of eight characters of the written form is left."""
+    masked = Masks().including([HARD]).mask(f"before {written} after")
+    assert masked.startswith("before ") and masked.endswith(" after") and MASK in masked
+    pieces = {written[i : i + 8] for i in range(1, len(written) - 9)}
+    if not written.startswith(("dXNlc", "bWU6")):  # the base64 of the user is none
+        assert not [piece for piece in pieces if piece in masked]
+    assert len(masked) < len(f"before  after{MASK}") + 12
+
+
+def test_a_value_within_another_and_one_that_overlaps_leave_nothing() -> None:
+    """Promise: the longer one is masked whole, and of two that overlap both."""
+    masks = Masks().including(["abc123", "xxabc123yy", "yy-zz-77"])
+    assert masks.mask("'xxabc123yy-zz-77' 'abc123'") == "'***' '***'"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " ",
+        "1",
+        "12345",
+        "true",
+        "None",
+        "prod",
+        "dev",
+        "duckdb",
+        "postgres",
+        "local",
+        "***",
+        "@TOKEN",
+    ],
+)
+def test_what_every_message_is_made_of_is_not_masked(value: str) -> None:
+    """Promise: `1` and `prod` stay, whoever chose them for a password."""
+    assert not is_maskable(value)
+    assert Masks().including([value]).mask(f"a {value} b") == f"a {value} b"
+
+
+def test_a_word_is_masked_as_a_word() -> None:
+    """Promise: a password that is a word does not tear other words."""
+    masks = Masks().including(["customer"])
+    assert masks.mask("'customer' in customers") == "'***' in customers"
+
+
+def test_a_key_of_several_lines_is_masked_whole_and_line_by_line() -> None:
+    """Promise: a message that shows one line of a key shows no secret."""
+    masks = Masks().including([KEY])
+    for text in (KEY, repr(KEY), "LINE 3: hkiG9w0BAQEFAASC ^", KEY.replace("\n", " ")):
+        assert "hkiG9w0BAQEFAASC" not in masks.mask(text)
+    assert "MIIEabc" not in Masks().mask("-----BEGIN RSA PRIVATE KEY-----\nMIIEabc\n-----END")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("SECRET 'abcdefghi...", "SECRET '***..."), ("...mnopqrst'", "...***'")]
+)
+def test_what_a_message_cuts_is_masked(text: str, shown: str) -> None:
+    """Promise: the beginning and the end of a value beside `...` are masked."""
+    assert Masks().including(["abcdefghijklmnopqrst"]).mask(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:hunter2@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://me:p@ss/w@db/x", "postgresql://me:***@db/x"),
+        ("dbname=x password=abc host=y", "dbname=x password=*** host=y"),
+        ("md:x?motherduck_token=abc&a=1", "md:x?motherduck_token=***&a=1"),
+        ("{'pasword': 'x', 'password': 'abc'}", "{'pasword': 'x', 'password': '***'}"),
+        ('{"api_key": "abc"}', '{"api_key": "***"}'),
+        (
+            "CREATE SECRET s (TYPE s3, KEY_ID 'id', SECRET 'it''s')",
+            "CREATE SECRET s (TYPE s3, KEY_ID '***', SECRET '***')",
+        ),
+        ("CREATE USER a IDENTIFIED BY 'abc'", "CREATE USER a IDENTIFIED BY '***'"),
+        ("Authorization: Bearer abcdefgh12", "Authorization: Bearer ***"),
+        (
+            "[type=extra, input_value={'pasword': 'x'}, input_type=dict]",
+            "[type=extra, input_value=***, input_type=dict]",
+        ),
+        ("a ghp_abcdefghijklmnopqrstuvwx b", "a *** b"),
+    ],
+)
+def test_what_is_written_as_a_secret_is_masked_though_nobody_knows_it(
+    text: str, shown: str
+) -> None:
+    """Promise: URLs, connection strings, statements and headers show no secret."""
+    assert Masks().mask(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT a.token = b.token, primary_key, x::INT FROM t WHERE id = 'abc'",
+        "Invalid expression / Unexpected token. Line 1, Col: 10. 'FROM'",
+        "Unexpected token 'foo'",
+        "https://github.com/acme/x?a=1 and me@example.org",
+        "password = @pw, token=$TOKEN",
+        "Model `demo.basic_orders` failed with ValueError: basic facts",
+    ],
+)
+def test_ordinary_text_stays(text: str) -> None:
+    """Promise: SQL and messages are read as they are."""
+    assert Masks().mask(text) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        *((name, True) for name in (
+            "PASSWORD", "PGPASSWORD", "db_pwd", "API_KEY", "apikey", "AWS_SECRET_ACCESS_KEY", "GH_TOKEN",
+            "SNOWFLAKE_PAT", "PRIVATE_KEY", "MOTHERDUCK_TOKEN", "SENTRY_DSN", "key", "STORAGE_KEY", "x_auth",
+        )),
+        *((name, False) for name in (
+            "PATH", "HOME", "primary_key", "TOKEN_URL", "PASSENGERS", "KEYBOARD", "AUTHOR", "PASSPORTS",
+            "private_key_path", "COMPATIBILITY", "SQLMESH_ENVIRONMENT", "partition_key", "monkey",
+        )),
+    ],
+)  # fmt: skip
+def test_names_say_what_is_a_secret(name: str, is_secret: bool) -> None:
+    """Promise: what is named like a secret is one."""
+    assert is_secret_name(name) is is_secret
+
+
+def test_variables_give_what_is_named_as_a_secret_and_passwords_of_urls() -> None:
+    """Promise: also SQLMesh's own variables of a connection, mistyped ones too."""
+    variables = {
+        "APP_TOKEN": "canary1",
+        "DATABASE_URL": "postgres://me:canary2@h/db",
+        "SQLMESH__GATEWAYS__A__CONNECTION__PASWORD": "canary3",
+        "SQLMESH__GATEWAYS__A__CONNECTION__HOST": "shown1",
+        "REGION": "shown2",
+        "EMPTY_TOKEN": "",
+    }
+    assert set(secrets_of_variables(variables)) == {"canary1", "canary2", "canary3"}
+
+
+CONFIG = """
+gateways:
+  a:
+    connection: # comment
+      type: postgres
+      host: shown-host
+      pasword: canary1 # comment
+      # password: canary2
+    state_connection: {type: postgres, user: shown-user, pass: 'canary3', pw: "canary4"}
+  b:
+    connection:
+      type: duckdb
+      secrets:
+        - type: s3
+          region: shown-region
+          key_id: canary5
+          secret: "{{ env_var('INNOCENT') }}"
+      connector_config:
+        s3_session_token: canary7
+      private_key: |
+        canary8-line1
+        canary9-line2
+variables:
+  api_token: canary10
+  other: shown-other
+before_all:
+  - CREATE SECRET (TYPE s3, KEY_ID 'canary11')
+broken: [
+"""
+
+
+def test_a_yaml_config_is_searched_though_it_is_broken() -> None:
+    """Promise: a value under a mistyped key of a connection is a secret; known keys' values are none."""
+    found = set(secrets_of_yaml(CONFIG, {"INNOCENT": "canary6"}))
+    text = "\n".join(found)
+    assert {f"canary{n}" for n in (1, 2, 3, 4, 5, 6, 7, 10, 11)} | {
+        "canary8-line1",
+        "canary9-line2",
+    } <= found
+    assert "shown" not in text
+
+
+def test_a_python_config_is_searched_though_it_is_broken() -> None:
+    """Promise: as above; a variable of the environment that an argument takes is looked up."""
+    code = (
+        "PASSWORD = 'canary1'\n"
+        "c = PostgresConnectionConfig(host='shown', pasword='canary2', password=os.environ['INNOCENT'])\n"
+        "d = {'token': 'canary4', 'region': 'shown'}\n"
+        "u = 'postgres://me:canary5@shown/x'\n"
+    )
+    variables = {"INNOCENT": "canary3"}
+    found = {v for v in secrets_of_python(code, variables) if v.startswith("canary")}
+    assert found == {"canary1", "canary2", "canary3", "canary4", "canary5"}
+    assert "canary1" in set(secrets_of_python(code + "def (", variables))
+
+
+def test_a_config_that_was_read_gives_the_secrets_of_its_connections() -> None:
+    """Promise: nested ones, and those in a database's URL, too."""
+    config: Mapping[str, object] = {
+        "connection": {
+            "type": "duckdb",
+            "catalogs": {"pg": {"path": "dbname=shown password=canary1"}},
+            "secrets": [{"type": "s3", "key_id": "canary2", "region": "shown"}],
+            "password": b"canary3",
+            "port": 5432,
+        },
+        "variables": {"token": "canary4", "x": "shown"},
+    }
+    assert set(secrets_of_config("", config)) == {f"canary{n}" for n in range(1, 5)}
+
+
+class _OwnText(Exception):
+    def __str__(self) -> str:
+        return "says canary-1 itself"
+
+
+def test_an_error_its_causes_and_its_attributes_are_masked() -> None:
+    """Promise: the kind of the error stays, and its chain can be told; pydantic shows no input."""
+    secrets.learn(["canary-1"])
+
+    class Strict(pydantic.BaseModel, extra="forbid"):
+        host: str = ""
+
+    try:
+        try:
+            try:
+                Strict(pasword="canary-1")  # type: ignore[call-arg]
+            except ValueError as error:
+                raise _OwnText from error
+        except _OwnText as error:
+            raise KeyError("no canary-1", ["canary-1"]) from error
+    except KeyError as error:
+        clean = secrets.masked_error(error)
+    assert isinstance(clean, KeyError) and clean.args == ("no ***", ["***"])
+    assert (
+        str(clean.__cause__) == "says *** itself" and type(clean.__cause__).__name__ == "_OwnText"
+    )
+    assert clean.__cause__ is not None
+    texts = [str(link) for link in (clean, clean.__cause__, clean.__cause__.__cause__)]
+    assert len(texts) == 3 and "canary" not in "".join(texts) and "extra_forbidden" in texts[2]
+
+
+def test_a_traceback_that_shows_a_secret_is_left_out() -> None:
+    """Promise: a line of a Python config with a literal password is not shown."""
+    secrets.learn(["canary-2"])
+    try:
+        raise ValueError("canary-2")
+    except ValueError as error:
+        assert secrets.masked_error(error).__traceback__ is None
+    try:
+        raise ValueError("shown")
+    except ValueError as error:
+        assert secrets.masked_error(error).__traceback__ is not None
+
+
+def test_logs_show_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """Promise: whoever logs it, in arguments and in tracebacks."""
+    secrets.learn(["canary-3"])
+    value = "canary" + "-3"
+    logging.getLogger("sqlmesh.x").warning("SQL: %s", {"a": value})
+    try:
+        raise ValueError(value)
+    except ValueError:
+        logging.getLogger("other").exception("failed")
+    assert "canary" not in caplog.text
+    assert caplog.text.count(MASK) == 2 and "ValueError: ***" in caplog.text
+
+
+def test_records_are_masked_in_their_texts_alone() -> None:
+    """Promise: a name by which Dagster knows something is never changed."""
+    secrets.learn(["canary-4"])
+    record = AuditRecord(name="canary-4", check_name="canary-4", query="SELECT 'canary-4'")
+    (masked,) = secrets.masked_texts((record,), ("query",))
+    assert masked == AuditRecord("canary-4", "canary-4", query="SELECT '***'")

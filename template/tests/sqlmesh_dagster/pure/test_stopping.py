@@ -1,0 +1,37 @@
+"""A run that is being stopped: what it says, when, and when it gives up."""
+
+from __future__ import annotations
+
+from sqlmesh_dagster.guard.stopping import Patience, Stopping
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_it_says_at_once_and_again_what_it_waits_for() -> None:
+    """Promise: the model by its name; pauses grow to a minute, so that a long wait fills no log."""
+    said: list[tuple[float, str]] = []
+    clock = _Clock()
+    stopping = Stopping(None, lambda text: said.append((clock.now, text)), clock)
+    for second in range(300):
+        clock.now = float(second)
+        assert stopping.look({"demo.slow": second + 5.0}) is Patience.WAIT
+    assert [at for at, _ in said] == [0, 10, 30, 70, 130, 190, 250]
+    assert "`demo.slow` (for 5 s)" in said[0][1] and "`cancel_timeout`" in said[0][1]
+    assert "told to stop 10 s ago" in said[1][1]
+
+
+def test_it_gives_up_once_after_the_limit_and_only_on_a_model() -> None:
+    """Promise: what SQLMesh records beside the models is not cut short."""
+    clock = _Clock()
+    stopping = Stopping(5, lambda text: None, clock)
+    found = []
+    for second in range(12):
+        clock.now = float(second)
+        running = {} if second < 8 else {"demo.slow": 1.0}
+        found.append(stopping.look(running))
+    assert found == [Patience.GIVE_UP if second == 8 else Patience.WAIT for second in range(12)]
