@@ -49,7 +49,7 @@ _MAY_IMPORT = {
     "checks": {"definition", "facts"},
     "partition_checks": {"checks", "definition", "facts"},
     "automation": set(),
-    "commands": {"errors", "upstream"},
+    "commands": {"errors", "guard", "upstream"},
     "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard", "upstream"},
     "engine": {

@@ -16,6 +16,7 @@ from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
 from sqlmesh_dagster.commands.selection import is_model, loads, models_named, option_keys
 from sqlmesh_dagster.commands.source import is_yours
 from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.launch import (
     ASSET_JOB,
     LocatedAsset,
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
             job, assets, config = _run_of(request, project)
             _write(report, {"files": _files(project.assets, location.root)})
         except Exception as error:
-            _write(report, {"error": explained(error, Path.cwd())})
+            _write(report, {"error": mask(explained(error, Path.cwd()))})
             return NOT_STARTED
         tags = {LAUNCH_TAG: request.launch}
         level = "INFO" if request.is_verbose else "CRITICAL"

@@ -19,6 +19,8 @@ import dagster as dg
 
 from sqlmesh_dagster.commands.progress import AssetLine, RunProgress
 from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
+from sqlmesh_dagster.guard.secret_values import secrets_of_variables
+from sqlmesh_dagster.guard.secrets import learn, mask
 from sqlmesh_dagster.upstream.dagster import end_dead_run
 from sqlmesh_dagster.upstream.launch import run_events
 
@@ -147,7 +149,8 @@ def _read(report: Path) -> dict[str, Any]:
 def _why_not_started(process: subprocess.Popen[bytes], report: Path, output: TextIO) -> str:
     if report.exists() and "error" in _read(report):
         return str(_read(report)["error"])
-    last = "".join(output.readlines()[-_LAST_LINES:])
+    learn(secrets_of_variables(os.environ))
+    last = mask("".join(output.readlines()[-_LAST_LINES:]))
     return f"The run's process ended with exit code {process.returncode}.\n{last}".strip()
 
 
