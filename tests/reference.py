@@ -80,7 +80,7 @@ def _options() -> Iterator[str]:
     yield "## Settings\n"
     yield "Of `SQLMeshResource`, of `sqlmesh_definitions_factory` and of `SQLMeshProjectComponent`:\n"
     yield from _fields(ProjectSettings)
-    yield "\nOf the factory and the component besides:\n"
+    yield "\nThe factory and the component also have:\n"
     yield from _fields(DefinitionOptions, without=ProjectSettings)
     yield "\n## Run options\n"
     yield "In the launchpad, under `resources`, `sqlmesh_run_options`, `config`:\n"

@@ -32,6 +32,38 @@ def test_the_quick_start_is_two_commands() -> None:
     assert "pytest" in blocks[1]
 
 
+_STUMBLES = re.compile(
+    r"\b(anew|besides?|mend(s|ed|ing)?|seams?|without a word|needs? a word|no word for)\b",
+    re.IGNORECASE,
+)
+"""What somebody who learned English at school stumbles over; plainer words say the same."""
+
+
+def _docstrings(path: Path) -> list[str]:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds))
+    return [text for node in nodes if (text := ast.get_docstring(node))]
+
+
+def test_what_owners_read_says_it_in_plain_words() -> None:
+    """Pages, and the docstrings of what is copied; `again`, `next to`, `fix`, `report` are there."""
+    pages = (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "template/README.md.jinja")),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "template/src").rglob("*.md"),
+    )
+    texts = {str(page): [page.read_text()] for page in pages}
+    for folder in ("template/src/sqlmesh_dagster", "template/.template"):
+        texts |= {str(path): _docstrings(path) for path in (ROOT / folder).rglob("*.py")}
+    found = {
+        f"{name}: {match[0]}"
+        for name, all_ in texts.items()
+        for t in all_
+        for match in _STUMBLES.finditer(re.sub(r"`[^`]*`|^\s*\w+: ", "", t, flags=re.MULTILINE))
+    }
+    assert found == set()
+
+
 def test_tables_of_pages_are_whole() -> None:
     """A row is one line, with the cells that its head has; otherwise a page shows half a table."""
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

@@ -10,7 +10,7 @@ apply      all of it is written, or nothing
 journal    what is written, noted down before; one update at a time
 undo       back to before
 plain      updates that Copier itself makes: with a migration, or by hand
-review     what a plain `copier update` does not tell
+review     what a plain `copier update` does not report
 drift      which of the template's files differ here, and which differ there
 upstream   the template's own repository, as far as it is on this machine
 """

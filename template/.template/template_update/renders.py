@@ -63,7 +63,7 @@ def _renders(old: Path, new: Path) -> Renders:
 
     def templates(folder: Path) -> dict[str, File]:
         tree = read_tree(folder)
-        del tree[answers.NAME]  # holds nothing that is edited: Copier writes it anew
+        del tree[answers.NAME]  # holds nothing that is edited: Copier writes it again
         return {path: file for path, file in tree.items() if not owners.is_owned_by("yours", path)}
 
     known = new / moves.NAME

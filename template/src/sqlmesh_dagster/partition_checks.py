@@ -7,7 +7,7 @@
 | it was audited alone, and its result is as before | nothing: the last result stands                           |
 | nothing was due                                  | the newest partition its last result again; see `events`  |
 
-Beside them the check has a result of the model as a whole, of no partition, as in `checks`. Dagster shows
+In addition, the check has a result of the model as a whole, of no partition, as in `checks`. Dagster shows
 the partitions one by one, and takes the very last result for the asset's health: so failed results come
 last, and a partition of an earlier run that has failed since comes once more.
 """

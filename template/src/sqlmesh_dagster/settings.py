@@ -275,7 +275,7 @@ class DefinitionOptions(ProjectSettings):
     )
     schedule_loads: str = Field(
         default="direct",
-        description="What the schedule loads beside the models that are due: the assets outside SQLMesh"
+        description="What the schedule loads with the models that are due: the assets outside SQLMesh"
         " that they read, unless they are fresher than the tick (`direct`); these, and everything"
         " outside SQLMesh that leads to a due model (`all`); or `none`. Partitioned assets are left to"
         " their own schedule.",

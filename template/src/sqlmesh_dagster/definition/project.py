@@ -473,7 +473,7 @@ def _code_references(
 
 
 def _address(folder: str, path: str) -> str:
-    """Where a git host shows a file; another project's folder is beside that of the first."""
+    """Where a git host shows a file; another project's folder is next to that of the first."""
     base = folder.rstrip("/")
     while path.startswith("../"):
         base, path = base.rpartition("/")[0], path.removeprefix("../")

@@ -77,7 +77,7 @@ def _gateway(name: str, gateway: GatewayConfig, config: Config, folder: Path) ->
     return gateway.model_copy(
         update={
             "connection": replaced,
-            # without one, the state is beside the data
+            # without one, the state is in the database of the data
             "state_connection": _own(gateway.state_connection, folder),
             "test_connection": _own(gateway.test_connection, folder),
             "scheduler": None,

@@ -165,7 +165,7 @@ class Ledger:
             return present
 
     def end(self, rest: tuple[Status, str] | None = None) -> None:
-        """Reports what was not reported yet: models that were idle or not reached, and what a plan built beside.
+        """Reports what was not reported yet: idle models, models that were not reached, and models that a plan built.
 
         Args:
             rest: Status and reason of models of which nothing was heard, if they were not just idle.

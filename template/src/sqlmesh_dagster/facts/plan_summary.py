@@ -104,9 +104,7 @@ class PlanSummary:
         state = f"{new}." if self.is_new else "It exists."
         if self.is_recreated:
             origin = f" from `{self.create_from}`" if self.create_from else ""
-            state = (
-                f"It exists, and the project's `always_recreate_environment` makes it anew{origin}."
-            )
+            state = f"It exists, and the project's `always_recreate_environment` makes it again{origin}."
         nothing = " There is nothing to do." if self.is_empty else ""
         return f"{state} {self.unit_tests} unit tests passed.{nothing}"
 

@@ -70,7 +70,7 @@ _MAKERS = (
 """What of this package decides what a manifest holds."""
 _OUTPUTS = ("__pycache__", "logs", "target")
 _OUTPUT_ENDINGS = (".log", ".wal", ".tmp")
-"""What a run leaves beside the files; a listing does without."""
+"""What a run leaves next to the files; it is left out of listings."""
 _ENV_VAR = re.compile(rb"""env_var\(\s*['"]([^'"]+)['"]""")
 """dbt reads these from a copy of the environment, which no recorder sees."""
 _YAML_READER = str(Path("sqlmesh", "utils", "yaml.py"))

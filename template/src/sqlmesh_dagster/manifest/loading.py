@@ -35,7 +35,7 @@ _OF_TESTS = "tests"
 def project_manifest(resource: SQLMeshResource, *baked: Path) -> Manifest:
     """The manifest of the project's files as they are now.
 
-    Reading the stored one imports no SQLMesh. It is made anew when a file, an environment variable
+    Reading the stored one imports no SQLMesh. It is made again when a file, an environment variable
     or a version that it was made of has another content; see `inputs`.
 
     Args:

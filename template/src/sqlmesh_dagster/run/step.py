@@ -157,7 +157,7 @@ class Step:
         self.report_code_checks(asset)
 
     def report_code_checks(self, asset: ModelAsset | None) -> None:
-        """What is known of the code of a model that was recorded beside the steps of this run."""
+        """What is known of the code of a model that no step of this run reports."""
         if asset is not None and self.project.verification_checks:
             checks = self.project.code_checks_of({asset.spec.key})
             report_kept(self.context.instance, checks)

@@ -139,7 +139,7 @@ def loadable_upstream(
 def checks_on(
     repository: dg.RepositoryDefinition, keys: Iterable[dg.AssetKey]
 ) -> set[dg.AssetCheckKey]:
-    """All checks of these assets, which a run of them selects unless it is told which."""
+    """All checks of these assets, which a run of them selects unless it names some."""
     return set(repository.asset_graph.get_check_keys_for_assets({*keys}))
 
 

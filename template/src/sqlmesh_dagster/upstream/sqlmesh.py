@@ -82,7 +82,7 @@ def has_catalogs(connection: ConnectionConfig) -> bool:
 
 
 def forget_cached_models(context: Context) -> None:
-    """Removes SQLMesh's cache of models; `Context.clear_caches` would remove ours beside it, too.
+    """Removes SQLMesh's cache of models; `Context.clear_caches` would remove ours next to it, too.
 
     Its keys are the times of the project's files, not of what a macro reads.
     """
@@ -122,7 +122,7 @@ def _is_relative(path: str) -> bool:
 def dbt_manifests(context: Context) -> list[Any]:
     """dbt's own manifest of each dbt project that a context has loaded; none of other projects.
 
-    SQLMesh parses it anew in each load, and keeps of it what it builds with.
+    SQLMesh parses it again in each load, and keeps what it builds with.
     """
     projects = [p for loader in context._loaders for p in getattr(loader, "_projects", ())]
     return [project.context.manifest._manifest for project in projects]
@@ -162,7 +162,7 @@ def on_audit(
 def leave_as_it_is(evaluator: SnapshotEvaluator, names: Collection[str]) -> None:
     """Lets these snapshots be audited and recorded as done, and not be built: views, which hold no rows.
 
-    On engines whose views are not bound to tables SQLMesh would create each anew. Evaluators are cloned
+    On engines whose views are not bound to tables SQLMesh would create each again. Evaluators are cloned
     for each run, and wrapped once.
     """
     if "evaluate" in vars(evaluator) or not names:

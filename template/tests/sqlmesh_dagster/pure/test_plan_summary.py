@@ -29,7 +29,7 @@ def test_an_environment_that_each_plan_makes_anew_exists_all_the_same() -> None:
     """Regression: with `always_recreate_environment`, it never seemed to exist."""
     text = plan(is_recreated=True, create_from="prod")
     assert (
-        "It exists, and the project's `always_recreate_environment` makes it anew from `prod`."
+        "It exists, and the project's `always_recreate_environment` makes it again from `prod`."
         in text
     )
 
