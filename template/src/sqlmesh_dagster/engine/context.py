@@ -29,6 +29,7 @@ from sqlmesh_dagster.engine.culprit import is_of_project, told
 from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
+from sqlmesh_dagster.engine.once import Once, run_before_all
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_names
 from sqlmesh_dagster.engine.rebuild import Rebuild
@@ -102,6 +103,7 @@ class CaptureScheduler(Scheduler):
         upstream: Upstream | None,
         restatement: Restatement | None,
         rebuild: Rebuild | None,
+        once: Once | None,
         writes_state: bool,
         sample_size: int,
         **kwargs: Any,
@@ -110,6 +112,7 @@ class CaptureScheduler(Scheduler):
         self._upstream = upstream
         self._restatement = restatement
         self._rebuild = rebuild
+        self._once = once
         self._cancel = cancel
         self._selected = selected
         self._writes_state = writes_state
@@ -153,6 +156,13 @@ class CaptureScheduler(Scheduler):
         if environment == c.PROD:
             forget_elsewhere(self.state_sync, self.snapshots, rebuild.spans)
         return status
+
+    def run_merged_intervals(self, *args: Any, **kwargs: Any) -> Any:
+        """As the original, but `before_all` is of the first step, and `after_all` of the last."""
+        if self._once is not None and kwargs.get("run_environment_statements"):
+            kwargs["run_environment_statements"] = False
+            self._once.before(lambda: run_before_all(self, kwargs))
+        return super().run_merged_intervals(*args, **kwargs)
 
     def merged_missing_intervals(
         self,
@@ -280,6 +290,8 @@ class CaptureContext(Context):
     """What a run builds again because it is restated."""
     rebuild: Rebuild | None = None
     """What a run builds again because it is stale."""
+    once: Once | None = None
+    """Where each step runs SQLMesh alone: what only the first and the last of them do."""
     sample_size = 0
     """Rows to keep of what each audit finds."""
 
@@ -300,6 +312,7 @@ class CaptureContext(Context):
             upstream=self.upstream,
             restatement=self.restatement,
             rebuild=self.rebuild,
+            once=self.once,
             writes_state=has_state_beside_data(self),
             sample_size=self.sample_size,
         )

@@ -15,6 +15,7 @@ from sqlmesh_dagster.engine.built import tables_of
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import Refused, deployed_snapshots, prepare_environment
 from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
+from sqlmesh_dagster.engine.once import Marks, Once, run_after_all
 from sqlmesh_dagster.engine.rebuild import Freshness
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
 from sqlmesh_dagster.engine.session import Session
@@ -24,7 +25,12 @@ from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.guard.locks import RivalStep
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.settings import ProjectSettings
-from sqlmesh_dagster.upstream.internals import DeployabilityIndex, Snapshot, missing_intervals
+from sqlmesh_dagster.upstream.internals import (
+    CompletionStatus,
+    DeployabilityIndex,
+    Snapshot,
+    missing_intervals,
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,14 @@ class SQLMeshRun:
     Attributes:
         manifest: The project's files, to see local changes.
         known: What is known of the models' inputs; without it no model is stale.
+        marks: Where each step runs SQLMesh alone: what the steps tell each other.
     """
 
     session: Session
     options: CheckedRunOptions
     manifest: Manifest
     known: Known | None = None
+    marks: Marks | None = None
 
     def run_models(
         self,
@@ -86,6 +94,7 @@ class SQLMeshRun:
                     holds_last=_has_after_all(context, settings),
                 )
                 deployed = [name for name in begun if name not in refused.names]
+                status: CompletionStatus | None = None
                 if deployed:
                     context.selected = {*deployed, *upstream.along}
                     context.upstream = upstream
@@ -94,7 +103,7 @@ class SQLMeshRun:
                         context.rebuild = freshness.rebuild(session.log)
                     # in this thread, only `before_all` and `after_all` run queries
                     with cancel.watching(context.engine_adapter.cursor):
-                        context.run(
+                        status = context.run(
                             settings.environment,
                             start=restated.start if restated else options.start,
                             end=restated.end if restated else options.end,
@@ -103,10 +112,13 @@ class SQLMeshRun:
                             ignore_cron=options.ignore_cron or restated is not None,
                             skip_janitor=True,  # it would run first, and fail each model
                         )
-                        self._clean_up(context)
+                        if context.once is None:
+                            self._clean_up(context)
+                self._end(context, snapshots, status, execution_time)
         except RivalStep:
             raise
         except Exception as error:
+            self._note_failure()
             if not cancel.is_cancelled:
                 if not console.fail(as_error(error)):
                     session.log(logging.ERROR, f"The sqlmesh run failed after its models: {error}")
@@ -115,6 +127,32 @@ class SQLMeshRun:
             console.fail(ErrorOutcome("StateLockError", cancel.reason))
         else:
             console.finish(CANCELLED if cancel.is_cancelled else None)
+
+    def _end(
+        self,
+        context: CaptureContext,
+        snapshots: Mapping[str, Snapshot],
+        status: CompletionStatus | None,
+        execution_time: datetime,
+    ) -> None:
+        """What the last step of a Dagster run does, where each runs SQLMesh alone."""
+        if context.once is None:
+            return
+        name, options = self.session.settings.environment, self.options
+        cursor = context.engine_adapter.cursor
+        with self.session.cancel.watching(cursor):
+            context.once.after(
+                lambda: run_after_all(
+                    context, name, snapshots, options.start, options.end, execution_time
+                ),
+                lambda: self._clean_up(context),
+                is_success=status is not None and not status.is_failure,
+            )
+
+    def _note_failure(self) -> None:
+        """So that other steps don't wait for this one to be done."""
+        if self.marks is not None:
+            self.marks.finish(is_success=False)
 
     def _clean_up(self, context: CaptureContext) -> None:
         """SQLMesh's janitor, as `sqlmesh run` of production does it, with the run's own materializations.
@@ -218,6 +256,7 @@ class SQLMeshRun:
             refused = prepare_environment(
                 context, settings, self.options, self.manifest, console, session.log, lock
             )
+            context.once = Once(self.marks, lock.once) if self.marks else None
             with (
                 lock.alone()
                 if settings.execution == "shared"

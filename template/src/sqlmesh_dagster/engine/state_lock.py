@@ -50,6 +50,9 @@ class StateLock(Protocol):
     def comparing(self) -> AbstractContextManager[None]:
         """Nobody else deploys local changes meanwhile; runs and audits may."""
 
+    def once(self) -> AbstractContextManager[None]:
+        """Nobody else does meanwhile what is done once in a Dagster run; models are built."""
+
     def alone(self) -> AbstractContextManager[None]:
         """Nobody else runs, plans or audits meanwhile: for a plan, and a run of many models."""
 
@@ -110,6 +113,9 @@ class _Held:
     def comparing(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def once(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def alone(self) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -151,6 +157,9 @@ class _EngineLock:
 
     def comparing(self) -> AbstractContextManager[None]:
         return self._held(f"{self._scope}\0\0deployment")
+
+    def once(self) -> AbstractContextManager[None]:
+        return self._held(f"{self._scope}\0\0once")
 
     def alone(self) -> AbstractContextManager[None]:
         return self._held(self._scope, is_alone=True)

@@ -72,12 +72,13 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
         step.report_besides(outcome, [fqn])
 
     held = _selection(step, step.results)[0].held
+    marks = step.marks
 
     changed = changed_code(step, [fqn])
 
     def work(cancel: CancelToken) -> None:
         verify_changed(step, changed, cancel)
-        step.sqlmesh_run(cancel, inputs).run_models([fqn], report, held)
+        step.sqlmesh_run(cancel, inputs, marks=marks).run_models([fqn], report, held)
 
     run_work(step.context, step.resource, work)
     return outcomes[fqn], [outcomes[name] for name in outcomes[fqn].besides]

@@ -21,6 +21,7 @@ from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.run.code_checks import report_kept
 from sqlmesh_dagster.run.inputs import known_inputs
+from sqlmesh_dagster.run.marks import RunMarks
 from sqlmesh_dagster.run.reported import last_reports
 from sqlmesh_dagster.run.results import RunResults, SQLMeshResultsResource
 from sqlmesh_dagster.run.work import record, session_of
@@ -100,19 +101,33 @@ class Step:
         return is_late or self.resource.settings.nothing_due == "observe"
 
     def sqlmesh_run(
-        self, cancel: CancelToken, known: Known | None = None, *, has_project_lock: bool = False
+        self,
+        cancel: CancelToken,
+        known: Known | None = None,
+        *,
+        has_project_lock: bool = False,
+        marks: RunMarks | None = None,
     ) -> SQLMeshRun:
         """SQLMesh's part; call it in the worker thread, because SQLMesh is imported here.
 
         Args:
             known: What is known of the models' inputs.
+            marks: What the steps of this run tell each other, where each runs SQLMesh alone.
         """
         from sqlmesh_dagster.engine.sqlmesh_run import SQLMeshRun
 
         session = session_of(
             self.resource, self.settings, cancel, has_project_lock=has_project_lock
         )
-        return SQLMeshRun(session, self.options, self.project.manifest, known)
+        return SQLMeshRun(session, self.options, self.project.manifest, known, marks)
+
+    @property
+    def marks(self) -> RunMarks:
+        """What the steps of this Dagster run tell each other, on whichever hosts."""
+        plan = run_plan(self.context)
+        models = self.project.fqns_by_key
+        steps = frozenset(step for key, step in plan.assets.items() if key in models)
+        return RunMarks(self.context.instance, self.context.run_id, plan, steps)
 
     def known_inputs(self, fqns: Collection[str]) -> Known:
         """What Dagster knows of the inputs of these models, which one sqlmesh run takes."""

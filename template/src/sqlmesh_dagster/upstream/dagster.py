@@ -208,6 +208,20 @@ def succeeded_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]
     )
 
 
+def failed_steps(instance: dg.DagsterInstance, run_id: str) -> frozenset[str]:
+    """Keys of the steps of a run that have failed so far, in whichever process."""
+    return frozenset(
+        step.step_key
+        for step in instance.get_run_step_stats(run_id)
+        if step.status is StepEventStatus.FAILURE
+    )
+
+
+def add_run_tag(instance: dg.DagsterInstance, run_id: str, tag: str, value: str) -> None:
+    """Sets a tag of a run that goes on; public of the instance, but in no documentation."""
+    instance.add_run_tags(run_id, {tag: value})
+
+
 def output_without_materialization(output_name: str) -> dg.Output[None]:
     """A step output that lets downstream steps start, and records no materialization.
 

@@ -22,6 +22,9 @@ from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter as DuckDBEngi
 from sqlmesh.core.engine_adapter.shared import CatalogSupport as CatalogSupport
 from sqlmesh.core.environment import Environment as Environment
 from sqlmesh.core.environment import EnvironmentNamingInfo as EnvironmentNamingInfo
+from sqlmesh.core.environment import (
+    execute_environment_statements as execute_environment_statements,
+)
 from sqlmesh.core.macros import RuntimeStage as RuntimeStage
 from sqlmesh.core.model import Model as Model
 from sqlmesh.core.model import SeedModel as SeedModel
@@ -98,6 +101,7 @@ __all__ = [
     "ViewKind",
     "apply_auto_restatements",
     "constants",
+    "execute_environment_statements",
     "expand_range",
     "fingerprint_from_node",
     "format_intervals",
