@@ -17,6 +17,8 @@ from sqlmesh_dagster.errors import InvalidSettingError
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
 MissingUpstream = Literal["build", "wait"]
+Promotion = Literal["after_build", "before_build"]
+_PROMOTIONS: tuple[Promotion, ...] = get_args(Promotion)
 NothingDue = Literal["materialize", "observe"]
 _UNDEPLOYED_CHANGES: tuple[UndeployedChanges, ...] = get_args(UndeployedChanges)
 _MISSING_UPSTREAM: tuple[MissingUpstream, ...] = get_args(MissingUpstream)
@@ -107,6 +109,14 @@ class ProjectSettings(BaseModel):
         " environment that does not exist yet: `apply`, `warn` or `fail`. By default `fail` for"
         " `prod` and `apply` elsewhere.",
     )
+    promotion: str | None = Field(
+        default=None,
+        description="When a run that deploys local changes, or a new environment, lets people see them:"
+        " `after_build`, once all of them are built, as `sqlmesh plan` does, so that nobody reads an"
+        " empty table; or `before_build`, so that the run builds what it selects and nothing else, and"
+        " audits and Python models may read the views of what is new by name. By default `after_build`"
+        " for `prod` and `before_build` elsewhere.",
+    )
     execution: str = Field(
         default="shared",
         description="`shared`: one sqlmesh run for each Dagster run, whose steps share the instance's"
@@ -185,6 +195,7 @@ class ProjectSettings(BaseModel):
         _at_least(0, wait_timeout=self.wait_timeout, failing_rows_sample=self.failing_rows_sample)
         choice("execution", settings.execution, _EXECUTIONS)
         choice("nothing_due", settings.nothing_due, _NOTHING_DUE)
+        _ = settings.builds_before_promotion
         _ = settings.deployment_policy, settings.upstream_policy, settings.without_range
         return settings
 
@@ -198,6 +209,17 @@ class ProjectSettings(BaseModel):
         default = "fail" if self.environment == "prod" else "apply"
         value = default if self.undeployed_changes is None else self.undeployed_changes
         return choice("undeployed_changes", value, _UNDEPLOYED_CHANGES)
+
+    @property
+    def builds_before_promotion(self) -> bool:
+        """Whether a deployment builds what it promotes.
+
+        Raises:
+            InvalidSettingError: `promotion` is none of its choices.
+        """
+        default: Promotion = "after_build" if self.environment == "prod" else "before_build"
+        value = default if self.promotion is None else self.promotion
+        return choice("promotion", value, _PROMOTIONS) == "after_build"
 
     @property
     def upstream_policy(self) -> MissingUpstream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlmesh_dagster import errors
@@ -54,8 +54,12 @@ def prepare_environment(
     console: CaptureConsole,
     log: Callable[[int, str], None],
     lock: StateLock,
+    held: Collection[str] = (),
 ) -> Refused:
     """Compares the files with the environment, and deploys, warns or refuses, by the settings.
+
+    Args:
+        held: Models that must not be built yet; a new environment begins without them.
 
     Returns:
         What could not be deployed, where the settings say `apply`.
@@ -83,7 +87,15 @@ def prepare_environment(
                 what = _told_difference(settings, environment, difference)
                 log(logging.INFO, f"{what} Deploying the project's files.")
                 return _deploy(
-                    context, settings, options, manifest, environment, difference, console, log
+                    context,
+                    settings,
+                    options,
+                    manifest,
+                    environment,
+                    difference,
+                    held,
+                    console,
+                    log,
                 )
     what = _told_difference(settings, environment, difference)
     if environment is None:
@@ -153,15 +165,16 @@ def _deploy(
     manifest: Manifest,
     environment: Environment | None,
     difference: Difference,
+    held: Collection[str],
     console: CaptureConsole,
     log: Callable[[int, str], None],
 ) -> Refused:
     """Plans and applies without prompts; the run afterwards builds the selected models.
 
     A model that cannot be deployed is left out with what is downstream of it, and the rest is planned
-    again. A development environment, and one that is new, is planned without a backfill, so that
-    models that are not selected are not touched. An existing production environment is backfilled by
-    the plan before it is promoted, as its readers must never see an empty table. Previews are off:
+    again. A development environment is planned without a backfill, so that models that are not
+    selected are not touched. Production is backfilled by the plan before it is promoted, as its readers
+    must never see an empty table. The setting `promotion` says otherwise. Previews are off:
     with them, one forward-only model makes SQLMesh build every model since yesterday only.
 
     Raises:
@@ -178,6 +191,12 @@ def _deploy(
         return refused
     context.cancel_token.check()
     changed = loaded_difference(context, environment, difference)
+    if environment is None and settings.builds_before_promotion:
+        later = {*held, *(below for name in held for below in context.dag.downstream(name))}
+        is_partial = not changed.isdisjoint(later)
+        changed -= later  # the next part of the Dagster run deploys them
+    else:
+        is_partial = False
     found = _findings(context, changed)
     while True:
         refused = _refused(context, settings, found)
@@ -187,7 +206,8 @@ def _deploy(
             cause = "\n".join(error.message for error in found.values())
         else:
             try:
-                _plan(context, settings, options, environment, console, rest, refused)
+                names = rest if refused.errors or is_partial else None
+                _plan(context, settings, options, environment, console, rest, names, refused)
                 return refused
             except SQLMeshError as error:
                 new = _culprits(context, console, changed - refused.names, error)
@@ -218,7 +238,8 @@ def _plan(
     options: CheckedRunOptions,
     environment: Environment | None,
     console: CaptureConsole,
-    names: list[str],
+    names: Sequence[str],
+    selected: Sequence[str] | None,
     refused: Refused,
 ) -> None:
     """Applies a plan of all local changes; if some are refused, of those of the other models.
@@ -226,7 +247,7 @@ def _plan(
     What is downstream of both is built here with these: its new version would be an empty table.
     """
     between = {n for n in refused.below if not context.dag.upstream(n).isdisjoint(names)}
-    is_built_here = settings.environment == "prod" and environment is not None
+    is_built_here = settings.builds_before_promotion
     is_mixed = bool(between) and environment is not None
     with console.planning():
         context.plan(
@@ -235,7 +256,7 @@ def _plan(
             no_prompts=True,
             skip_tests=True,  # they ran already, for each model
             skip_linter=True,
-            select_models=names if refused.errors else None,
+            select_models=selected,
             backfill_models=[*names, *sorted(between)] if is_mixed else None,
             skip_backfill=not (is_built_here or is_mixed),
             enable_preview=False,

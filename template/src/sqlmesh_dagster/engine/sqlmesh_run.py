@@ -254,7 +254,14 @@ class SQLMeshRun:
         session, settings = self.session, self.session.settings
         with session.opened(console) as context, session.state_locked(context) as lock:
             refused = prepare_environment(
-                context, settings, self.options, self.manifest, console, session.log, lock
+                context,
+                settings,
+                self.options,
+                self.manifest,
+                console,
+                session.log,
+                lock,
+                held or (),
             )
             context.once = Once(self.marks, lock.once) if self.marks else None
             with (
