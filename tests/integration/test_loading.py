@@ -480,3 +480,77 @@ def test_loads_in_several_threads_record_what_each_reads() -> None:
     assert "OUR_FIRST" in inner and "OUR_SECOND" not in inner
     assert {"OUR_FIRST", "OUR_SECOND"} <= outer
     assert type(os.environ) is kind
+
+
+_PYTHON_CONFIG = """
+import os
+
+from sqlmesh.core.config import (
+    Config, DuckDBConnectionConfig, GatewayConfig, ModelDefaultsConfig, PostgresConnectionConfig
+)
+
+PASSWORD = os.environ.get("OUR_PASSWORD", "")
+config = Config(
+    gateways={
+        "local": GatewayConfig(
+            connection=DuckDBConnectionConfig(
+                catalogs={"warehouse": os.getenv("OUR_FILE", "warehouse.duckdb")}
+            ),
+            state_connection=PostgresConnectionConfig(
+                host=os.getenv("OUR_HOST", "build"), port=int(os.getenv("OUR_PORT", "1")),
+                user="ada", password=PASSWORD, database="state",
+            ),
+        )
+    },
+    model_defaults=ModelDefaultsConfig(dialect="duckdb", start=os.getenv("OUR_START", "2025-01-01")),
+    disable_anonymized_analytics=True,
+)
+"""
+_YAML_CONFIG = """
+gateways:
+  local:
+    connection:
+      type: duckdb
+      catalogs:
+        warehouse: "{{ env_var('OUR_FILE', 'warehouse.duckdb') }}"
+    state_connection:
+      type: postgres
+      host: "{{ env_var('OUR_HOST', 'build') }}"
+      port: {{ env_var('OUR_PORT', '1') }}
+      user: ada
+      password: "{{ env_var('OUR_PASSWORD', 'none') }}"
+      database: state
+model_defaults:
+  dialect: duckdb
+  start: {{ env_var('OUR_START', '2025-01-01') }}
+disable_anonymized_analytics: true
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("config.py", _PYTHON_CONFIG), ("config.yaml", _YAML_CONFIG)]
+)
+def test_a_baked_manifest_is_used_whatever_the_credentials_are(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, config: str
+) -> None:
+    """Promise: what only connects may differ between image and pod, in `.env` as well; a start date may not."""
+    values = {
+        "OUR_FILE": str(tmp_path / "other.duckdb"),
+        "OUR_HOST": "production",
+        "OUR_PORT": "5432",
+        "OUR_PASSWORD": "secret",
+    }
+    for variable in (*values, "OUR_START"):
+        monkeypatch.delenv(variable, raising=False)
+    (project.root / "config.yaml").unlink()
+    project.write(name, config)
+    project.model("one", "SELECT 1::INT AS id")
+    assert _is_cold(project, monkeypatch)
+    for variable, value in values.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("SQLMESH__GATEWAYS__LOCAL__STATE_CONNECTION__USER", "grace")
+    assert not _is_cold(project, monkeypatch)
+    project.write(".env", "OUR_PASSWORD=another\n")
+    assert not _is_cold(project, monkeypatch)
+    project.write(".env", "OUR_START=2025-01-02\n")
+    assert _is_cold(project, monkeypatch)

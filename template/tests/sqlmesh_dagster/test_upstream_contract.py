@@ -47,7 +47,15 @@ _LOG = "dagster._core.storage.event_log.sqlite.sqlite_event_log:SqliteEventLogSt
 _PARAMETERS = {
     "sqlmesh.core.context:Context.__init__": (
         "context.py opens contexts with it",
-        "paths gateway load concurrent_tasks",
+        "paths gateway load concurrent_tasks config config_loader_kwargs",
+    ),
+    "sqlmesh.core.engine_adapter.base:EngineAdapter._execute": (
+        "upstream.sqlmesh.hear_failing_statements wraps it",
+        "sql",
+    ),
+    "sqlmesh.core.state_sync:CachingStateSync.__init__": (
+        "upstream.sqlmesh.read_state_anew clears its cache",
+        "state_sync",
     ),
     "sqlmesh.core.context:Context.run": (
         "session.py leads runs with it",

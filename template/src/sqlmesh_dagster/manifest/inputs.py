@@ -20,6 +20,7 @@ from typing import Any
 
 from dotenv import dotenv_values
 
+from sqlmesh_dagster.manifest.credentials import connection_variables, is_connection_override
 from sqlmesh_dagster.manifest.reads import Reads, is_library, is_project_code
 
 FOLDERS = (
@@ -46,8 +47,9 @@ _DBT_FILES = (
     "package-lock.yml",
     "selectors.yml",
 )
+_DOTENV = ".env"
 _FILES = (
-    ".env",
+    _DOTENV,
     *_CONFIGS,
     "external_models.yaml",
     "external_models.yml",
@@ -116,7 +118,8 @@ class Inputs:
         for name, value in self._values(project, environ):
             digest.add(name, value)
         for name, path in sorted((*_project_files(project), *self._named(project))):
-            digest.add_file(name, path)
+            if name != _DOTENV:  # of which the values that are read count
+                digest.add_file(name, path)
         for name in self.listings:
             digest.add(name, *_listed(located(name, project)))
         return digest.text
@@ -146,9 +149,13 @@ class Inputs:
     ) -> Iterator[tuple[str, str | None]]:
         """What SQLMesh would find: it lets the project's `.env` override the environment."""
         overrides = dotenv_values(project / ".env") if (project / ".env").is_file() else {}
-        settings = {name for name in environ if name.lower().startswith(_SETTINGS_PREFIX)}
+        settings = {
+            name
+            for name in (*environ, *overrides)
+            if name.lower().startswith(_SETTINGS_PREFIX) and not is_connection_override(name)
+        }
         if (project / _DBT_PROJECT).is_file():
-            settings |= {name for name in environ if name.startswith(_DBT_PREFIX)}
+            settings |= {name for name in (*environ, *overrides) if name.startswith(_DBT_PREFIX)}
         for name in sorted(settings | set(self.variables)):
             yield name, overrides.get(name, environ.get(name))
 
@@ -160,35 +167,64 @@ def digest_of_all(digests: Iterable[str]) -> str:
 
 
 @contextmanager
-def recorded_variables() -> Iterator[set[str]]:
+def recorded_variables(*projects: Path) -> Iterator[set[str]]:
     """Adds the names of the environment variables that a project's own code or config reads meanwhile.
 
-    What libraries read is left out: `PATH` is no input of a model.
+    What libraries read is left out: `PATH` is no input of a model. So is what the config reads for its
+    connections alone.
+
+    Args:
+        projects: Folders of the projects that are loaded.
     """
-    read: set[str] = set()
+    recording = _Recording.of(projects)
     with _lock:
-        _recordings.append(read)
+        _recordings.append(recording)
         os.environ.__class__ = _Recorder
     try:
-        yield read
+        yield recording.read
     finally:
         with _lock:
-            _recordings[:] = [other for other in _recordings if other is not read]
+            _recordings[:] = [other for other in _recordings if other is not recording]
             if not _recordings:
                 os.environ.__class__ = _Environ
 
 
 _Environ: Any = type(os.environ)
-_recordings: list[set[str]] = []
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """What is read, and what is left out: by file, and of all YAML files, whose reader is SQLMesh's."""
+
+    read: set[str]
+    of_connections: Mapping[str, frozenset[str]]
+    of_yaml: frozenset[str]
+
+    @classmethod
+    def of(cls, projects: Iterable[Path]) -> _Recording:
+        files = [project / name for project in projects for name in _CONFIGS]
+        found = {str(file): connection_variables(file) for file in files}
+        yaml = [names for file, names in found.items() if not file.endswith(".py")]
+        return cls(set(), found, frozenset().union(*yaml))
+
+    def add(self, name: str, file: str) -> None:
+        """Notes what a file's code reads, unless that changes no model."""
+        is_yaml = file.endswith(_YAML_READER)
+        if name not in (self.of_yaml if is_yaml else self.of_connections.get(file, ())):
+            self.read.add(name)
+
+
+_recordings: list[_Recording] = []
 _lock = threading.Lock()
 """`os.environ` is the process's: threads that record at once share the recorder."""
 
 
 class _Recorder(_Environ):  # type: ignore[misc]
     def __getitem__(self, key: str) -> str:
-        if _is_of_project(sys._getframe(1)):
-            for read in list(_recordings):
-                read.add(key)
+        file = _project_file(sys._getframe(1))
+        if file is not None:
+            for recording in list(_recordings):
+                recording.add(key, file)
         value: str = _Environ.__getitem__(self, key)  # not `super()`: the class may just change
         return value
 
@@ -387,13 +423,14 @@ def _module_files(name: str, *roots: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _is_of_project(frame: FrameType | None) -> bool:
+def _project_file(frame: FrameType | None) -> str | None:
+    """The file whose code reads a variable, if it is the project's, or the reader of its YAML files."""
     while frame is not None and frame.f_globals.get("__name__") in {"os", "collections.abc"}:
         frame = frame.f_back
     if frame is None:
-        return False
+        return None
     file = frame.f_code.co_filename
-    return file.endswith(_YAML_READER) or is_project_code(file)
+    return file if file.endswith(_YAML_READER) or is_project_code(file) else None
 
 
 def _versions(project: Path) -> Iterable[str]:

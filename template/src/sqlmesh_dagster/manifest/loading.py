@@ -123,7 +123,11 @@ def _load(
     settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs, forget: bool
 ) -> tuple[Manifest, Inputs]:
     project = settings.project_path
-    with rare_collection(), recorded_variables() as variables, recorded_reads() as reads:
+    with (
+        rare_collection(),
+        recorded_variables(*settings.project_paths) as variables,
+        recorded_reads() as reads,
+    ):
         from sqlmesh_dagster.engine.context import load_manifest  # imports SQLMesh
 
         manifest = load_manifest(settings, translator.read_model, forget)

@@ -7,7 +7,7 @@ import pytest
 from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.engine.explanation import explained, unavailable_database
+from sqlmesh_dagster.engine.explanation import explained, unavailable_database, with_wheel
 from sqlmesh_dagster.settings import ProjectSettings
 
 SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
@@ -138,3 +138,32 @@ def _raised_while(inner: Exception) -> Exception:
             raise ValueError("outer")  # noqa: B904
     except ValueError as error:
         return error
+
+
+@pytest.mark.parametrize(
+    ("text", "is_gone"),
+    [
+        ('connection to server at "db", port 5432 failed: Connection refused', True),
+        ("server closed the connection unexpectedly", True),
+        ("terminating connection due to administrator command", True),
+        ("(2013, 'Lost connection to MySQL server during query')", True),
+        ('relation "demo.one" does not exist', False),
+        ("canceling statement due to statement timeout", False),
+    ],
+)
+def test_a_server_that_is_gone_is_told_from_a_query_that_is_wrong(text: str, is_gone: bool) -> None:
+    """Promise: whichever driver says it; its errors are known by their names."""
+
+    class OperationalError(Exception):
+        pass
+
+    error = unavailable_database(OperationalError(text))
+    assert (error is not None) is is_gone
+    assert unavailable_database(ValueError(text)) is None
+
+
+def test_the_driver_of_postgres_is_the_one_without_a_compiler() -> None:
+    """Promise: `sqlmesh[postgres]` would build its driver from source; other extras are right."""
+    message = 'Failed to import it. Run: `pip install "sqlmesh[{}]"`.'
+    assert '`pip install "psycopg2-binary"`' in with_wheel(message.format("postgres"))
+    assert with_wheel(message.format("snowflake")) == message.format("snowflake")
