@@ -95,7 +95,7 @@ def test_a_translator_that_raises_for_one_model_costs_that_model_alone(name: str
         {"metadata": {1: "x"}},
         {"partitions_def": "daily"},
     ],
-    ids=str,
+    ids=lambda given: "_".join(given),
 )
 @pytest.mark.filterwarnings("ignore:Definition of")
 def test_what_dagster_refuses_of_one_spec_is_that_assets_problem(given: dict[str, Any]) -> None:
