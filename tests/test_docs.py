@@ -66,9 +66,10 @@ def _write(root: Path, page: str, text: str) -> None:
     path.write_text(text[named.end() :])
 
 
-def test_each_outcome_is_linked_to_a_test_that_exists() -> None:
-    """Promise: no row of the table of outcomes is a claim alone."""
-    text = (ROOT / "docs/outcomes.md").read_text()
+@pytest.mark.parametrize("page", ["outcomes", "faults"])
+def test_each_row_is_linked_to_a_test_that_exists(page: str) -> None:
+    """Promise: no row of the tables of outcomes and of faults is a claim alone."""
+    text = (ROOT / f"docs/{page}.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
     own = ROOT / "template/tests"
     for row in rows:

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from tests.sqlmesh_dagster.projects import Project, last_run, run_in_process, start
+from tests.sqlmesh_dagster.projects import (
+    Project,
+    last_run,
+    multiprocess,
+    run_in_process,
+    start,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +185,48 @@ def test_a_restatement_that_is_stopped_is_finished_by_the_next_run(
     rows = project.query("SELECT day::TEXT FROM demo__dev.daily WHERE built_at LIKE '%06:00%'")
     assert sorted(rows) == [("2025-01-03",), ("2025-01-04",), ("2025-01-05",)]
     assert project.query("SELECT count(*) FROM demo__dev.daily") == [(9,)]
+
+
+_SLEEPER = """
+import time
+from pathlib import Path
+from sqlmesh import model
+
+@model("demo.sleeper", kind="FULL", columns={{"id": "int"}})
+def entry(context, **kwargs):
+    import pandas as pd
+
+    if not Path({go_on!r}).exists():
+        Path({begun!r}).touch()
+        time.sleep(300)
+    return pd.DataFrame({{"id": [1]}})
+"""
+
+
+def test_a_run_gives_up_on_a_python_model_that_sleeps(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: it says at once what it waits for; after the limit its process ends, and nothing is recorded."""
+    begun, go_on, home = project.root / "begun", project.root / "go_on", tmp_path / "home"
+    sleeper = _SLEEPER.format(go_on=str(go_on), begun=str(begun))
+    project.write("models/sleeper.py", sleeper)
+    project.model("before", "SELECT 1::INT AS id")
+    project.settings["cancel_timeout"] = 2
+    run = start(project, home, executor=multiprocess(2))
+    _wait_until(begun.exists, home)
+    asked = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    try:
+        run.wait(60)
+    finally:
+        run.kill()
+    log = (home / "run.log").read_text()
+    assert time.monotonic() - asked < 30, log
+    assert "waits for what is being built: `demo.sleeper`" in log, log
+    assert "Gave up on `demo.sleeper`" in log, log
+    ended = last_run(home)
+    assert not ended.success and "sleeper" not in ended.materialized
+    go_on.touch()
+    again = run_in_process(project.definitions(), instance)
+    assert again.success and "sleeper" in again.materialized
+    assert project.query("SELECT count(*) FROM demo__dev.sleeper") == [(1,)]

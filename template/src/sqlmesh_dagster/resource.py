@@ -16,11 +16,12 @@ from pydantic import PrivateAttr
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.guard.stopping import Patience, Stopping
 from sqlmesh_dagster.guard.worker import Worker
 from sqlmesh_dagster.options import CheckedRunOptions, RunOptions
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.translator import SQLMeshTranslator
-from sqlmesh_dagster.upstream.dagster import is_interrupted
+from sqlmesh_dagster.upstream.dagster import end_process, is_interrupted, is_process_of_run
 
 if TYPE_CHECKING:
     from sqlmesh import Context
@@ -149,26 +150,60 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
         self._finish_work(
             lambda: (
                 is_interrupted() or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
-            )
+            ),
+            lambda: self._log_heard(context),
+            lambda: self._end_process(context),
         )
-        if context.log is not None:  # messages after the last step
+        self._log_heard(context)  # messages after the last step
+
+    def _log_heard(self, context: dg.InitResourceContext) -> None:
+        if context.log is not None:
             for level, message in self.heard():
                 context.log.log(level, message)
+
+    def _end_process(self, context: dg.InitResourceContext) -> None:
+        """Gives up on a model, if the process is there for this run alone; else waits on, and says so.
+
+        As `kill -9` does it: each record of an interval is one transaction, done or not.
+        """
+        if not is_process_of_run():
+            self.say(
+                logging.WARNING, "This process is not the run's own, so that it goes on waiting."
+            )
+            return
+        models = ", ".join(
+            f"`{name}`" for name in sorted(self._work.token.running if self._work else ())
+        )
+        self.say(
+            logging.WARNING,
+            f"Gave up on {models} after `cancel_timeout`: this process ends, and nothing of it is recorded."
+            " The next run builds it.",
+        )
+        self._log_heard(context)
+        end_process(context.instance, context.run)
 
     def _finish_work(
         self,
         is_stopping: Callable[[], bool] = lambda: False,
         meanwhile: Callable[[], None] = lambda: None,
+        give_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """Waits for the end of the work, if there is one; raises what it raised."""
+        """Waits for the end of the work, if there is one; raises what it raised.
+
+        Args:
+            give_up: Called once when the work was told to stop `cancel_timeout` seconds ago.
+        """
         work = self._work
         if work is None:
             return
+        stopping = Stopping(self.cancel_timeout, lambda text: self.say(logging.INFO, text))
         try:
             while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
                 meanwhile()
                 if work.token.is_cancelled or is_stopping():
                     work.token.cancel()  # again: an interrupt between two queries has no effect
+                    if stopping.look(work.token.running) is Patience.GIVE_UP:
+                        give_up()
         except BaseException:
             work.token.cancel()
             raise

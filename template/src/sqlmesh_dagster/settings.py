@@ -134,6 +134,12 @@ class ProjectSettings(BaseModel):
         description="Seconds to wait for another run, plan or process that holds the project or its"
         " DuckDB file.",
     )
+    cancel_timeout: float | None = Field(
+        default=None,
+        description="Seconds after which a run that is being stopped no longer waits for a model that"
+        " cannot be interrupted, such as a Python model that sleeps: the process of the run, or of its"
+        " step, ends at once, and nothing of that model is recorded. By default it waits.",
+    )
     failing_rows_sample: int = Field(
         default=0,
         description="Rows that a failed check shows of what its audit found. Dagster stores them and"
@@ -193,6 +199,8 @@ class ProjectSettings(BaseModel):
         if settings.concurrency_limit is not None:
             _at_least(1, concurrency_limit=settings.concurrency_limit)
         _at_least(0, wait_timeout=self.wait_timeout, failing_rows_sample=self.failing_rows_sample)
+        if self.cancel_timeout is not None:
+            _at_least(0, cancel_timeout=self.cancel_timeout)
         choice("execution", settings.execution, _EXECUTIONS)
         choice("nothing_due", settings.nothing_due, _NOTHING_DUE)
         _ = settings.builds_before_promotion

@@ -230,7 +230,8 @@ class CaptureScheduler(Scheduler):
     def _watching(self, snapshot: Snapshot) -> AbstractContextManager[None]:
         """While open, cancelling interrupts what this thread queries for a snapshot."""
         adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
-        return self._cancel.watching(adapter.cursor)
+        name = snapshot.node.name if snapshot.is_model else snapshot.name
+        return self._cancel.watching(adapter.cursor, name)
 
     def _query(self, snapshot: Snapshot, kwargs: Mapping[str, Any]) -> str | None:
         """The SQL of a batch that failed, as the engine got it.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +24,7 @@ class CancelToken:
         self._cursors: list[Any] = []
         self._guards: list[Callable[[], None]] = []
         self._reason = ""
+        self._began_at: dict[object, tuple[str, float]] = {}
 
     @property
     def is_cancelled(self) -> bool:
@@ -33,6 +35,13 @@ class CancelToken:
     def reason(self) -> str:
         """Why it was cancelled, if not by a person."""
         return self._reason
+
+    @property
+    def running(self) -> Mapping[str, float]:
+        """The models that are being built or audited, each with the seconds that it has taken."""
+        now = time.monotonic()
+        with self._lock:
+            return {name: now - began_at for name, began_at in self._began_at.values()}
 
     def cancel(self, reason: str = "") -> None:
         """Returns at once, before the work has ended.
@@ -68,8 +77,11 @@ class CancelToken:
             self._guards.remove(guard)
 
     @contextmanager
-    def watching(self, cursor: Any) -> Iterator[None]:
+    def watching(self, cursor: Any, name: str | None = None) -> Iterator[None]:
         """While open, `cancel` interrupts what `cursor` executes.
+
+        Args:
+            name: The model that it is done for.
 
         Raises:
             RunCancelled: Cancelled before or meanwhile.
@@ -79,6 +91,9 @@ class CancelToken:
         with self._lock:
             self.check()
             self._cursors.append(cursor)
+            work = object()
+            if name is not None:
+                self._began_at[work] = (name, time.monotonic())
         try:
             yield
         except Exception as error:
@@ -88,3 +103,4 @@ class CancelToken:
         finally:
             with self._lock:
                 self._cursors.remove(cursor)
+                self._began_at.pop(work, None)

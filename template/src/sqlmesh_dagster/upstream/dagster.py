@@ -8,10 +8,13 @@ Verified on Dagster 1.13.27.
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
@@ -273,6 +276,23 @@ def partition_range(context: dg.OpExecutionContext) -> tuple[str, str] | None:
 def is_interrupted() -> bool:
     """Whether this process was asked to stop while Dagster delays signals, as in a teardown."""
     return check_captured_interrupt()
+
+
+def is_process_of_run() -> bool:
+    """Whether this process is there for one run, or one step of it: Dagster has started it for that alone."""
+    is_child = multiprocessing.parent_process() is not None  # of the multiprocess executor
+    return is_child or bool({"execute_run", "execute_step"} & set(sys.argv))
+
+
+def end_process(instance: dg.DagsterInstance | None, run: dg.DagsterRun | None) -> NoReturn:
+    """Ends this process at once, whatever its threads do; see `is_process_of_run`.
+
+    The process of a step is missed by that of its run. Nobody misses a run's own before Dagster's
+    monitoring does, so that the run is ended here.
+    """
+    if multiprocessing.parent_process() is None and instance is not None and run is not None:
+        instance.report_run_canceled(run, "The run was stopped, and its process was ended.")
+    os._exit(1)
 
 
 def run_start(instance: dg.DagsterInstance, run_id: str) -> tuple[int, float] | None:
