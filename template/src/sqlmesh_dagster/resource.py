@@ -21,7 +21,7 @@ from sqlmesh_dagster.guard.worker import Worker
 from sqlmesh_dagster.options import CheckedRunOptions, RunOptions
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.translator import SQLMeshTranslator
-from sqlmesh_dagster.upstream.dagster import end_process, is_interrupted, is_process_of_run
+from sqlmesh_dagster.upstream.dagster import end_process_soon, is_interrupted, is_process_of_run
 
 if TYPE_CHECKING:
     from sqlmesh import Context
@@ -152,7 +152,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
                 is_interrupted() or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
             ),
             lambda: self._log_heard(context),
-            lambda: self._end_process(context),
+            self._give_up,
         )
         self._log_heard(context)  # messages after the last step
 
@@ -161,8 +161,8 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             for level, message in self.heard():
                 context.log.log(level, message)
 
-    def _end_process(self, context: dg.InitResourceContext) -> None:
-        """Gives up on a model, if the process is there for this run alone; else waits on, and says so.
+    def _give_up(self) -> bool:
+        """Whether a model that goes on is left: its process is there for this run alone, and ends soon.
 
         As `kill -9` does it: each record of an interval is one transaction, done or not.
         """
@@ -170,28 +170,28 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             self.say(
                 logging.WARNING, "This process is not the run's own, so that it goes on waiting."
             )
-            return
-        models = ", ".join(
-            f"`{name}`" for name in sorted(self._work.token.running if self._work else ())
-        )
+            return False
+        running = self._work.token.running if self._work else {}
+        models = ", ".join(f"`{name}`" for name in sorted(running))
         self.say(
             logging.WARNING,
-            f"Gave up on {models} after `cancel_timeout`: this process ends, and nothing of it is recorded."
-            " The next run builds it.",
+            f"Gave up on {models} after `cancel_timeout`: this process ends, and nothing that is not"
+            " recorded by then will be. The next run builds it.",
         )
-        self._log_heard(context)
-        end_process(context.instance, context.run)
+        end_process_soon()
+        return True
 
     def _finish_work(
         self,
         is_stopping: Callable[[], bool] = lambda: False,
         meanwhile: Callable[[], None] = lambda: None,
-        give_up: Callable[[], None] = lambda: None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """Waits for the end of the work, if there is one; raises what it raised.
 
         Args:
-            give_up: Called once when the work was told to stop `cancel_timeout` seconds ago.
+            give_up: Called once when the work was told to stop `cancel_timeout` seconds ago: whether to
+                wait no longer.
         """
         work = self._work
         if work is None:
@@ -202,8 +202,10 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
                 meanwhile()
                 if work.token.is_cancelled or is_stopping():
                     work.token.cancel()  # again: an interrupt between two queries has no effect
-                    if stopping.look(work.token.running) is Patience.GIVE_UP:
-                        give_up()
+                    is_over = stopping.look(work.token.running) is Patience.GIVE_UP
+                    if is_over and give_up():
+                        self._work = None
+                        return
         except BaseException:
             work.token.cancel()
             raise

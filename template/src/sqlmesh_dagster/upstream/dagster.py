@@ -11,10 +11,11 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
@@ -50,6 +51,7 @@ AssetJob = UnresolvedAssetJobDefinition
 """What `dagster.define_asset_job` returns; Dagster exports no name for it."""
 _COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 _ROWS_PER_CHECK = 20
+_LAST_WORDS_SECONDS = 10.0
 """How far back most results are looked for: the table keeps a row for each check and run, for ever."""
 _KEYS_PER_STATEMENT = 900
 """SQLite before 3.32 takes 999 parameters in a statement."""
@@ -284,15 +286,15 @@ def is_process_of_run() -> bool:
     return is_child or bool({"execute_run", "execute_step"} & set(sys.argv))
 
 
-def end_process(instance: dg.DagsterInstance | None, run: dg.DagsterRun | None) -> NoReturn:
-    """Ends this process at once, whatever its threads do; see `is_process_of_run`.
+def end_process_soon() -> None:
+    """Ends this process, whatever its threads do; see `is_process_of_run`.
 
-    The process of a step is missed by that of its run. Nobody misses a run's own before Dagster's
-    monitoring does, so that the run is ended here.
+    Not before Dagster has told that the step and the run have ended: it takes a process that is gone
+    without a word for a crash.
     """
-    if multiprocessing.parent_process() is None and instance is not None and run is not None:
-        instance.report_run_canceled(run, "The run was stopped, and its process was ended.")
-    os._exit(1)
+    last_words = threading.Timer(_LAST_WORDS_SECONDS, os._exit, args=(1,))
+    last_words.daemon = True
+    last_words.start()
 
 
 def run_start(instance: dg.DagsterInstance, run_id: str) -> tuple[int, float] | None:
