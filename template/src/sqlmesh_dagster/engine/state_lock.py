@@ -178,7 +178,7 @@ class _EngineLock:
     ) -> Iterator[None]:
         take = self._sql.take(name, self._holder, is_shared=is_shared)
         wait_for(
-            lambda: self._connection.ask(take) or None,
+            lambda: self._ask(take) or None,
             self._patience(),
             lambda: self._other(name, is_alone),
             self._cancel,
@@ -200,10 +200,30 @@ class _EngineLock:
             RivalStep: A step of the same run has it, on another host: on this one, it would hold the
                 project's lock, too.
         """
-        other = str(self._connection.ask(self._sql.holder(name, self._holder)) or "")
+        other = str(self._ask(self._sql.holder(name, self._holder)) or "")
         if is_alone and self._is_leading and other == self._holder:
             raise RivalStep
         return other
+
+    def _ask(self, query: str) -> Any:
+        """The first value of a query.
+
+        Raises:
+            StateLockError: The connection was lost.
+        """
+        try:
+            return self._connection.ask(query)
+        except Exception as error:
+            if self._is_connected():
+                raise
+            text = _LOST.format(consequence="Nothing more was begun.")
+            raise StateLockError(text) from error
+
+    def _is_connected(self) -> bool:
+        try:
+            return self._connection.is_same_session()
+        except Exception:  # what became of the connection does not matter: it holds nothing
+            return False
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -211,17 +231,14 @@ class _EngineLock:
             yield
 
     def _check_held(self, name: str) -> None:
-        if not self._connection.ask(self._sql.is_held(name)):
+        if not self._ask(self._sql.is_held(name)):
             raise StateLockError(_POOLED.format(place=self._connection.place))
 
     def _check(self) -> None:
         """Cancels the work if the lock is not held any more."""
         if self._is_lost or not self._names:
             return
-        try:
-            is_held = self._connection.is_same_session()
-        except Exception:  # what became of the connection does not matter: it holds nothing
-            is_held = False
+        is_held = self._is_connected()
         if not is_held and self._names:
             self._is_lost = True
             text = _LOST.format(consequence="What had not begun was stopped before it wrote.")
