@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
+
 from sqlmesh_dagster.guard.stopping import Patience, Stopping
+from sqlmesh_dagster.upstream.dagster import is_process_of_run
 
 
 class _Clock:
@@ -35,3 +40,13 @@ def test_it_gives_up_once_after_the_limit_and_only_on_a_model() -> None:
         running = {} if second < 8 else {"demo.slow": 1.0}
         found.append(stopping.look(running))
     assert found == [Patience.GIVE_UP if second == 8 else Patience.WAIT for second in range(12)]
+
+
+def test_only_a_process_that_dagster_started_for_a_run_may_be_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Promise: not a shell's, a test's or a code server's, which others need."""
+    assert not is_process_of_run()
+    for command, is_of_run in (("execute_run", True), ("execute_step", True), ("grpc", False)):
+        monkeypatch.setattr(sys, "argv", ["dagster", "api", command])
+        assert is_process_of_run() is is_of_run
