@@ -1,15 +1,19 @@
 """The how-tos, run as they are written, in repositories that people have."""
 
+import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from tests.conftest import ROOT
+from tests.tree import parse_toml
 from tests.update.projects import Project
 from tests.update.releases import NEXT, Template, clone, commit, git
 
@@ -89,9 +93,14 @@ def template(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Template
     return template
 
 
-def repository(root: Path, sqlmesh_dir: str, files: Mapping[str, str]) -> Project:
+def repository(
+    root: Path,
+    sqlmesh_dir: str,
+    files: Mapping[str, str],
+    sqlmesh_files: Mapping[str, str] = SQLMESH,
+) -> Project:
     """A repository with a SQLMesh project, committed."""
-    sqlmesh = {f"{sqlmesh_dir}/{name}": text for name, text in SQLMESH.items()}
+    sqlmesh = {f"{sqlmesh_dir}/{name}": text for name, text in sqlmesh_files.items()}
     for name, text in {**files, **sqlmesh}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -226,6 +235,77 @@ def test_a_sqlmesh_project_at_the_root_is_adopted_in_place(
     after = project.contents()
     assert {name: after[name] for name in before} == before
     assert not [name for name in after if name.startswith(("data/", "sqlmesh_project/"))]
+
+
+def test_python_that_the_template_did_not_bring_is_left_alone(
+    template: Template, tmp_path: Path
+) -> None:
+    """`ruff` and `mypy` look at the template's part, until the owner opts in; no file is rewritten."""
+    untidy = {
+        "scripts/old.py": "import os,sys\nx=lambda :1\n",
+        "src/ours/__init__.py": "x = [\n1]\n",
+    }
+    project = repository(tmp_path / "ours", "transform", {**REPOSITORY, **untidy})
+    follow("adopt-a-sqlmesh-project.md", project, template)
+    before = project.contents()
+    for command in (["ruff", "check"], ["ruff", "format"], ["ruff", "check", "--fix"]):
+        done = subprocess.run(
+            command, cwd=project.root, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+    assert project.contents() == before
+    pyproject = project.root / "pyproject.toml"
+    lines = [x for x in pyproject.read_text().splitlines() if not x.startswith('include = ["src')]
+    pyproject.write_text("\n".join(lines))
+    done = subprocess.run(["ruff", "check"], cwd=project.root, capture_output=True, check=False)
+    assert b"scripts/old.py" in done.stdout
+
+
+def test_a_dbt_project_is_adopted_and_runs(template: Template, tmp_path: Path) -> None:
+    """As the page says; then `poe run`, and every step of `poe check` that judges the project's files."""
+    pytest.importorskip("dbt.version", reason="dbt is not installed")
+    root = tmp_path / "ours"
+    shutil.copytree(ROOT / "tests/projects/dbt_shop", root / "transform")
+    shutil.copytree(root / "transform/local_packages", root / "transform/dbt_packages")
+    project = repository(root, "transform", {"README.md": "# Ours\n"}, {})
+    before = project.contents()
+
+    listed = follow("come-from-dagster-dbt.md", project, template)
+
+    assert "customer_value" in listed
+    after = project.contents()
+    assert {name: after[name] for name in before} == before
+    with contextlib.closing(duckdb.connect(str(root / "transform/shop.duckdb"))) as connection:
+        connection.execute(
+            "CREATE SCHEMA raw; CREATE TABLE raw.orders AS SELECT 1 AS id, 1 AS customer_id, 9 AS amount"
+        )
+    environ = environment(project, template)
+    done: list[str] = []
+    for command in ("poe run", "poe run", *_checks()):
+        result = subprocess.run(
+            ["bash", "-c", command],
+            cwd=root,
+            env={**environ, "SQLMESH_PROJECT_DIR": "transform"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        done.append(result.stdout)
+    assert "6 built" in done[0] or "built" in done[0], done[0]
+    with contextlib.closing(duckdb.connect(str(root / "transform/shop.duckdb"))) as connection:
+        rows = connection.execute("SELECT * FROM main__dev.customer_value").fetchall()
+    assert rows == [(1, "Jo", 900)]
+    assert [p.relative_to(root) for p in root.rglob("*.duckdb")] == [Path("transform/shop.duckdb")]
+
+
+def _checks() -> list[str]:
+    """The commands of `poe check`."""
+    tasks = parse_toml(ROOT / "template/poe_tasks.toml")["tasks"]
+    return [
+        " ".join([*(f"{k}='{v}'" for k, v in step.get("env", {}).items()), step["cmd"]])
+        for step in tasks["check"]["sequence"]
+    ]
 
 
 def test_definitions_of_dg_sqlmesh_need_but_another_import(

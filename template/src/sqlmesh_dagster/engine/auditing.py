@@ -61,8 +61,9 @@ def _audited_span(
         sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]
         sources = [s for s in sources if not s.is_external]
         if not sources:
-            day_before = execution_time - timedelta(days=1)
-            return options.start or day_before, options.end or execution_time
+            # whole intervals: SQLMesh finds nothing to audit in a part of one
+            end = snapshot.node.interval_unit.cron_floor(execution_time)
+            return options.start or end - timedelta(days=1), options.end or end
     intervals = [interval for s in sources for interval in (*s.intervals, *s.dev_intervals)]
     if not intervals:
         return None

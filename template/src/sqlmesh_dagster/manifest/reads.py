@@ -31,7 +31,7 @@ _SYSTEM = tuple(
 """Where only what the project's own code reads is an input: no time zones, certificates, or the like."""
 _NEVER = ("/proc/", "/sys/", "/dev/")
 _WRITING = os.O_WRONLY | os.O_RDWR
-_DBT = ("dbt", "dbt_common")
+_DBT = tuple(str(Path("site-packages", name)) + os.sep for name in ("dbt", "dbt_common"))
 """Packages that look for a project's files by themselves; SQLMesh's own folders are known."""
 _CACHE = str(Path("sqlmesh", "utils", "cache.py"))
 
@@ -104,7 +104,10 @@ def _note(reads: Reads, event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and _is_written(*arguments[1:3]):
         reads.written.add(path)
         return
-    callers = list(_callers(sys._getframe(2)))
+    frame = sys._getframe(2)
+    if event != "open" and _is_for_modules(frame):
+        return
+    callers = list(_callers(frame))
     is_own = any(_is_own(file) for file in callers)
     if is_own:
         reads.own.add(path)
@@ -121,9 +124,18 @@ def _is_written(mode: object, flags: object) -> bool:
     return isinstance(flags, int) and bool(flags & _WRITING)
 
 
+def _is_for_modules(frame: FrameType | None) -> bool:
+    """Whether Python looks for modules or packages, in every folder of its path."""
+    while frame is not None and frame.f_code.co_filename.startswith(("<frozen", *_STDLIB)):
+        if any(name in frame.f_code.co_filename for name in ("importlib", "pkgutil")):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _is_dbts(callers: list[str]) -> bool:
     """Whether dbt itself looks for files; SQLMesh's own folders are known, and it walks too many."""
-    return bool(callers) and any(f"{os.sep}{name}{os.sep}" in callers[0] for name in _DBT)
+    return bool(callers) and any(name in callers[0] for name in _DBT)
 
 
 def _is_of_cache(callers: list[str]) -> bool:
