@@ -1006,7 +1006,7 @@ def test_the_names_of_config_files_are_sqlmeshs() -> None:
 
     from sqlmesh_dagster.manifest import inputs
 
-    assert sorted(inputs._CONFIGS) == sorted(ALL_CONFIG_FILENAMES)
+    assert sorted(inputs.CONFIGS) == sorted(ALL_CONFIG_FILENAMES)
     assert sorted(inputs._OWN_CONFIG) == sorted(YAML_CONFIG_FILENAMES)
 
 

@@ -62,7 +62,8 @@ def _audited_span(
         sources = [s for s in sources if not s.is_external]
         if not sources:
             # whole intervals: SQLMesh finds nothing to audit in a part of one
-            end = snapshot.node.interval_unit.cron_floor(execution_time)
+            unit = snapshot.node.interval_unit
+            end = unit.cron_floor(execution_time) if unit else execution_time
             return options.start or end - timedelta(days=1), options.end or end
     intervals = [interval for s in sources for interval in (*s.intervals, *s.dev_intervals)]
     if not intervals:

@@ -36,7 +36,7 @@ FOLDERS = (
     "tests",
 )
 """Folders that SQLMesh loads."""
-_CONFIGS = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
+CONFIGS = ("config.py", "config.yml", "config.yaml", "sqlmesh.yml", "sqlmesh.yaml")
 """`sqlmesh.core.config.common.ALL_CONFIG_FILENAMES`; a contract test compares them."""
 _DBT_PROJECT = "dbt_project.yml"
 _DBT_FILES = (
@@ -50,7 +50,7 @@ _DBT_FILES = (
 _DOTENV = ".env"
 _FILES = (
     _DOTENV,
-    *_CONFIGS,
+    *CONFIGS,
     "external_models.yaml",
     "external_models.yml",
     "schema.yaml",
@@ -59,7 +59,7 @@ _FILES = (
     *_DBT_FILES,
 )
 """Files that SQLMesh, and dbt for it, look for by name: one that appears is an input, too."""
-_OWN_CONFIG = tuple(name for name in _CONFIGS if not name.endswith(".py"))
+_OWN_CONFIG = tuple(name for name in CONFIGS if not name.endswith(".py"))
 _SETTINGS_PREFIX = "sqlmesh__"
 """Environment variables `SQLMESH__…` override SQLMesh's config, in either case."""
 _DBT_PREFIX = "DBT_"
@@ -202,7 +202,7 @@ class _Recording:
 
     @classmethod
     def of(cls, projects: Iterable[Path]) -> _Recording:
-        files = [project / name for project in projects for name in _CONFIGS]
+        files = [project / name for project in projects for name in CONFIGS]
         found = {str(file): connection_variables(file) for file in files}
         yaml = [names for file, names in found.items() if not file.endswith(".py")]
         return cls(set(), found, frozenset().union(*yaml))

@@ -97,26 +97,38 @@ def is_dbt_project(context: Context) -> bool:
 
 def relocate_databases(context: Context, located: Callable[[str], str]) -> None:
     """Replaces the relative paths of DuckDB files in a context's config, before any is opened."""
-    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig, DuckDBAttachOptions
-
     config = context.config
     gateways = [*config.gateways.values(), config.get_gateway(context.gateway)]
     connections = [c for g in gateways for c in (g.connection, g.state_connection)]
     for connection in (*connections, config.default_connection):
-        if not isinstance(connection, BaseDuckDBConnectionConfig):
-            continue
-        if connection.database and _is_relative(connection.database):
-            connection.database = located(connection.database)
-        for name, item in dict(connection.catalogs or {}).items():
-            if isinstance(item, DuckDBAttachOptions):
-                if item.type in ("duckdb", "sqlite") and _is_relative(item.path):
-                    item.path = located(item.path)
-            elif connection.catalogs and _is_relative(item):
-                connection.catalogs[name] = located(item)
+        if connection is not None:
+            relocate_duckdb(connection, lambda path: located(path) if _is_relative(path) else path)
+
+
+def relocate_duckdb(connection: ConnectionConfig, located: Callable[[str], str]) -> bool:
+    """Replaces the paths of a DuckDB connection's files; False for another engine's connection."""
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig, DuckDBAttachOptions
+
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return False
+    if connection.database and _is_file(connection.database):
+        connection.database = located(connection.database)
+    for name, item in dict(connection.catalogs or {}).items():
+        if isinstance(item, DuckDBAttachOptions):
+            if item.type in ("duckdb", "sqlite") and _is_file(item.path):
+                item.path = located(item.path)
+        elif connection.catalogs and _is_file(item):
+            connection.catalogs[name] = located(item)
+    return True
+
+
+def _is_file(path: str) -> bool:
+    """Whether DuckDB opens a file under this name: nothing in memory, in the cloud or behind a driver."""
+    return ":" not in path
 
 
 def _is_relative(path: str) -> bool:
-    return ":" not in path and not Path(path).expanduser().is_absolute()
+    return not Path(path).expanduser().is_absolute()
 
 
 def dbt_manifests(context: Context) -> list[Any]:
