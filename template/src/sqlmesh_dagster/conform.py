@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, table
 from sqlmesh_dagster.manifest.inputs import CONFIGS
 
 _LEFT_OUT = (".git", ".venv", "node_modules", ".cache", "__pycache__", "logs", "target")
+_ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
 _TOOLS = Path(__file__).resolve().parents[1]
 
 
@@ -95,11 +97,17 @@ def _in_a_process(way: str, project: Path, copy: Path, at: datetime) -> Way:
     )
     cpu = _cpu() - before
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        return Way(None, cpu, problem=last)
+        return Way(None, cpu, problem=_last_error(done.stderr))
     found = json.loads(done.stdout.splitlines()[-1])
     state = Held(**found.pop("held")) if found["held"] else found.pop("held")
     return Way(held=state, cpu=cpu, **found)
+
+
+def _last_error(text: str) -> str:
+    """What a traceback ends with; a message may have several lines."""
+    lines = text.strip().splitlines()
+    starts = [n for n, line in enumerate(lines) if _ERROR.match(line)]
+    return "\n".join(lines[starts[-1] :] if starts else lines[-1:]) or "it ended without a word"
 
 
 def _cpu() -> float:

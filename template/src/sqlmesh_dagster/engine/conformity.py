@@ -23,7 +23,12 @@ from sqlmesh_dagster.upstream.internals import (
     SQLMeshError,
     StandaloneAudit,
 )
-from sqlmesh_dagster.upstream.sqlmesh import duckdb_files, on_new_context, relocate_duckdb
+from sqlmesh_dagster.upstream.sqlmesh import (
+    duckdb_files,
+    keep_memory,
+    on_new_context,
+    relocate_duckdb,
+)
 
 _DIGITS = 9
 """Digits of a float that count: the order of a sum is the engine's."""
@@ -74,7 +79,7 @@ def held(project: Path) -> Held:
         }
         return Held(
             {name: _rows(adapter, view) for name, view in names.items()},
-            {s.name: [list(span) for span in s.intervals] for s in snapshots if s.evaluatable},
+            {s.name: [list(span) for span in s.intervals] for s in models},
             len(models),
             sum(_audits(snapshot) for snapshot in snapshots),
         )
@@ -136,6 +141,7 @@ def _connection(
     if connection is None:
         return None
     copied = connection.model_copy(deep=True)
+    keep_memory(copied, sandbox)
     if relocate_duckdb(copied, lambda path: str(_copied(original / path, sandbox))):
         return copied
     return throw_away_connection(connection, sandbox / "databases" / "other")
@@ -143,11 +149,13 @@ def _connection(
 
 def _copied(file: Path, sandbox: Path) -> Path:
     """A copy of a database file, with what it has not merged yet; where there is none, only its place."""
+    if file.is_relative_to(sandbox):
+        return file
     place = sandbox / hashlib.sha256(str(file.parent).encode()).hexdigest()[:6] / file.name
     place.parent.mkdir(parents=True, exist_ok=True)
     for source in _with_wal(file):
         target = place.parent / source.name
-        if source.is_file() and not target.exists() and not source.is_relative_to(sandbox):
+        if source.is_file() and not target.exists() and source != target:
             shutil.copy2(source, target)
     return place
 

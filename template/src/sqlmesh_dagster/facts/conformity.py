@@ -18,7 +18,7 @@ class Held:
 
     Attributes:
         rows: Number and digest of the rows of each model's view.
-        intervals: Of each snapshot, those that are done.
+        intervals: Of each model, those that are done.
     """
 
     rows: Mapping[str, str]
@@ -57,7 +57,7 @@ class Conformity:
 
     @property
     def differing_intervals(self) -> list[str]:
-        """Snapshots of which other intervals are done."""
+        """Models of which other intervals are done."""
         return _different(*(way.held.intervals if way.held else {} for way in self._ways))
 
     @property

@@ -122,6 +122,19 @@ def relocate_duckdb(connection: ConnectionConfig, located: Callable[[str], str])
     return True
 
 
+def keep_memory(connection: ConnectionConfig, folder: Path) -> None:
+    """Lets a DuckDB connection keep what it would have in memory in files, under the same catalogs."""
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig
+
+    if not isinstance(connection, BaseDuckDBConnectionConfig):
+        return
+    if not connection.catalogs and connection.database in (None, ":memory:"):
+        connection.database = str(folder / "memory.duckdb")
+    for name, item in dict(connection.catalogs or {}).items():
+        if connection.catalogs and item == ":memory:":
+            connection.catalogs[name] = str(folder / f"{name}.duckdb")
+
+
 def _is_file(path: str) -> bool:
     """Whether DuckDB opens a file under this name: nothing in memory, in the cloud or behind a driver."""
     return ":" not in path
