@@ -112,7 +112,7 @@ def test_a_tick_and_its_run_evaluate_what_sqlmesh_does(
         raise_on_error=False,
     )
     evaluated = {
-        e.asset_key.path[-1]
+        e.asset_key.path[-1] if e.asset_key else ""
         for e in result.get_asset_materialization_events()
         if e.materialization.metadata["sqlmesh/status"].value == "built"
     }
