@@ -12,11 +12,17 @@ DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
 DAYS = "SELECT day FROM (SELECT unnest(generate_series('2025-01-01'::DATE, '2025-01-31'::DATE, INTERVAL 1 DAY))::DATE AS day)"
 WITHIN = "WHERE day BETWEEN @start_ds AND @end_ds"
 
+_RUN_BUILDS = {
+    "environment": "prod",
+    "undeployed_changes": "apply",
+    "promotion": "before_build",  # else a new production is built as a whole
+}
+
 
 @pytest.fixture
 def chain(project: Project) -> Project:
     """`up`, `middle` and `down`, daily, deployed and not built; `total` counts `up`."""
-    project.settings = {"environment": "prod", "undeployed_changes": "apply"}
+    project.settings = dict(_RUN_BUILDS)
     project.model("up", f"{DAYS} {WITHIN}", f"{DAILY}, audits (not_null(columns := (day)))")
     project.model("middle", f"SELECT day FROM demo.up {WITHIN}", DAILY)
     project.model("down", f"SELECT day FROM demo.middle {WITHIN}", DAILY)
@@ -138,7 +144,7 @@ def test_a_failure_upstream_is_told_to_a_model_with_nothing_due(
 
 def test_partitions_are_built_on_whole_ones(project: Project, instance: dg.DagsterInstance) -> None:
     """Promise: a backfill of one day of a leaf builds that day upstream, and no other."""
-    project.settings = {"environment": "prod", "undeployed_changes": "apply"}
+    project.settings = dict(_RUN_BUILDS)
     project.model("up", f"{DAYS} {WITHIN}", DAILY)
     project.model("down", f"SELECT day FROM demo.up {WITHIN}", DAILY)
     translator = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
@@ -181,7 +187,7 @@ def test_a_model_that_nobody_selected_is_not_built_before_its_ingest(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: what an asset of the same run is still loading is never built on the data of before."""
-    project.settings = {"environment": "prod", "undeployed_changes": "apply"}
+    project.settings = dict(_RUN_BUILDS)
     project.execute("CREATE SCHEMA raw; CREATE TABLE raw.numbers AS SELECT 1 AS n")
     project.model("first", "SELECT 1 AS n")
     project.model("staged", "SELECT n FROM raw.numbers")
