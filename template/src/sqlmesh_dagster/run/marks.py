@@ -20,7 +20,7 @@ _TAG = ".dagster/sqlmesh_steps"
 class RunMarks:
     """Whether `before_all` has run, and which steps of models are done.
 
-    A retry of the whole run begins anew, though Dagster copies its tags. Changes are made under the lock
+    A retry of the whole run begins from the start, though Dagster copies its tags. Changes are made under the lock
     on SQLMesh's state.
 
     Attributes:

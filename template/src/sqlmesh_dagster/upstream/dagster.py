@@ -289,8 +289,8 @@ def is_process_of_run() -> bool:
 def end_process_soon() -> None:
     """Ends this process, whatever its threads do; see `is_process_of_run`.
 
-    Not before Dagster has told that the step and the run have ended: it takes a process that is gone
-    without a word for a crash.
+    It waits until Dagster has recorded the end of the step and of the run. Dagster takes a process that
+    is gone before that for a crash.
     """
     last_words = threading.Timer(_LAST_WORDS_SECONDS, os._exit, args=(1,))
     last_words.daemon = True
