@@ -80,9 +80,8 @@ def test_a_run_that_is_terminated_in_the_ui_stops_in_the_middle_of_a_query(
     with served(project.root, project.environment) as ask:
         location = location_of(ask)
         run = _cancel(ask, project, location, marker)
-        assert project.recorded(run).materialized == ["quick"]
-        assert project.query("FROM demo.quick") == [(1,)]
-        assert project.query("FROM demo.slow") == project.query("FROM demo.after_slow") == []
+        assert project.recorded(run).materialized == []  # it deployed, which is whole or not at all
+        assert project.query("SELECT 1 FROM duckdb_views() WHERE schema_name = 'demo'") == []
 
         project.query("DELETE FROM raw.width WHERE n > 0")
         rest, status = launch(ask, location, "__ASSET_JOB", config=run_config())

@@ -81,6 +81,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
 )
 
 _log = logging.getLogger(__name__)
+_RUN_COMMENT = re.compile(r"/\* SQLMESH_\w+: \w+ \*/\s*")
 _PROCESS = threading.RLock()
 """SQLMesh's console, its macro, model and signal registries and its DuckDB adapters are global to
 the process: one context at a time."""
@@ -262,7 +263,11 @@ class CaptureScheduler(Scheduler):
 
 
 def _readable(sql: str, dialect: str) -> str:
-    """A statement with line breaks; as it is where that cannot be done."""
+    """A statement with line breaks; as it is where that cannot be done.
+
+    Without the comment by which SQLMesh marks the statements of one run: the error is the same each time.
+    """
+    sql = _RUN_COMMENT.sub("", sql)
     try:
         return parse_one(sql, dialect=dialect).sql(dialect=dialect, pretty=True)
     except SqlglotError:
