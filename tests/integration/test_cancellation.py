@@ -215,6 +215,7 @@ def test_a_run_gives_up_on_a_python_model_that_sleeps(
     project.settings["cancel_timeout"] = 2
     run = start(project, home, executor=multiprocess(2))
     _wait_until(begun.exists, home)
+    time.sleep(1.5)  # the step that leads has reported its own model
     asked = time.monotonic()
     run.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
