@@ -81,8 +81,8 @@ def test_a_change_is_in_the_ui_after_a_reload(project: Project) -> None:
         assert _reload(ask, location) == "RepositoryLocation"
         fixed = _assets(ask)
     assert set(added) - set(before) == {"warehouse/reference/places"}
-    assert added["warehouse/reference/places"]["description"] == "A place."
-    assert changed["warehouse/reference/places"]["description"] == "Another."
+    assert added["warehouse/reference/places"]["description"].startswith("A place.\n\n```sql\n")
+    assert changed["warehouse/reference/places"]["description"].startswith("Another.\n\n```sql\n")
     assert set(broken) == set(changed)
     assert "payments" in _problem(broken["warehouse/reference/places"])
     assert not _problem(fixed["warehouse/reference/places"])
