@@ -6,7 +6,7 @@ import pytest
 
 LATER = ("slow", "generated", "large")
 """Marks of what `.ci/run` runs after the README's command."""
-NEVER = ("matrix",)
+NEVER = ("matrix", "storm")
 """Marks of what runs by hand alone."""
 
 

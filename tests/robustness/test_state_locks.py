@@ -98,7 +98,7 @@ def _said(instance: dg.DagsterInstance, run_id: str) -> str:
     return "\n".join(entry.user_message for entry in instance.all_logs(run_id))
 
 
-@pytest.mark.parametrize("execution", ["shared", "per_step"])
+@pytest.mark.parametrize("execution", ["shared", pytest.param("per_step", marks=pytest.mark.storm)])
 def test_a_lost_lock_stops_the_run_before_its_next_batch(
     project: Project,
     instance: dg.DagsterInstance,
@@ -186,6 +186,7 @@ def _pgbouncer(server: Server, mode: str) -> Iterator[int]:
             shutil.rmtree(folder)
 
 
+@pytest.mark.storm
 def test_shared_steps_of_several_hosts_go_on_by_themselves(
     project: Project, server: Server, database: str, tmp_path: Path
 ) -> None:
