@@ -119,7 +119,7 @@ def test_production_and_what_is_dropped_are_asked_for(project: Project) -> None:
         project, "apply", "--environment", "dev_ada", code=0
     )
     assert "Environment `dev_ada` is dropped." in _poe(
-        project, "remove", "dev_ada", "--yes", code=0
+        project, "invalidate", "dev_ada", "--yes", code=0
     )
 
 

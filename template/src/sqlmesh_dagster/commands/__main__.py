@@ -130,11 +130,14 @@ def invalidate(environment: str, yes: bool, verbose: bool) -> None:
 
 @main.command(hidden=True)
 @click.argument("environment", envvar="SQLMESH_ENVIRONMENT")
+@_yes
 @click.pass_context
-def remove(context: click.Context, environment: str) -> None:
+def remove(context: click.Context, environment: str, yes: bool) -> None:
     """The old name of `invalidate`, which machines call without `--yes`."""
     click.echo("`poe remove` is now `poe invalidate`. The old name goes with 1.0.", err=True)
-    context.invoke(invalidate, environment=environment, yes=not sys.stdin.isatty(), verbose=False)
+    context.invoke(
+        invalidate, environment=environment, yes=yes or not sys.stdin.isatty(), verbose=False
+    )
 
 
 @main.command()
