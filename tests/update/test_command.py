@@ -245,6 +245,12 @@ def slow_git(folder: Path) -> Path:
     return done
 
 
+def _hear_signals() -> None:
+    """The tests may run where these are ignored, as in the background of a shell; a child inherits that."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_update_leaves_nothing_behind(
     project: Project, tmp_path: Path, stop: signal.Signals
@@ -260,8 +266,7 @@ def test_a_stopped_update_leaves_nothing_behind(
         cwd=project.root,
         env={**os.environ, "PATH": path},
         start_new_session=True,
-        # the tests themselves may run in the background of a shell, which ignores Ctrl-C
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_hear_signals,
     )
     try:
         deadline = time.monotonic() + 240

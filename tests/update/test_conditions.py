@@ -183,7 +183,9 @@ def test_a_signal_undoes_the_update_and_a_second_one_does_not_stop_that(
         _send(stop)
 
     def listen() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+        # a shell's `&` ignores Ctrl-C, and a test before may have ignored others
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
         small.when("os.rename", f"new/{LATE}", lambda: send("in the update"))()
         small.when("os.rename", f"old/{VENDORED}/changed.py", lambda: send("in the undo"))()
 
