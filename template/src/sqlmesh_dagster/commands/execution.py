@@ -24,6 +24,7 @@ from sqlmesh_dagster.upstream.launch import (
     interruptible,
 )
 
+_DEFAULT_PROJECT = "sqlmesh"
 NOT_STARTED = 2
 """Exit code where there is no run, and the report says why."""
 
@@ -63,7 +64,7 @@ def _run_of(
 ) -> tuple[str, list[dg.AssetKey] | None, dict[str, Any]]:
     """The job, the assets of a run of assets, and the run's config."""
     if request.job_suffix:
-        job = _job_named(request.job_suffix, project.job_names)
+        job = job_named(request.job_suffix, project.job_names)
         op = job.removesuffix("_job")
         return (
             job,
@@ -79,8 +80,10 @@ def _run_of(
     return ASSET_JOB, None if is_all else keys, {"resources": config} if config else {}
 
 
-def _job_named(suffix: str, names: Sequence[str]) -> str:
+def job_named(suffix: str, names: Sequence[str]) -> str:
+    """The job of the SQLMesh project; with several projects, of the one that has the default name."""
     found = [name for name in names if name.endswith(suffix)]
+    found = [name for name in found if name == f"{_DEFAULT_PROJECT}{suffix}"] or found
     if len(found) == 1:
         return found[0]
     if found:

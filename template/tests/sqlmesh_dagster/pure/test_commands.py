@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from sqlmesh_dagster.commands.execution import explained
+from sqlmesh_dagster.commands.execution import explained, job_named
 from sqlmesh_dagster.commands.location import code_location
 from sqlmesh_dagster.commands.newest import past_run
 from sqlmesh_dagster.commands.progress import AssetLine, Problem, RunProgress
@@ -238,3 +238,14 @@ def test_a_frame_of_a_library_is_not_yours(tmp_path: Path) -> None:
     ]
     stack = "".join(f'  File "{path}", line {n}, in f\n' for n, path in enumerate(frames, 1))
     assert list(your_places(stack, tmp_path)) == ["src/shop/defs/ingest.py:1"]
+
+
+def test_of_several_projects_a_job_is_that_of_the_default_one() -> None:
+    """Promise: a second project takes no command away; without a default one the message names both."""
+    assert job_named("_plan_job", ["finance_plan_job", "sqlmesh_plan_job"]) == "sqlmesh_plan_job"
+    assert job_named("_plan_job", ["finance_plan_job", "other_job"]) == "finance_plan_job"
+    with pytest.raises(InvalidSettingError) as refused:
+        job_named("_plan_job", ["a_plan_job", "b_plan_job"])
+    assert "`dg launch --job a_plan_job` or `dg launch --job b_plan_job`" in str(
+        refused.value.description
+    )
