@@ -110,9 +110,8 @@ class RunProgress:
         if event is None:
             # Dagster itself logs an error for each step that is not reached
             if int(entry.level) >= _WARNING and entry.step_key in {*self._started, None}:
-                self._warn(
-                    Problem(entry.user_message.strip(), tuple(filter(None, [entry.step_key])))
-                )
+                names = (entry.step_key,) if entry.step_key else ()
+                _add(self.warnings, Problem(entry.user_message.strip(), names))
             return
         kind = event.event_type
         key = event.asset_key.to_user_string() if event.asset_key else None
@@ -146,13 +145,9 @@ class RunProgress:
         self._results[name, evaluation.check_name] = evaluation.passed
         if not evaluation.passed:
             text = f"check {evaluation.check_name}: {(evaluation.description or 'failed').strip()}"
-            if evaluation.severity is dg.AssetCheckSeverity.WARN:
-                self._warn(Problem(text, (name,), self.files.get(name)))
-            else:
-                self.errors.append(Problem(text, (name,), self.files.get(name)))
-
-    def _warn(self, problem: Problem) -> None:
-        _add(self.warnings, problem)
+            is_warning = evaluation.severity is dg.AssetCheckSeverity.WARN
+            problems = self.warnings if is_warning else self.errors
+            _add(problems, Problem(text, (name,), self.files.get(name)))
 
     def _fail(self, event: dg.DagsterEvent) -> None:
         failure, error = event.step_failure_data.user_failure_data, event.step_failure_data.error

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import indent
 
-from sqlmesh_dagster.commands.progress import FAILED, SKIPPED, AssetLine, Problem, RunProgress
+from sqlmesh_dagster.commands.progress import SKIPPED, AssetLine, Problem, RunProgress
 
 _STATUS_WIDTH = len("materialized")
 _MOST_NAMES = 5
@@ -69,8 +69,3 @@ def next_step(root: Path, *, is_success: bool) -> str:
         else "Not done. Repair what failed and run it again; the logs of its steps are in the UI"
     )
     return f"{done} on http://localhost:3000:  {how}"
-
-
-def has_failed(line: AssetLine) -> bool:
-    """Whether it is shown as an error."""
-    return line.status in (FAILED, SKIPPED)
