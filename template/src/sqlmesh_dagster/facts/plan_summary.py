@@ -74,13 +74,13 @@ class PlanSummary:
         yield self._introduction()
         if self.changes:
             yield "### Changes"
-            yield _table(
+            yield table(
                 ("model", "change", "category"),
                 [(c.name, c.kind, c.category) for c in self.changes],
             )
         if self.backfills:
             yield "### To build"
-            yield _table(
+            yield table(
                 ("model", "missing intervals", "number", ""),
                 [
                     (b.name, b.what, str(b.intervals or ""), "preview" if b.is_preview else "")
@@ -109,7 +109,8 @@ class PlanSummary:
         return f"{state} {self.unit_tests} unit tests passed.{nothing}"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table of Markdown; its end is cut off where it is long."""
     lines = ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows[:_MOST_ROWS]]
     head = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     more = [f"\n… and {len(rows) - _MOST_ROWS} more"] if len(rows) > _MOST_ROWS else []

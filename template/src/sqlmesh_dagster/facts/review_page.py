@@ -1,0 +1,248 @@
+"""A review as one page of Markdown: the same in a terminal, in Dagster and in a pull request. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlmesh_dagster.definition.markdown import cell, fenced, shortened
+from sqlmesh_dagster.facts.gates import Stop
+from sqlmesh_dagster.facts.plan_summary import table
+from sqlmesh_dagster.facts.review import (
+    CheckReview,
+    ColumnProfile,
+    ModelReview,
+    Profile,
+    Review,
+    Touched,
+)
+
+MARK = "<!-- sqlmesh_dagster review -->"
+"""The first line of the page: a comment that begins with it is brought up to date in place."""
+_MOST_COLUMNS = 30
+_MOST_DIFF_LINES = 200
+_MOST_DIFFS = 50
+_NONE = "-"
+
+
+def page(review: Review, stops: Sequence[Stop]) -> str:
+    """All of it; long tables and diffs are cut, and say so."""
+    return "\n\n".join([MARK, *_sections(review, stops)])
+
+
+def _sections(review: Review, stops: Sequence[Stop]) -> Iterator[str]:
+    yield f"## Review of environment `{review.environment}`"
+    yield _verdict(review, stops)
+    yield from _changes(review)
+    yield from _data(review.models)
+    yield from _touched(review.touched)
+    yield from _checks(review)
+    yield from _cost(review)
+    yield from _diffs(review)
+
+
+def _verdict(review: Review, stops: Sequence[Stop]) -> str:
+    commit = f" Commit `{review.commit[:12]}`." if review.commit else ""
+    if not review.models and review.plan.is_empty:
+        return f"Nothing differs from `{review.against}`.{commit}"
+    number = sum(t.is_touched for t in review.touched)
+    moved = sum(m.is_touched for m in review.models)
+    what = (
+        f"{len(review.models)} models differ from `{review.against}`; the data of {moved} of them do."
+        f" {number} of {len(review.touched)} readers are touched.{commit}"
+    )
+    if not stops:
+        return f"{what}\n\n**Nothing stops a promotion.**"
+    lines = "\n".join(f"- {stop}" for stop in stops)
+    return f"{what}\n\n**A promotion is stopped:**\n\n{lines}"
+
+
+def _changes(review: Review) -> Iterator[str]:
+    if review.plan.changes:
+        yield "### Changes"
+        yield table(
+            ("model", "change", "category"),
+            [(c.name, c.kind, c.category) for c in review.plan.changes],
+        )
+
+
+def _data(models: Sequence[ModelReview]) -> Iterator[str]:
+    read = [model for model in models if not model.is_same_table]
+    if not models:
+        return
+    yield "### Data"
+    if read:
+        yield table(
+            ("model", "rows before", "after", "only before", "only after", "equal rows"),
+            [_row(model) for model in read],
+        )
+    same = [model.name for model in models if model.is_same_table]
+    if same:
+        names = ", ".join(f"`{name}`" for name in same[:20]) + (", …" if len(same) > 20 else "")
+        yield f"The same table as before, so that nothing of it differs: {names}."
+    for model in read:
+        yield from _details(model)
+
+
+def _row(model: ModelReview) -> tuple[str, ...]:
+    found = model.comparison
+    return (
+        model.name,
+        _number(model.rows_before),
+        _number(model.rows_after),
+        _number(found.only_before if found else None),
+        _number(found.only_after if found else None),
+        _percent(found.equal_percent) if found else _NONE,
+    )
+
+
+def _details(model: ModelReview) -> Iterator[str]:
+    parts = list(_parts(model))
+    if parts:
+        yield f"#### `{model.name}`"
+        yield from parts
+
+
+def _parts(model: ModelReview) -> Iterator[str]:
+    if model.scope:
+        yield f"Compared: {model.scope}."
+    if model.columns:
+        yield table(
+            ("column", "change", "before", "after"),
+            [(c.name, c.fate, c.before or "", c.after or "") for c in model.columns],
+        )
+    moved = model.comparison.moved if model.comparison else ()
+    if moved:
+        by = ", ".join(f"`{name}`" for name in model.comparison.key) if model.comparison else ""
+        yield f"Values of rows with the same {by}; columns that are not named are equal."
+        rows = [(c.name, _percent(c.percent), _number(c.matched - c.equal)) for c in moved]
+        yield table(("column", "equal values", "rows that differ"), rows[:_MOST_COLUMNS])
+        if len(rows) > _MOST_COLUMNS:
+            yield f"… and {len(rows) - _MOST_COLUMNS} more columns"
+    if model.profiles:
+        yield table(
+            ("column", "nulls", "distinct", "minimum", "maximum"),
+            [_profile(profile) for profile in model.profiles[:_MOST_COLUMNS]],
+        )
+    if model.samples:
+        columns = tuple(model.samples[0])
+        yield table(columns, [tuple(row.get(c, "") for c in columns) for row in model.samples])
+    yield from model.notes
+
+
+def _profile(column: ColumnProfile) -> tuple[str, ...]:
+    sides = (column.before, column.after)
+
+    def both(of: str) -> str:
+        shown = [_fact(side, of) for side in sides]
+        return shown[0] if shown[0] == shown[1] else f"{shown[0]} → {shown[1]}"
+
+    return (column.name, *map(both, ("nulls", "distinct", "minimum", "maximum")))
+
+
+def _fact(side: Profile | None, of: str) -> str:
+    if side is None:
+        return _NONE
+    facts: dict[str, int | str | None] = {
+        "nulls": side.nulls,
+        "distinct": side.distinct,
+        "minimum": side.minimum,
+        "maximum": side.maximum,
+    }
+    value = facts[of]
+    return _NONE if value is None else f"{value:,}" if isinstance(value, int) else value
+
+
+def _touched(found: Sequence[Touched]) -> Iterator[str]:
+    if not found:
+        return
+    yield "### Who is touched"
+    reached = [t for t in found if t.is_touched]
+    if reached:
+        yield table(
+            ("who", "", "reads what is removed or retyped", "reads what else changed"),
+            [(t.reader.name, _kind(t), _names(t.lost), _names(t.changed)) for t in reached],
+        )
+        if any(not t.is_certain for t in reached):
+            yield "* What columns it reads is not known, so that any of them may be meant."
+    spared = [f"{t.reader.kind} `{t.reader.name}`" for t in found if not t.is_touched]
+    if spared:
+        more = f" and {len(spared) - 50} more" if len(spared) > 50 else ""
+        yield f"Downstream of the change, and not touched: {', '.join(spared[:50])}{more}."
+
+
+def _kind(touched: Touched) -> str:
+    owner = f", {touched.reader.owner}" if touched.reader.owner else ""
+    return f"{touched.reader.kind}{owner}{'' if touched.is_certain else ' *'}"
+
+
+def _names(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _checks(review: Review) -> Iterator[str]:
+    tests = review.plan.unit_tests
+    if not review.checks and not tests:
+        return
+    yield "### Checks"
+    told = [c for c in review.checks if c.fate != "passing"]
+    passing = len(review.checks) - len(told)
+    if told:
+        order = ("newly failing", "newly passing", "still failing", "unknown", "removed")
+        told.sort(key=lambda c: (order.index(c.fate), c.model, c.name))
+        yield table(("model", "check", "", "rows found before", "after"), [_check(c) for c in told])
+    yield f"{passing} audits pass as before. {tests} unit tests passed, and the linter found no error."
+
+
+def _check(check: CheckReview) -> tuple[str, ...]:
+    fate = f"{check.fate}{'' if check.blocking else ', a warning'}"
+    after = cell(check.problem) if check.problem else _number(check.after)
+    return (check.model, check.name, fate, _number(check.before), after)
+
+
+def _cost(review: Review) -> Iterator[str]:
+    yield "### Cost of a promotion"
+    if review.costs:
+        yield table(
+            ("model", "to build", "intervals", "rows, about", "seconds, about"),
+            [
+                (c.name, c.what, _number(c.intervals), _number(c.rows), _seconds(c.seconds))
+                for c in review.costs
+            ],
+        )
+    unknown = sum(c.seconds is None for c in review.costs)
+    total = f"About {_seconds(review.seconds)} seconds" if review.costs else "Nothing to build"
+    if review.costs and review.seconds is None:
+        total = "How long it takes is not known: nothing of it was built before"
+    elif unknown:
+        total += f", and {unknown} models of which nothing is known"
+    built = _seconds(review.built_seconds)
+    here = f" Building this environment took {built} seconds." if review.built_seconds else ""
+    yield f"{total}; {review.reused} models are used as they are.{here}"
+
+
+def _diffs(review: Review) -> Iterator[str]:
+    diffs = [(f"`{c.name}`", c.diff) for c in review.plan.changes if c.diff]
+    diffs += list(review.plan.other_diffs)
+    if diffs:
+        yield "### Text diffs"
+    for title, diff in diffs[:_MOST_DIFFS]:
+        lines = shortened(diff.strip("\n").splitlines(), _MOST_DIFF_LINES, "lines")
+        yield f"{title}\n\n" + fenced("\n".join(lines), "diff")
+    if len(diffs) > _MOST_DIFFS:
+        yield f"… and {len(diffs) - _MOST_DIFFS} more diffs"
+
+
+def _number(value: int | None) -> str:
+    return _NONE if value is None else f"{value:,}"
+
+
+def _percent(value: float) -> str:
+    """Never 100 where something differs, nor 0 where something is equal."""
+    if value in (0.0, 100.0):
+        return f"{value:.0f} %"
+    return f"{min(max(value, 0.01), 99.99):.2f} %"
+
+
+def _seconds(value: float | None) -> str:
+    return _NONE if value is None else f"{value:,.1f}"
