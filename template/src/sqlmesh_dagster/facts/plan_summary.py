@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlmesh_dagster.definition.markdown import cell, fenced, shortened
@@ -109,7 +109,7 @@ class PlanSummary:
         return f"{state} {self.unit_tests} unit tests passed.{nothing}"
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A table of Markdown; its end is cut off where it is long."""
     lines = ["| " + " | ".join(cell(text) for text in row) + " |" for row in rows[:_MOST_ROWS]]
     head = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
