@@ -48,6 +48,7 @@ test_orders:
       rows: [{id: 1, amount: 2}]
 """,
 }
+RUFF = (sys.executable, "-m", "ruff")
 REPOSITORY = {
     "README.md": "# Ours\n",
     "pyproject.toml": '[project]\nname = "ours"\nversion = "3"\n',
@@ -250,7 +251,7 @@ def test_python_that_the_template_did_not_bring_is_left_alone(
     before = project.contents()
     for command in ("check", "format", "check --fix"):
         done = subprocess.run(
-            ["ruff", *command.split(), "--no-cache"],
+            [*RUFF, *command.split(), "--no-cache"],
             cwd=project.root,
             capture_output=True,
             text=True,
@@ -261,7 +262,7 @@ def test_python_that_the_template_did_not_bring_is_left_alone(
     pyproject = project.root / "pyproject.toml"
     lines = [x for x in pyproject.read_text().splitlines() if not x.startswith('include = ["src')]
     pyproject.write_text("\n".join(lines))
-    opted_in = subprocess.run(["ruff", "check"], cwd=project.root, capture_output=True, check=False)
+    opted_in = subprocess.run([*RUFF, "check"], cwd=project.root, capture_output=True, check=False)
     assert b"scripts/old.py" in opted_in.stdout
 
 
