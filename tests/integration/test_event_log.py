@@ -15,6 +15,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster_shared.check import CheckError
+from sqlalchemy import Connection, Engine, event
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +97,29 @@ def _open_files(home: Path, process: str = "self") -> list[str]:
     return [link for link in links if link.startswith(str(_shard(home).parent))]
 
 
+def _checked_table(name: str) -> dg.AssetsDefinition:
+    @dg.asset(name=name, check_specs=[dg.AssetCheckSpec("fine", asset=name)])
+    def table() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        yield dg.MaterializeResult()
+        yield dg.AssetCheckResult(passed=True)
+
+    return table
+
+
+@contextmanager
+def _counted_commits() -> Iterator[list[Connection]]:
+    """The connections to the log's files that a transaction was committed on."""
+    counted: list[Connection] = []
+
+    def count(connection: Connection) -> None:
+        if "history" in str(connection.engine.url):
+            counted.append(connection)
+
+    event.listen(Engine, "commit", count)
+    yield counted
+    event.remove(Engine, "commit", count)
+
+
 _needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux")
 
 
@@ -127,6 +152,34 @@ def test_a_run_leaves_the_events_that_it_leaves_on_the_default_storage(home: Pat
             )
     assert seen[0] == seen[1]
     assert seen[0][0] is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(home: Path) -> None:
+    """Promise: an error leaves nothing of the batch behind, as Dagster then stores each event again."""
+    with _opened(home) as instance:
+        _write(instance, "before")
+        entry = instance.all_logs(_RUN)[0]
+        with pytest.raises(CheckError):
+            instance.event_log_storage.store_event_batch([entry, "no event"])  # type: ignore[list-item]
+        assert _read(instance) == ["before"]
+        instance.event_log_storage.store_event_batch([entry, entry])
+        _write(instance, "after")
+        assert _read(instance) == ["before", "before", "before", "after"]
+
+
+def test_each_file_has_one_transaction_for_a_record_and_for_a_batch(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: a materialization and a check cost two, and so do all that a run plans."""
+    assets = [_checked_table(f"table_{number}") for number in range(5)]
+    commits = []
+    for size in ("0", "0", "100"):  # the first run creates the files
+        monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", size)
+        with _opened(home) as instance, _counted_commits() as counted:
+            assert dg.materialize(assets, instance=instance).success
+        commits.append(len(counted))
+    planned = 10  # a materialization and a check of each
+    assert commits[1] - commits[2] == 2 * (planned - 1)
 
 
 def test_one_storage_goes_on_where_the_other_stopped(home: Path) -> None:

@@ -181,7 +181,11 @@ _PARAMETERS = {
         for name, parameters in {
             "run_connection": "run_id",
             "index_connection": "",
+            "store_event": "event",
+            "store_event_batch": "events",
             "has_table": "table_name",
+            "has_secondary_index": "name",
+            "_has_asset_key_col_on_connection": "conn column_name",
             "watch": "run_id cursor callback",
             "end_watch": "run_id handler",
             "wipe": "",

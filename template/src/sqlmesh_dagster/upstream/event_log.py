@@ -10,13 +10,14 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from dagster import EventLogEntry
 from dagster._core.event_api import EventHandlerFn
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
@@ -40,9 +41,11 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     """Dagster's default storage on SQLite, same files and tables, with an event log that writes faster.
 
     For each record, Dagster's own opens a connection, waits for the disk, and closes; for one of an
-    asset or a check two or three times. Here connections stay open, and the operating system has a
-    record when the call returns (SQLite's `synchronous=NORMAL`): a process that dies loses nothing;
-    when the machine does, the log may miss its last records, and stays intact.
+    asset or a check two or three times. Here connections stay open, a record is one transaction in
+    each of its files, and so is a batch: all that a run plans, or the partitions that a step built.
+    The operating system has a record when the call returns (SQLite's `synchronous=NORMAL`):
+    a process that dies loses nothing; when the machine does, the log may miss its last records, and
+    stays intact.
 
     An exception to "public APIs only", as Dagster has none for this: it depends on how
     `SqliteEventLogStorage` connects, initializes and watches its files. If that has changed, it
@@ -59,6 +62,7 @@ class PooledSqliteStorage(DagsterSqliteStorage):
             _warn_that_it_is_slower(moved)
         else:
             self._event_log_storage = PooledSqliteEventLog(str(Path(base_dir) / "history" / "runs"))
+            _allow_batches()
 
     @classmethod
     def from_config_value(
@@ -71,7 +75,11 @@ class PooledSqliteStorage(DagsterSqliteStorage):
 _OVERRIDDEN = {
     "run_connection": ["self", "run_id"],
     "index_connection": ["self"],
+    "store_event": ["self", "event"],
+    "store_event_batch": ["self", "events"],
     "has_table": ["self", "table_name"],
+    "has_secondary_index": ["self", "name"],
+    "_has_asset_key_col_on_connection": ["self", "conn", "column_name"],
     "watch": ["self", "run_id", "cursor", "callback"],
     "path_for_shard": ["self", "run_id"],
     "conn_string_for_shard": ["self", "shard_name"],
@@ -98,6 +106,11 @@ def _warn_that_it_is_slower(moved: tuple[str, ...]) -> None:
     )
 
 
+def _allow_batches() -> None:
+    """Off by default in Dagster: for a batch, its Postgres storage updates the last asset alone."""
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+
+
 class PooledSqliteEventLog(SqliteEventLogStorage):
     """Keeps one connection to each of the shards (index, or one run) that this process used last."""
 
@@ -105,7 +118,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str) -> None:
         self._shards: OrderedDict[str, _Shard] = OrderedDict()
-        self._tables: set[str] = set()
+        self._transaction: _Transaction | None = None
+        self._present: set[str] = set()
         _guard_forks()
         _logs.add(self)
         weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite tidies up
@@ -117,11 +131,28 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
     def index_connection(self) -> AbstractContextManager[Connection]:
         return self._connection(INDEX_SHARD_NAME)
 
+    def store_event(self, event: EventLogEntry) -> None:
+        with self._written_together():
+            super().store_event(event)
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """All of them or, if one cannot be stored, none: Dagster then stores them one by one."""
+        with self._written_together():
+            for event in events:
+                super().store_event(event)
+
     def has_table(self, table_name: str) -> bool:
-        """Asks once: Dagster does for each record of a check, on a connection of its own."""
-        if table_name not in self._tables and super().has_table(table_name):
-            self._tables.add(table_name)
-        return table_name in self._tables
+        """Asks until it is there: Dagster does for each record of a check."""
+        return self._is_present(f"table {table_name}", partial(super().has_table, table_name))
+
+    def has_secondary_index(self, name: str) -> bool:
+        """As above; Dagster asks for each asset that it looks up."""
+        return self._is_present(f"index {name}", partial(super().has_secondary_index, name))
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
+        """As above; Dagster asks for each record of an asset."""
+        look = partial(super()._has_asset_key_col_on_connection, conn, column_name)
+        return self._is_present(f"column {column_name}", look)
 
     def watch(self, run_id: str, cursor: str | None, callback: EventHandlerFn) -> None:
         """Watches the write-ahead log, where records stay for long while connections are open."""
@@ -145,9 +176,34 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         with _lock:
             _close(self._shards)
 
+    def _is_present(self, what: str, look: Callable[[], bool]) -> bool:
+        if what not in self._present and look():
+            self._present.add(what)
+        return what in self._present
+
     @contextmanager
     def _connection(self, shard: str) -> Iterator[Connection]:
-        with _lock, self._open(shard).connect() as connection, connection.begin():
+        with _lock:
+            if self._transaction is not None:
+                yield self._transaction.connection(shard)
+            else:
+                with self._open(shard).connect() as connection, connection.begin():
+                    yield connection
+
+    @contextmanager
+    def _written_together(self) -> Iterator[None]:
+        """One transaction in each shard for all that is written meanwhile; nothing of it after an error."""
+        with _lock, ExitStack() as closing:
+            transaction = _Transaction(lambda shard: closing.enter_context(self._begun(shard)))
+            self._transaction = transaction
+            closing.callback(setattr, self, "_transaction", None)
+            yield
+            transaction.commit()
+
+    @contextmanager
+    def _begun(self, shard: str) -> Iterator[Connection]:
+        with self._open(shard).connect() as connection:
+            connection.begin()
             yield connection
 
     def _open(self, name: str) -> Engine:
@@ -179,6 +235,24 @@ class _Watchdog(SqliteEventLogStorageWatchdog):
 
     def on_modified(self, event: FileSystemEvent) -> None:
         self._process_log()
+
+
+@dataclass(frozen=True)
+class _Transaction:
+    """The connections that one thread writes to, with `_lock`; whoever opens them closes them."""
+
+    begin: Callable[[str], Connection]
+    begun: dict[str, Connection] = field(default_factory=dict)
+
+    def connection(self, shard: str) -> Connection:
+        if shard not in self.begun:
+            self.begun[shard] = self.begin(shard)
+        return self.begun[shard]
+
+    def commit(self) -> None:
+        """In the order in which they were begun: what is in the index, is in the log of its run."""
+        for connection in self.begun.values():
+            connection.commit()
 
 
 @dataclass(frozen=True)
