@@ -1,5 +1,6 @@
 """What copier.yml asks, and the answers that the tests render."""
 
+from itertools import cycle
 from typing import Any
 
 import yaml
@@ -15,9 +16,16 @@ CHOICES = {
     if (choices := spec.get("choices"))
 }
 EXAMPLE: dict[str, str] = yaml.safe_load((ROOT / "example-answers.yml").read_text())
+_ALONE = ("warehouse",)
+"""Touches one place, and has many choices: each is met once."""
+_PAIRED = {name: choices for name, choices in CHOICES.items() if name not in _ALONE}
 PAIRWISE = {
-    "-".join(values): dict(zip(CHOICES, values, strict=True))
-    for values in AllPairs(CHOICES.values())
+    "-".join([*values, *alone]): dict(zip([*_PAIRED, *_ALONE], [*values, *alone], strict=True))
+    for values, *alone in zip(
+        AllPairs(_PAIRED.values()),
+        *(cycle(CHOICES[name]) for name in _ALONE),
+        strict=False,
+    )
 }
 """A small set of renders in which each two choices of different questions meet."""
 ANSWERS = {**PAIRWISE, "example": EXAMPLE}

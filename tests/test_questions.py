@@ -63,6 +63,7 @@ BAD_ANSWERS = {
     "python_version": ["3.9", "3.14", "python3", ""],
     "sample": ["huge", ""],
     "sqlmesh_project_dir": ["transform", *BAD_FOLDERS],
+    "warehouse": ["oracle", "Postgres", ""],
     "ci": ["jenkins", ""],
 }
 
@@ -78,7 +79,7 @@ def test_only_known_settings_are_used() -> None:
 
 def test_every_question_has_help_a_default_and_a_known_shape() -> None:
     """`--defaults` asks nothing, and a misspelt attribute is not lost."""
-    assert len([spec for spec in QUESTIONS.values() if "when" not in spec]) == 7
+    assert len([spec for spec in QUESTIONS.values() if "when" not in spec]) == 8
     for name, spec in QUESTIONS.items():
         assert spec["help"].endswith((".", "?")), name
         assert set(spec) in (

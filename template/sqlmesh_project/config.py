@@ -1,4 +1,4 @@
-"""SQLMesh configuration: one DuckDB file for data and state, wherever the command is started."""
+"""SQLMesh configuration: one DuckDB file for data and state, or what `SQLMESH_GATEWAY` names."""
 
 import os
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from sqlmesh.core.config import (
 )
 from sqlmesh.core.config.format import FormatConfig
 from sqlmesh.utils import yaml
+
+from sqlmesh_dagster.gateways import with_warehouse
 
 SQLMESH_PROJECT = Path(__file__).resolve().parent
 PROJECT = SQLMESH_PROJECT.parent
@@ -68,3 +70,5 @@ config = Config(
     run=RunConfig(environment_check_max_wait=60),
     disable_anonymized_analytics=True,
 )
+# Production's warehouse, and its state, from environment variables: see `.env.example`.
+config = with_warehouse(config)

@@ -13,6 +13,8 @@ flows:
     events        outcome → Dagster events: the table of what each outcome becomes
     settings      a project and a run, as plain data
     times         times that a person gives: parsed and checked
+    gateways      which warehouse SQLMesh works on, for its config
+    warehouses    the warehouses that there are, and their environment variables
     errors        what can go wrong, each with what to do next
 
     manifest/     which definitions are current: what a load read, and where its records are kept
@@ -26,53 +28,133 @@ flows:
 Only `engine/` and `console` import SQLMesh, which costs 2 to 5 CPU seconds in each process.
 """
 
-from sqlmesh_dagster.automation import on_new_data
-from sqlmesh_dagster.component import SQLMeshProjectComponent
-from sqlmesh_dagster.definition.records import (
-    AuditRecord,
-    ColumnRecord,
-    ExternalRecord,
-    ModelRecord,
-    StandaloneAuditRecord,
-)
-from sqlmesh_dagster.errors import (
-    AuditFailedError,
-    DatabaseLockedError,
-    DatabaseUnavailableError,
-    DuplicateAssetKeyError,
-    EnvironmentBusyError,
-    EnvironmentMissingError,
-    EnvironmentNotFinalizedError,
-    InvalidSettingError,
-    ModelDefinitionError,
-    ModelFailedError,
-    ModelSkippedError,
-    PlanFailedError,
-    ProjectLoadError,
-    RestatementRefusedError,
-    RunFailedError,
-    SQLMeshDagsterError,
-    StateVersionError,
-    UndeployedChangesError,
-    VerificationFailedError,
-)
-from sqlmesh_dagster.factories import (
-    sqlmesh_adaptive_schedule_factory,
-    sqlmesh_assets_factory,
-    sqlmesh_definitions_factory,
-    sqlmesh_invalidate_job_factory,
-    sqlmesh_plan_job_factory,
-    sqlmesh_resources,
-    sqlmesh_sync_sensor_factory,
-    sqlmesh_verify_job_factory,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from sqlmesh_dagster.moved import install_old_paths
-from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
-from sqlmesh_dagster.run.plans import SQLMeshInvalidateOptions, SQLMeshPlanOptions
-from sqlmesh_dagster.run.results import SQLMeshResultsResource
-from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.automation import on_new_data
+    from sqlmesh_dagster.component import SQLMeshProjectComponent
+    from sqlmesh_dagster.definition.records import (
+        AuditRecord,
+        ColumnRecord,
+        ExternalRecord,
+        ModelRecord,
+        StandaloneAuditRecord,
+    )
+    from sqlmesh_dagster.errors import (
+        AuditFailedError,
+        DatabaseLockedError,
+        DatabaseUnavailableError,
+        DuplicateAssetKeyError,
+        EnvironmentBusyError,
+        EnvironmentMissingError,
+        EnvironmentNotFinalizedError,
+        InvalidSettingError,
+        ModelDefinitionError,
+        ModelFailedError,
+        ModelSkippedError,
+        PlanFailedError,
+        ProjectLoadError,
+        RestatementRefusedError,
+        RunFailedError,
+        SQLMeshDagsterError,
+        StateVersionError,
+        UndeployedChangesError,
+        VerificationFailedError,
+    )
+    from sqlmesh_dagster.factories import (
+        sqlmesh_adaptive_schedule_factory,
+        sqlmesh_assets_factory,
+        sqlmesh_definitions_factory,
+        sqlmesh_invalidate_job_factory,
+        sqlmesh_plan_job_factory,
+        sqlmesh_resources,
+        sqlmesh_sync_sensor_factory,
+        sqlmesh_verify_job_factory,
+    )
+    from sqlmesh_dagster.resource import (
+        SQLMeshResource,
+        SQLMeshRunOptions,
+    )
+    from sqlmesh_dagster.run.plans import (
+        SQLMeshInvalidateOptions,
+        SQLMeshPlanOptions,
+    )
+    from sqlmesh_dagster.run.results import SQLMeshResultsResource
+    from sqlmesh_dagster.translator import (
+        SQLMeshTranslator,
+        TranslatorSettings,
+    )
 
 install_old_paths()
+
+_HOMES = {
+    "automation": "on_new_data",
+    "component": "SQLMeshProjectComponent",
+    "definition.records": """
+        AuditRecord
+        ColumnRecord
+        ExternalRecord
+        ModelRecord
+        StandaloneAuditRecord
+    """,
+    "errors": """
+        AuditFailedError
+        DatabaseLockedError
+        DatabaseUnavailableError
+        DuplicateAssetKeyError
+        EnvironmentBusyError
+        EnvironmentMissingError
+        EnvironmentNotFinalizedError
+        InvalidSettingError
+        ModelDefinitionError
+        ModelFailedError
+        ModelSkippedError
+        PlanFailedError
+        ProjectLoadError
+        RestatementRefusedError
+        RunFailedError
+        SQLMeshDagsterError
+        StateVersionError
+        UndeployedChangesError
+        VerificationFailedError
+    """,
+    "factories": """
+        sqlmesh_adaptive_schedule_factory
+        sqlmesh_assets_factory
+        sqlmesh_definitions_factory
+        sqlmesh_invalidate_job_factory
+        sqlmesh_plan_job_factory
+        sqlmesh_resources
+        sqlmesh_sync_sensor_factory
+        sqlmesh_verify_job_factory
+    """,
+    "resource": "SQLMeshResource SQLMeshRunOptions",
+    "run.plans": "SQLMeshInvalidateOptions SQLMeshPlanOptions",
+    "run.results": "SQLMeshResultsResource",
+    "translator": "SQLMeshTranslator TranslatorSettings",
+}
+"""Where each public name is: imported when it is asked for, as SQLMesh's config needs no Dagster."""
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    """The public name `name`, from its module."""
+    if name not in _HOME:
+        raise AttributeError(f"module `{__name__}` has no attribute `{name}`")
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """All names, also those that nobody has asked for: `dg` looks for components among them."""
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "AuditFailedError",

@@ -318,6 +318,7 @@ _USED = {
     "Audit": "",
     "CatalogSupport": "UNSUPPORTED",
     "CompletionStatus": "__name__",
+    "ConfigError": "",
     "ConnectionConfig": "",
     "Console": "plan",
     "CroniterCache": "get_next get_prev",

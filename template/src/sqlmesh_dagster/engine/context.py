@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from sqlmesh_dagster.engine.rebuild import Rebuild
 from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
 from sqlmesh_dagster.engine.throw_away import redirect_contexts
 from sqlmesh_dagster.facts.outcomes import RowSample
+from sqlmesh_dagster.gateways import only_definitions
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.environment import EnvironmentChanges
 from sqlmesh_dagster.guard.garbage import rare_collection
@@ -395,7 +396,7 @@ def load_manifest(
 ) -> Manifest:
     """Loads the project's files and reads them for Dagster's definitions.
 
-    Opens no connection, unless the config names a `project`: then the state says what others have
+    Opens no connection and needs no credentials, unless the config names a `project`: then the state says what others have
     deployed. Where it cannot be asked, the manifest says why, and knows nothing of them.
 
     Args:
@@ -404,24 +405,32 @@ def load_manifest(
     Raises:
         ProjectLoadError: With SQLMesh's own message.
     """
-    problem: str | None = None
-    with open_context(settings, load=False, opens_database=False) as context:
+    with (
+        only_definitions(),
+        open_context(settings, load=False, load_state=False, opens_database=False) as context,
+    ):
         if forget_cached:
             forget_cached_models(context)
-        shares = any(project_names(context))
-        is_there = False
-        if shares:
-            try:
-                is_there = _asked_soon(context, settings)
-            except Exception as error:  # definitions must load while the state is away
-                problem = f"{type(error).__name__}: {error}"
-        if is_there or not shares:
+        if not any(project_names(context)):
             load_files(context, settings)
             return masked_texts(build_manifest(context, read_model), _TEXTS)
-    with open_context(settings, load=False, load_state=False, opens_database=False) as context:
+    is_there, problem = _state_of_others(settings)
+    with (
+        nullcontext() if is_there else only_definitions(),
+        open_context(settings, load=False, load_state=is_there, opens_database=False) as context,
+    ):
         load_files(context, settings)
         manifest = masked_texts(build_manifest(context, read_model), _TEXTS)
         return replace(manifest, state_problem=mask(problem) if problem else None)
+
+
+def _state_of_others(settings: ProjectSettings) -> tuple[bool, str | None]:
+    """Whether there is a state, and why that is not known."""
+    try:
+        with open_context(settings, load=False, opens_database=False) as context:
+            return _asked_soon(context, settings), None
+    except Exception as error:  # definitions must load while the state is away
+        return False, f"{type(error).__name__}: {error}"
 
 
 def _asked_soon(context: CaptureContext, settings: ProjectSettings) -> bool:

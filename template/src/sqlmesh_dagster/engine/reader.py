@@ -27,6 +27,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
+from sqlmesh_dagster.engine.connections import stands_for
 from sqlmesh_dagster.engine.dbt import DbtNotes, DbtSource, dbt_notes
 from sqlmesh_dagster.engine.lineage import ColumnSources, column_lineages
 from sqlmesh_dagster.engine.source import definition_line
@@ -92,7 +93,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
             digests[fqn],
             read_model,
             dbt,
-            engine_name(context.config.get_connection(models[fqn].gateway or context.gateway)),
+            _engine(context, models[fqn].gateway),
         )
 
     built = [f for f in context.dag.sorted if f in models and not models[f].kind.is_symbolic]
@@ -125,6 +126,11 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
             )
         ),
     )
+
+
+def _engine(context: Context, gateway: str | None) -> str:
+    connection = context.config.get_connection(gateway or context.gateway)
+    return stands_for(connection) or engine_name(connection)
 
 
 def project_names(context: Context) -> frozenset[str]:

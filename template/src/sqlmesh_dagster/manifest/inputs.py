@@ -20,6 +20,7 @@ from typing import Any
 
 from dotenv import dotenv_values
 
+from sqlmesh_dagster import gateways, warehouses
 from sqlmesh_dagster.manifest.credentials import connection_variables, is_connection_override
 from sqlmesh_dagster.manifest.reads import Reads, is_library, is_project_code
 
@@ -66,8 +67,12 @@ _DBT_PREFIX = "DBT_"
 _HERE = Path(__file__).resolve().parent
 _MAKERS = (
     *sorted(_HERE.glob("*.py")),
+    *(_HERE.parent / name for name in ("gateways.py", "warehouses.py")),
     *(_HERE.parent / "definition" / name for name in ("names.py", "records.py")),
-    *(_HERE.parent / "engine" / name for name in ("lineage.py", "reader.py", "source.py")),
+    *(
+        _HERE.parent / "engine" / name
+        for name in ("connections.py", "lineage.py", "reader.py", "source.py")
+    ),
 )
 """What of this package decides what a manifest holds."""
 _OUTPUTS = ("__pycache__", "logs", "target")
@@ -75,6 +80,8 @@ _OUTPUT_ENDINGS = (".log", ".wal", ".tmp")
 """What a run leaves next to the files; it is left out of listings."""
 _ENV_VAR = re.compile(rb"""env_var\(\s*['"]([^'"]+)['"]""")
 """dbt reads these from a copy of the environment, which no recorder sees."""
+_OF_WAREHOUSES = (gateways.__file__, warehouses.__file__)
+"""Where the variables of production's warehouse are read for the project's config."""
 _YAML_READER = str(Path("sqlmesh", "utils", "yaml.py"))
 """Where `{{ env_var('…') }}` in a YAML file reads its variable."""
 
@@ -204,6 +211,7 @@ class _Recording:
     def of(cls, projects: Iterable[Path]) -> _Recording:
         files = [project / name for project in projects for name in CONFIGS]
         found = {str(file): connection_variables(file) for file in files}
+        found |= dict.fromkeys(_OF_WAREHOUSES, warehouses.connecting_variables())
         yaml = [names for file, names in found.items() if not file.endswith(".py")]
         return cls(set(), found, frozenset().union(*yaml))
 
@@ -430,7 +438,8 @@ def _project_file(frame: FrameType | None) -> str | None:
     if frame is None:
         return None
     file = frame.f_code.co_filename
-    return file if file.endswith(_YAML_READER) or is_project_code(file) else None
+    is_read_for_project = file.endswith(_YAML_READER) or file in _OF_WAREHOUSES
+    return file if is_read_for_project or is_project_code(file) else None
 
 
 def _versions(project: Path) -> Iterable[str]:

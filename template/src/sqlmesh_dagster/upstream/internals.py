@@ -59,6 +59,7 @@ from sqlmesh.utils.date import now as now
 from sqlmesh.utils.date import now_timestamp as now_timestamp
 from sqlmesh.utils.date import to_datetime as to_datetime
 from sqlmesh.utils.date import to_timestamp as to_timestamp
+from sqlmesh.utils.errors import ConfigError as ConfigError
 from sqlmesh.utils.errors import NodeAuditsErrors as NodeAuditsErrors
 from sqlmesh.utils.errors import SQLMeshError as SQLMeshError
 
@@ -66,6 +67,7 @@ __all__ = [
     "Audit",
     "CatalogSupport",
     "CompletionStatus",
+    "ConfigError",
     "ConnectionConfig",
     "Console",
     "CroniterCache",

@@ -1,0 +1,212 @@
+"""Gateways of SQLMesh, made of what the environment says of a warehouse.
+
+Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from sqlglot import parse
+from sqlglot.errors import SqlglotError
+from sqlmesh import Config
+
+from sqlmesh_dagster.upstream.internals import (
+    ConfigError,
+    ConnectionConfig,
+    DuckDBConnectionConfig,
+    GatewayConfig,
+)
+from sqlmesh_dagster.warehouses import (
+    STATE,
+    WAREHOUSES,
+    Connections,
+    UnsetVariablesError,
+    Warehouse,
+    connections,
+)
+
+_DUCKLAKE_CATALOG = "warehouse"
+
+
+class StandInConnection(DuckDBConnectionConfig):
+    """A DuckDB in memory with the catalog of a warehouse, which definitions are read by.
+
+    Attributes:
+        stands_for: The engine of the warehouse.
+    """
+
+    stands_for: str = ""
+
+
+def stands_for(connection: ConnectionConfig) -> str | None:
+    """The engine that a connection stands for, if it does."""
+    return connection.stands_for if isinstance(connection, StandInConnection) else None
+
+
+def chosen(config: Config, name: str, own: Collection[str], *, reads_credentials: bool) -> Config:
+    """The config with the gateway `name` as its default: its own, or the warehouse of that name.
+
+    The warehouse takes the place of the gateway that was the default, and statements are translated
+    from its dialect.
+
+    Raises:
+        ConfigError: The environment says too little, or a package is missing.
+    """
+    if name in own:
+        return config.model_copy(update={"default_gateway": name})
+    try:
+        found = connections(name, own, os.environ, reads_credentials=reads_credentials)
+    except UnsetVariablesError as error:
+        raise ConfigError(str(error)) from None
+    gateway = _gateway(found) if reads_credentials else _stand_in(found)
+    default = config.default_gateway_name
+    gateways = config.gateways if isinstance(config.gateways, dict) else {}
+    others = {key: value for key, value in gateways.items() if key != default}
+    read, write = _dialect(config), WAREHOUSES[name].dialect
+    return config.model_copy(
+        update={
+            "gateways": {name: gateway, **others},
+            "default_gateway": name,
+            "before_all": [translated(each, read, write) for each in config.before_all or ()],
+            "after_all": [translated(each, read, write) for each in config.after_all or ()],
+        }
+    )
+
+
+def translated(statement: str, read: str, write: str) -> str:
+    """A statement in another dialect, every name quoted, as SQLMesh quotes those of models.
+
+    SQLMesh sends statements as they are written; what calls a macro, or is no SQL, stays so.
+    """
+    if "@" in statement or "{{" in statement or "{%" in statement:
+        return statement
+    try:
+        expressions = [each for each in parse(statement, dialect=read) if each is not None]
+    except SqlglotError:
+        return statement
+    return ";\n".join(each.sql(dialect=write, identify=True) for each in expressions)
+
+
+def _dialect(config: Config) -> str:
+    """In which the statements are written: that of the engine which they were sent to."""
+    gateway = config.get_gateway(None)
+    connection = gateway.connection or config.default_connection
+    return connection.DIALECT if connection is not None else "duckdb"
+
+
+def _stand_in(found: Connections) -> GatewayConfig:
+    connection = StandInConnection(catalogs={found.catalog: ":memory:"}, stands_for=found.gateway)
+    return GatewayConfig().model_copy(update={"connection": connection})
+
+
+def _gateway(found: Connections) -> GatewayConfig:
+    warehouse = WAREHOUSES[found.gateway]
+    parts: dict[str, Any] = {"connection": _typed(warehouse, found.gateway, _arguments(found))}
+    if found.state is not None:
+        state = dict(found.state)
+        schema = state.pop("schema", None)
+        parts["state_connection"] = _typed(STATE, found.gateway, state)
+        parts |= {"state_schema": schema} if schema else {}
+    return GatewayConfig(**parts)
+
+
+def _typed(warehouse: Warehouse, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    module, package = warehouse.driver
+    if not _is_there(module):
+        raise ConfigError(
+            f"{warehouse.title} needs the package `{package}`, which is not installed. `poe update --data"
+            f" warehouse={name}` writes it into `pyproject.toml`; then install the project again."
+        )
+    return {"type": warehouse.type, **arguments}
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _arguments(found: Connections) -> dict[str, Any]:
+    """The options of SQLMesh's connection; some follow from which variables are set."""
+    given: dict[str, Any] = dict(found.options)
+    more = _further(given.pop("options", "{}"))
+    concurrent = given.pop("concurrent_tasks", None)
+    special = _SPECIAL.get(found.gateway)
+    made = special(given) if special else given
+    tasks = {"concurrent_tasks": concurrent} if concurrent else {}
+    return {**made, **tasks, **more}
+
+
+def _further(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            "`WAREHOUSE_OPTIONS` must be a JSON object with options of SQLMesh's connection, such as"
+            ' `{"pre_ping": true}`.'
+        )
+    return found
+
+
+def _ducklake(given: dict[str, Any]) -> dict[str, Any]:
+    names = {"host": "host", "port": "port", "user": "user", "password": "password"}
+    names |= {"database": "dbname", "sslmode": "sslmode"}
+    place = " ".join(
+        f"{key}={_quoted(given[name])}" for name, key in names.items() if name in given
+    )
+    lake = {
+        "type": "ducklake",
+        "path": f"ducklake:postgres:{place}".replace("'", "''"),
+        "data_path": given["data_path"].replace("'", "''"),
+    }
+    folder = given.get("extension_directory")
+    settings = {"connector_config": {"extension_directory": folder}} if folder else {}
+    return {"catalogs": {_DUCKLAKE_CATALOG: lake}, **settings}
+
+
+def _quoted(value: str) -> str:
+    """A value in a connection string of Postgres."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'" if not value.replace(".", "").replace("-", "").isalnum() else value
+
+
+def _bigquery(given: dict[str, Any]) -> dict[str, Any]:
+    if "keyfile_json" in given:
+        return {**given, "method": "service-account-json"}
+    return {**given, "method": "service-account"} if "keyfile" in given else given
+
+
+def _databricks(given: dict[str, Any]) -> dict[str, Any]:
+    login = {} if "access_token" in given else {"auth_type": "databricks-oauth"}
+    # SQL alone; a Spark session of this machine is another engine
+    return {**given, **login, "disable_spark_session": True, "disable_databricks_connect": True}
+
+
+def _spark(given: dict[str, Any]) -> dict[str, Any]:
+    master = given.pop("master", None)
+    return {**given, "config": {"spark.master": master}} if master else given
+
+
+def _trino(given: dict[str, Any]) -> dict[str, Any]:
+    if "jwt_token" in given:
+        return {**given, "method": "jwt"}
+    if "password" in given:
+        return {**given, "method": "basic"}
+    return {"http_scheme": "http", **given}
+
+
+_SPECIAL = {
+    "ducklake": _ducklake,
+    "bigquery": _bigquery,
+    "databricks": _databricks,
+    "spark": _spark,
+    "trino": _trino,
+}

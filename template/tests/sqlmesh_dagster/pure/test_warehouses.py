@@ -1,0 +1,134 @@
+"""Which warehouse the environment says, for each that there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from sqlmesh_dagster.warehouses import (
+    STATE,
+    WAREHOUSES,
+    Connections,
+    UnsetVariablesError,
+    Warehouse,
+    connecting_variables,
+    connections,
+    variables_of,
+)
+
+_STATE = {
+    "STATE_HOST": "state.example.com",
+    "STATE_USER": "sqlmesh",
+    "STATE_PASSWORD": "hunter22",
+    "STATE_DATABASE": "state",
+}
+
+
+def least(warehouse: Warehouse) -> dict[str, str]:
+    """The fewest variables that suffice, the state's apart."""
+    names = [v.name for v in warehouse.variables if v.is_required]
+    names += warehouse.logins[0] if warehouse.logins else ()
+    return {f"WAREHOUSE_{name}": f"a {name.lower()}" for name in names}
+
+
+def said(name: str, environ: dict[str, str], *, reads_credentials: bool = True) -> Connections:
+    """What the environment says of the warehouse."""
+    return connections(name, ["duckdb"], environ, reads_credentials=reads_credentials)
+
+
+@pytest.mark.parametrize("name", WAREHOUSES)
+def test_the_least_variables_suffice(name: str) -> None:
+    """Promise: each option of SQLMesh gets its variable; the state is apart where the engine is no place for it."""
+    warehouse = WAREHOUSES[name]
+    needs = {} if warehouse.keeps_state else _STATE
+    found = said(name, {**least(warehouse), **needs})
+    given = {f"WAREHOUSE_{v.name}": v.option for v in warehouse.variables}
+    for variable, value in least(warehouse).items():
+        assert found.options[given[variable]] == value
+    if warehouse.keeps_state:
+        assert found.state is None
+    else:
+        assert found.state == {
+            "host": "state.example.com",
+            "port": "5432",
+            "user": "sqlmesh",
+            "password": "hunter22",
+            "database": "state",
+        }
+
+
+@pytest.mark.parametrize("name", WAREHOUSES)
+def test_all_that_is_not_set_is_named_at_once(name: str) -> None:
+    """Promise: nobody starts a program five times to learn five names; an empty value is none."""
+    warehouse = WAREHOUSES[name]
+    with pytest.raises(UnsetVariablesError) as error:
+        said(name, dict.fromkeys(variables_of(warehouse), " "))
+    text = str(error.value)
+    assert text.startswith(
+        f"`SQLMESH_GATEWAY` is `{name}`, and these environment variables are not"
+    )
+    assert all(f"`{variable}`" in text for variable in least(warehouse))
+    for variable in _STATE:
+        assert (f"`{variable}`" in text) is not warehouse.keeps_state
+    assert "`.env`" in text
+
+
+def test_either_way_to_log_in_is_named_and_suffices() -> None:
+    """Promise: of Snowflake's ways, and Databricks', one suffices, whole."""
+    names = {f"WAREHOUSE_{n}": "x" for n in ("HOST", "HTTP_PATH", "CATALOG")}
+    half = {**names, **_STATE, "WAREHOUSE_CLIENT_ID": "x"}
+    with pytest.raises(UnsetVariablesError) as error:
+        said("databricks", half)
+    assert (
+        "not set: one of `WAREHOUSE_TOKEN` or `WAREHOUSE_CLIENT_ID` and `WAREHOUSE_CLIENT_SECRET`."
+        in str(error.value)
+    )
+    assert said("databricks", {**half, "WAREHOUSE_CLIENT_SECRET": "x"}).options
+    assert said("databricks", {**names, **_STATE, "WAREHOUSE_TOKEN": "x"}).options
+
+
+def test_postgres_keeps_the_state_unless_a_variable_says_otherwise() -> None:
+    """Promise: state apart is asked for by any variable of it, and then whole."""
+    warehouse = least(WAREHOUSES["postgres"])
+    with pytest.raises(
+        UnsetVariablesError, match="`STATE_USER`, `STATE_PASSWORD`, `STATE_DATABASE`"
+    ):
+        said("postgres", {**warehouse, "STATE_HOST": "elsewhere"})
+    found = said("postgres", {**warehouse, **_STATE})
+    assert found.state is not None and found.state["host"] == "state.example.com"
+
+
+@pytest.mark.parametrize("name", WAREHOUSES)
+def test_definitions_need_no_variable_at_all(name: str) -> None:
+    """Promise: an image is built, and a page is looked at, without any credentials."""
+    found = said(name, {}, reads_credentials=False)
+    assert found.catalog and not found.options and found.state is None
+    variable = WAREHOUSES[name].catalog
+    if variable is not None:
+        named = {f"WAREHOUSE_{variable.name}": "analytics"}
+        assert said(name, named, reads_credentials=False).catalog == "analytics"
+
+
+def test_only_the_catalog_changes_models() -> None:
+    """Promise: a manifest that was made in an image's build serves whatever the credentials are."""
+    every = {name for warehouse in WAREHOUSES.values() for name in variables_of(warehouse)}
+    every |= set(variables_of(STATE, state=True))
+    assert every - connecting_variables() == {
+        "WAREHOUSE_CATALOG",
+        "WAREHOUSE_DATABASE",
+        "WAREHOUSE_PROJECT",
+    }
+
+
+def test_a_gateway_that_there_is_not_is_named_with_those_that_there_are() -> None:
+    """Promise: a typo gives the list; a warehouse that is half set is not taken for the DuckDB file."""
+    with pytest.raises(UnsetVariablesError, match=r"is `postgre`, which is no gateway\. There are"):
+        said("postgre", {})
+    with pytest.raises(UnsetVariablesError) as error:
+        said("", {"WAREHOUSE_HOST": "db.example.com", "WAREHOUSE_PATH": "warehouse.duckdb"})
+    assert str(error.value).startswith("WAREHOUSE_HOST is set, and `SQLMESH_GATEWAY` is not")
+    assert "`duckdb`, `postgres`, `ducklake`" in str(error.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    """Promise: what is logged of it by mistake holds no value."""
+    assert "hunter22" not in repr(said("postgres", {**least(WAREHOUSES["postgres"]), **_STATE}))
