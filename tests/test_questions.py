@@ -10,7 +10,8 @@ import pytest
 import yaml
 from copier import run_copy
 
-from tests.answers import COPIER_YML, QUESTIONS
+from sqlmesh_dagster.warehouses import STATE, WAREHOUSES, variables_of
+from tests.answers import CHOICES, COPIER_YML, QUESTIONS
 from tests.conftest import Render
 
 NOT_PACKAGE_NAMES = [
@@ -163,3 +164,22 @@ def test_reserved_names_cover_this_python_and_what_a_project_installs(source: Pa
     for package, distributions in importlib.metadata.packages_distributions().items():
         if dependencies & set(distributions) and package_name.fullmatch(package):
             assert package in listed
+
+
+@pytest.mark.parametrize("warehouse", WAREHOUSES)
+def test_the_example_of_env_names_what_the_warehouse_needs(render: Render, warehouse: str) -> None:
+    """Every variable that it names exists, and all that must be set are among them."""
+    text = (render(warehouse=warehouse) / ".env.example").read_text()
+    named = set(re.findall(r"^# ((?:WAREHOUSE|STATE)_\w+)=", text, re.MULTILINE))
+    named -= {"WAREHOUSE_PATH"}
+    spec = WAREHOUSES[warehouse]
+    needed = {f"WAREHOUSE_{variable.name}" for variable in spec.variables if variable.is_required}
+    ways = [{f"WAREHOUSE_{name}" for name in login} for login in spec.logins]
+    assert needed <= named <= {*variables_of(spec), *variables_of(STATE, state=True)}
+    assert not ways or any(way <= named for way in ways)
+    assert f"# SQLMESH_GATEWAY={warehouse}\n" in text
+
+
+def test_the_choices_are_the_warehouses_that_there_are() -> None:
+    """And DuckDB, which needs no variable."""
+    assert CHOICES["warehouse"] == ["duckdb", *WAREHOUSES]

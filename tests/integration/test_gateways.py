@@ -11,7 +11,7 @@ import pytest
 from sqlmesh import Context
 from sqlmesh.utils.errors import ConfigError
 
-from sqlmesh_dagster import SQLMeshResource
+from sqlmesh_dagster import ProjectLoadError, SQLMeshResource
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, variables_of
@@ -159,6 +159,19 @@ def test_what_is_wrong_with_the_environment_is_said_without_its_values(
     with pytest.raises(ConfigError) as error:
         _opened(project)
     assert message in str(error.value) and _SECRET not in str(error.value)
+
+
+def test_a_config_without_the_line_is_refused_with_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: production never works on a DuckDB file in silence, because a line is missing."""
+    config = project / "config.py"
+    config.write_text(config.read_text().replace("config = with_warehouse(config)", ""))
+    set_all(monkeypatch, _POSTGRES)
+    resource = SQLMeshResource(project_dir=str(project), environment="prod")
+    told = pytest.raises(ProjectLoadError, match=r"config = with_warehouse\(config\)")
+    with told, resource.open_context(load=False):
+        pass
 
 
 def _opened(project: Path) -> Context:

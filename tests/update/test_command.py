@@ -141,6 +141,24 @@ def test_an_update_that_hides_nothing_ends_with_zero(project: Project) -> None:
     assert project.status() == []
 
 
+def test_another_warehouse_leaves_one_line_for_the_owner(project: Project) -> None:
+    """Promise: packages arrive by the answer; the config is the owner's, who is shown the line, until it is there."""
+    config = project.root / "sqlmesh_project/config.py"
+    old = config.read_text().replace("with_warehouse", "unchanged")
+    config.write_text(old)
+    project.commit()
+    done = project.command("update", "--data", "warehouse=postgres")
+    assert done.returncode == 1, done.stderr
+    line = "from sqlmesh_dagster.gateways import with_warehouse; config = with_warehouse(config)"
+    steps = [text for text in done.stdout.splitlines() if line in text]
+    assert len(steps) == 1 and "at the end of `sqlmesh_project/config.py`" in steps[0]
+    assert '"psycopg2-binary>=' in (project.root / "pyproject.toml").read_text()
+    assert config.read_text() == old
+    config.write_text(f"{old}\n{line}\n")
+    project.commit()
+    assert project.report("--data", "warehouse=duckdb")["left"] == ""
+
+
 @pytest.mark.parametrize("name", ["README.md", "new.txt", f"{VENDORED}/clean.py"])
 def test_it_refuses_a_dirty_tree(project: Project, name: str) -> None:
     """Owner's, new or the template's file: it is named, and nothing changes."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from template_update import answers, changelog, renders, undo
+from template_update import answers, changelog, left, renders, undo
 from template_update.copier import Copier
 from template_update.errors import Refused
 from template_update.git import Project, merge
@@ -86,6 +86,7 @@ def report(
         {k: v for k, v in after.answers.items() if k not in before.answers},
         changelog.news(project.root, before, after.version),
         tuple(sorted(project.changed())),
+        left.for_owner(project.root, after.answers),
     )
 
 

@@ -30,11 +30,13 @@ class Report:
     new_answers: Mapping[str, str] = field(default_factory=dict)
     changelog: str = ""
     changed: tuple[str, ...] = ()
+    left: str = ""
+    """What an answer leaves for the owner, in one line."""
 
     @property
     def exit_code(self) -> int:
         """1 if there is something for the owner to do, else 0."""
-        return int(any(finding.kind not in _DONE for finding in self.findings))
+        return int(bool(self.left) or any(f.kind not in _DONE for f in self.findings))
 
     def as_json(self) -> str:
         """Every field, with findings by kind."""
@@ -59,6 +61,7 @@ class Report:
             "new_answers": dict(self.new_answers),
             "changed": list(self.changed),
             "changelog": self.changelog,
+            "left": self.left,
         }
         return json.dumps(content, indent=2)
 
@@ -92,6 +95,7 @@ class Report:
             )
         if Kind.SAVED in is_due:
             steps.append("Copy what you want to keep from the saved files, and delete these files.")
+        steps += [self.left] if self.left else []
         steps += [
             "Install and check: `uv sync && uv run poe check && uv run poe test`, or without uv"
             " `.venv/bin/python -m pip install --editable . --group dev && .venv/bin/poe check &&"

@@ -32,7 +32,7 @@ def with_warehouse(config: Config) -> Config:
         ConfigError: SQLMesh's own; with the names of all variables that are not set.
     """
     own = config.gateways if isinstance(config.gateways, dict) else {}
-    name = os.environ.get(GATEWAY, "").strip()
+    name = os.environ.get(GATEWAY, "").strip().lower()
     if throw_away_folder() is not None and name not in own:
         return config  # a test works on the laptop's gateway
     if not name and not half_set(os.environ):
@@ -40,6 +40,13 @@ def with_warehouse(config: Config) -> Config:
     from sqlmesh_dagster.engine.connections import chosen  # imports SQLMesh
 
     return chosen(config, name, tuple(own), reads_credentials=not _only_definitions.get())
+
+
+def chosen_gateway() -> str | None:
+    """The gateway that the environment names, as the `sqlmesh` command takes it; None in tests."""
+    if throw_away_folder() is not None:
+        return None
+    return os.environ.get(GATEWAY, "").strip().lower() or None
 
 
 @contextmanager

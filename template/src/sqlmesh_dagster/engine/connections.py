@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -31,6 +32,7 @@ from sqlmesh_dagster.warehouses import (
 )
 
 _DUCKLAKE_CATALOG = "warehouse"
+_MISSING = re.compile(r"Missing gateway with name '(\w+)'")
 
 
 class StandInConnection(DuckDBConnectionConfig):
@@ -75,6 +77,17 @@ def chosen(config: Config, name: str, own: Collection[str], *, reads_credentials
             "before_all": [translated(each, read, write) for each in config.before_all or ()],
             "after_all": [translated(each, read, write) for each in config.after_all or ()],
         }
+    )
+
+
+def with_line(message: str) -> str:
+    """What SQLMesh says of a gateway that is missing, with the line that makes it."""
+    found = _MISSING.search(message)
+    if found is None or found[1].lower() not in WAREHOUSES:
+        return message
+    return (
+        f"{message} Put at the end of `config.py`: `from sqlmesh_dagster.gateways import with_warehouse;"
+        " config = with_warehouse(config)`"
     )
 
 

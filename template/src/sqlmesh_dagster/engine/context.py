@@ -25,6 +25,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once
+from sqlmesh_dagster.engine.connections import with_line
 from sqlmesh_dagster.engine.culprit import is_of_project, told
 from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained, with_wheel
@@ -36,7 +37,7 @@ from sqlmesh_dagster.engine.rebuild import Rebuild
 from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
 from sqlmesh_dagster.engine.throw_away import redirect_contexts
 from sqlmesh_dagster.facts.outcomes import RowSample
-from sqlmesh_dagster.gateways import only_definitions
+from sqlmesh_dagster.gateways import chosen_gateway, only_definitions
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.environment import EnvironmentChanges
 from sqlmesh_dagster.guard.garbage import rare_collection
@@ -499,7 +500,7 @@ def _new_context(settings: ProjectSettings, load_state: bool) -> CaptureContext:
     with _load_errors_told(settings):
         context = CaptureContext(
             paths=[glob.escape(str(folder)) for folder in settings.project_paths],
-            gateway=settings.gateway,
+            gateway=settings.gateway or chosen_gateway(),
             load=False,
             load_state=load_state,
             concurrent_tasks=settings.concurrency_limit,
@@ -532,7 +533,7 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
     except BaseException as error:
         if not is_of_project(error):
             raise
-        message = mask(with_wheel(_ANSI.sub("", str(error)).strip()))
+        message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip())))
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded:"
             f" {told(error, message, settings.project_path)}\nFix it, and reload the code location."

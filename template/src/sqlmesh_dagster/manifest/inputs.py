@@ -163,7 +163,7 @@ class Inputs:
         }
         if (project / _DBT_PROJECT).is_file():
             settings |= {name for name in (*environ, *overrides) if name.startswith(_DBT_PREFIX)}
-        for name in sorted(settings | set(self.variables)):
+        for name in sorted(settings | {warehouses.GATEWAY} | set(self.variables)):
             yield name, overrides.get(name, environ.get(name))
 
 
