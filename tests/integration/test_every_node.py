@@ -73,49 +73,118 @@ class _Heard(NoopConsole):
         self.evaluated.add(snapshot.name.split(".")[-1].strip('"'))
 
 
-def _alone(root: Path) -> set[str]:
+def _read(context: Context) -> dict[str, list[tuple[int, int]]]:
+    """What the state has as done, by name."""
+    environment = context.state_reader.get_environment("prod")
+    assert environment is not None
+    found = context.state_reader.get_snapshots(environment.snapshots).values()
+    return {s.name.split(".")[-1].strip('"'): list(s.intervals) for s in found}
+
+
+def _alone(root: Path, at: str) -> tuple[set[str], dict[str, list[tuple[int, int]]]]:
+    """What `sqlmesh run` alone evaluates, and what is done then."""
     heard = _Heard()
     set_console(heard)
     context = Context(paths=str(root), load=False)
     try:
-        context.run("prod", execution_time=LATER)
+        context.run("prod", execution_time=at)
+        return heard.evaluated, _read(context)
     finally:
         context.close()
         set_console(NoopConsole())
-    return heard.evaluated
+
+
+def _done(project: Project) -> dict[str, list[tuple[int, int]]]:
+    set_console(NoopConsole())
+    context = Context(paths=str(project.root), load=False)
+    try:
+        return _read(context)
+    finally:
+        context.close()
+
+
+def _copied(project: Project, copy: Path) -> Path:
+    shutil.copytree(project.root, copy)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace(str(project.root), str(copy)))
+    return copy
+
+
+def _tick(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, at: str
+) -> tuple[dg.RunRequest, set[str]]:
+    """A tick's request, and the names of what its run evaluates: models, and audits without one."""
+    context = dg.build_schedule_context(
+        instance,
+        scheduled_execution_time=datetime.fromisoformat(at).replace(tzinfo=timezone.utc),
+        repository_def=definitions.get_repository_def(),
+    )
+    tick = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule").evaluate_tick(context)
+    (request,) = tick.run_requests or ()
+    job = definitions.resolve_job_def("sqlmesh_job").get_subset(  # as the daemon does
+        asset_selection=frozenset(request.asset_selection or ()),
+        asset_check_selection=frozenset(request.asset_check_keys or ()),
+    )
+    result = job.execute_in_process(
+        instance=instance, run_config=request.run_config, raise_on_error=False
+    )
+    built = {
+        e.asset_key.path[-1] if e.asset_key else ""
+        for e in result.get_asset_materialization_events()
+        if e.materialization.metadata["sqlmesh/status"].value == "built"
+    }
+    checks = {(e.asset_key.path[-1], e.check_name) for e in result.get_asset_check_evaluations()}
+    alone = {"alone"} & {check for _, check in checks}
+    return request, built | alone | {"things" for table, _ in checks if table == "things"}
 
 
 def test_a_tick_and_its_run_evaluate_what_sqlmesh_does(
     project: Project, tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: of models and standalone audits all, and no more; one with a closed signal waits."""
+    """Promise: of models, external tables and standalone audits all, and no more; the same is done then.
+
+    One with a closed signal waits.
+    """
     _write(project)
     definitions = project.definitions(environment="prod", undeployed_changes="apply")
     run = run_in_process(definitions, instance)
     assert run.success, run.failed
-    copy = tmp_path / "copy"
-    shutil.copytree(project.root, copy)
-    config = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(config.replace(str(project.root), str(copy)))
-    alone = _alone(copy)
-    context = dg.build_schedule_context(
-        instance,
-        scheduled_execution_time=datetime.fromisoformat(LATER).replace(tzinfo=timezone.utc),
-        repository_def=definitions.get_repository_def(),
+    evaluated, done = _alone(_copied(project, tmp_path / "copy"), LATER)
+    assert _tick(definitions, instance, LATER)[1] == evaluated
+    assert {"alone", "things", "whole"} <= evaluated
+    assert _done(project) == done
+
+
+def test_audits_without_a_model_are_due_by_themselves(
+    project: Project, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    """Promise: where no model is due, a tick requests the audits that are, as SQLMesh evaluates them.
+
+    What a blocking audit finds is not done, and is due again; SQLMesh says so, too.
+    """
+    project.model("seldom", "SELECT id FROM raw.things", "kind FULL, cron '@weekly'")
+    project.write(
+        "audits/alone.sql",
+        "AUDIT (name alone, standalone true, cron '@hourly');"
+        " SELECT 1 FROM demo.seldom WHERE id < 0",
     )
-    tick = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule").evaluate_tick(context)
-    (request,) = tick.run_requests or ()
-    result = definitions.resolve_job_def("sqlmesh_job").execute_in_process(
-        instance=instance,
-        run_config=request.run_config,
-        asset_selection=list(request.asset_selection or ()),
-        raise_on_error=False,
+    project.write(
+        "external_models.yaml",
+        "- name: raw.things\n  columns: {id: INT}\n  audits:\n"
+        "    - name: not_null\n      columns: '[id]'\n",
     )
-    evaluated = {
-        e.asset_key.path[-1] if e.asset_key else ""
-        for e in result.get_asset_materialization_events()
-        if e.materialization.metadata["sqlmesh/status"].value == "built"
-    }
-    checked = {(e.asset_key.path[-1], e.check_name) for e in result.get_asset_check_evaluations()}
-    assert evaluated == alone - {"alone", "things"}
-    assert "alone" in alone and ("whole", "alone") in checked
+    project.execute("CREATE SCHEMA raw")
+    project.execute("CREATE TABLE raw.things AS SELECT 1::INT AS id")
+    definitions = project.definitions(environment="prod", undeployed_changes="apply")
+    assert definitions.resolve_schedule_def("sqlmesh_adaptive_schedule").cron_schedule == "@hourly"
+    assert run_in_process(definitions, instance).success
+    copy = _copied(project, tmp_path / "copy")
+    request, evaluated = _tick(definitions, instance, LATER)
+    assert not request.asset_selection
+    assert (evaluated, _done(project)) == _alone(copy, LATER)
+    assert evaluated == {"alone", "things"}
+    project.execute("INSERT INTO raw.things VALUES (NULL)")
+    shutil.rmtree(copy)
+    _copied(project, copy)
+    for at in ("2025-01-12T00:30:00", "2025-01-12T01:30:00"):
+        assert (_tick(definitions, instance, at)[1], _done(project)) == _alone(copy, at)

@@ -147,6 +147,11 @@ class DagsterProject:
         """The checks of data that steps of their own evaluate."""
         return tuple(spec.key for table in self.table_checks for _, spec in table.checks)
 
+    def checks_of_audits(self, snapshots: Collection[str]) -> frozenset[dg.AssetCheckKey]:
+        """The checks of these standalone audits, by name, and external tables, by FQN."""
+        tables = (table for table in self.table_checks if table.snapshot in snapshots)
+        return frozenset(spec.key for table in tables for _, spec in table.checks)
+
     @property
     def unplanned_checks(self) -> frozenset[dg.AssetCheckKey]:
         """Checks that a scheduled run need not select to have their results.

@@ -64,6 +64,22 @@ class DbtRecord:
 
 
 @dataclass(frozen=True)
+class CronRecord:
+    """When something is due; times between two ticks in seconds.
+
+    Attributes:
+        text: As SQLMesh holds it, e.g. `@daily`.
+        period: Shortest time between two ticks.
+        gap: Longest time between two ticks, e.g. a weekend of `0 * * * 1-5`.
+    """
+
+    text: str
+    period: float
+    gap: float
+    zone: str = "UTC"
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """A SQLMesh model, as in the project's files.
 
@@ -147,6 +163,12 @@ class ModelRecord:
     query: str | None = None
 
     @property
+    def crons(self) -> tuple[CronRecord, ...]:
+        """When it is due, and when what is done is due again."""
+        own = CronRecord(self.cron, self.cron_period, self.cron_gap, self.cron_tz or "UTC")
+        return (own, CronRecord(*self.restated_at)) if self.restated_at else (own,)
+
+    @property
     def is_view(self) -> bool:
         """Whether it stores no rows; a materialized view does."""
         return self.kind == "VIEW" and not self.is_materialized_view
@@ -165,6 +187,7 @@ class ExternalRecord:
 
     Attributes:
         asset_key: Of a dbt source whose `meta.dagster.asset_key` names one.
+        cron: When its audits are due; None if it has none.
     """
 
     fqn: str
@@ -175,6 +198,7 @@ class ExternalRecord:
     columns: tuple[ColumnRecord, ...] = ()
     audits: tuple[AuditRecord, ...] = ()
     asset_key: tuple[str, ...] = ()
+    cron: CronRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +207,7 @@ class StandaloneAuditRecord:
 
     Attributes:
         about: For a dbt test, the FQN of the model in whose YAML it is.
+        cron: When it is due.
     """
 
     audit: AuditRecord
@@ -190,6 +215,7 @@ class StandaloneAuditRecord:
     owner: str | None = None
     tags: tuple[str, ...] = ()
     about: str | None = None
+    cron: CronRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -224,3 +250,10 @@ class Manifest:
     elsewhere: tuple[tuple[str, str], ...] = ()
     former: tuple[str, ...] = field(default=(), compare=False)
     state_problem: str | None = None
+
+    @property
+    def audit_crons(self) -> tuple[CronRecord, ...]:
+        """When the audits without a model are due."""
+        standalone = (a.cron for a in self.standalone_audits if not a.audit.skip)
+        external = (e.cron for e in self.externals if any(not a.skip for a in e.audits))
+        return tuple(cron for cron in (*standalone, *external) if cron)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sqlmesh_dagster.engine.context import CaptureContext
+from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Snapshot, StandaloneAudit, TimeLike, to_datetime
@@ -47,6 +48,52 @@ def audit_alone(
     return True
 
 
+def upstream_of_audits(name: str, snapshots: Mapping[str, Snapshot]) -> Upstream | None:
+    """What is upstream of a standalone audit or of an external table; None of a model.
+
+    External tables go along, however many models are between; models do not.
+
+    Args:
+        snapshots: What the environment runs, by name.
+    """
+    snapshot = snapshots.get(name)
+    if snapshot is None or not _has_audits_only(snapshot):
+        return None
+    order = find_upstream(snapshots, {name}, (), "wait").order
+    tables = frozenset(n for n in order if snapshots[n].is_external and snapshots[n].evaluatable)
+    along = tables - {name}
+    return Upstream(order, along, {name: tuple(sorted(along))} if along else {})
+
+
+def evaluate_audits(
+    context: CaptureContext,
+    settings: ProjectSettings,
+    name: str,
+    upstream: Upstream,
+    options: CheckedRunOptions,
+    execution_time: datetime,
+) -> None:
+    """Evaluates what is due of a standalone audit or of an external table, and records it as done.
+
+    What is due of external tables upstream is evaluated first: a blocking audit of theirs holds it back.
+    An interval that a model upstream lacks waits for it.
+    """
+    context.upstream = upstream
+    context.scheduler(environment=settings.environment).run(
+        settings.environment,
+        options.start,
+        options.end,
+        execution_time=execution_time,
+        ignore_cron=options.ignore_cron,
+        selected_snapshots={name, *upstream.along},
+    )
+    context.upstream = None  # audits alone wait for nothing
+
+
+def _has_audits_only(snapshot: Snapshot) -> bool:
+    return isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external
+
+
 def _audited_span(
     snapshot: Snapshot,
     snapshots: Mapping[str, Snapshot],
@@ -57,7 +104,7 @@ def _audited_span(
     if options.partitions is not None:
         return options.partitions
     sources = [snapshot]
-    if isinstance(snapshot.node, StandaloneAudit) or snapshot.is_external:
+    if _has_audits_only(snapshot):
         sources = [snapshots[p.name] for p in snapshot.parents if p.name in snapshots]
         sources = [s for s in sources if not s.is_external]
         if not sources:

@@ -79,7 +79,7 @@ def held(project: Path) -> Held:
         }
         return Held(
             {name: _rows(adapter, view) for name, view in names.items()},
-            {s.name: [list(span) for span in s.intervals] for s in models},
+            {s.name: [list(span) for span in s.intervals] for s in snapshots if s.evaluatable},
             len(models),
             sum(_audits(snapshot) for snapshot in snapshots),
         )

@@ -23,12 +23,14 @@ class Due:
 
     Attributes:
         models: FQNs of the models with missing intervals, sorted. Some may still wait for a signal.
-        next_due: When the next model is due, if none is now.
+        audits: The same of standalone audits, by name, and of external tables with audits.
+        next_due: When the next of all is due, if none is now.
         obstacle: Why the question could not be answered.
         is_new: Whether the environment does not exist yet.
     """
 
     models: tuple[str, ...] = ()
+    audits: tuple[str, ...] = ()
     next_due: datetime | None = None
     obstacle: str | None = None
     is_new: bool = False
@@ -54,8 +56,12 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
     due = missing_intervals(  # not the current time: a tick may be evaluated for another time
         snapshots, end=at, execution_time=at, deployability_index=deployed.deployability
     )
-    models = sorted(s.name for s, intervals in due.items() if intervals and _is_built(s))
-    return Due(models=tuple(models), next_due=None if models else _next_due(snapshots, at))
+    found = [snapshot for snapshot, intervals in due.items() if intervals]
+    return Due(
+        models=tuple(sorted(s.name for s in found if _is_built(s))),
+        audits=tuple(sorted(s.name for s in found if not _is_built(s))),
+        next_due=None if found else _next_due(snapshots, at),
+    )
 
 
 def _with_auto_restatements(snapshots: list[Snapshot], at: datetime) -> list[Snapshot]:
@@ -71,10 +77,10 @@ def _with_auto_restatements(snapshots: list[Snapshot], at: datetime) -> list[Sna
 
 
 def _next_due(snapshots: Iterable[Snapshot], at: datetime) -> datetime | None:
-    built = [s for s in snapshots if _is_built(s) and not s.is_seed]
-    restated = (s.next_auto_restatement_ts for s in built)
+    again = [s for s in snapshots if s.evaluatable and not s.is_seed]
+    restated = (s.next_auto_restatement_ts for s in again)
     return min(
-        (*(s.node.cron_next(at) for s in built), *(to_datetime(ts) for ts in restated if ts)),
+        (*(s.node.cron_next(at) for s in again), *(to_datetime(ts) for ts in restated if ts)),
         default=None,
     )
 

@@ -22,6 +22,7 @@ from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
+    CronRecord,
     ExternalRecord,
     Manifest,
     ModelRecord,
@@ -358,6 +359,7 @@ def _external_record(fqn: str, model: Model | None, source: DbtSource | None) ->
         columns=(_columns(model) if model else ()) or described.columns,
         audits=_audits(model) if model else (),
         asset_key=described.asset_key,
+        cron=_cron(model) if model and model.audits_with_args else None,
     )
 
 
@@ -379,6 +381,7 @@ def _standalone_record(
         owner=audit.owner,
         tags=tuple(audit.tags),
         about=about,
+        cron=_cron(audit),
     )
 
 
@@ -446,6 +449,11 @@ def _shown(text: str | None) -> str | None:
 def _text(expression: exp.Expr, dialect: str) -> str:
     """SQL text; a project has few types and audits, and uses each many times."""
     return expression.sql(dialect=dialect, comments=False)
+
+
+def _cron(node: Node) -> CronRecord:
+    zone = node.cron_tz
+    return CronRecord(node.cron, *_cron_spacing(node.cron, zone), str(zone) if zone else "UTC")
 
 
 @lru_cache(maxsize=256)

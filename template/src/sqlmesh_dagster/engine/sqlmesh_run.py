@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 
 from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.engine.auditing import audit_alone
+from sqlmesh_dagster.engine.auditing import audit_alone, evaluate_audits, upstream_of_audits
 from sqlmesh_dagster.engine.built import tables_of
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import Refused, deployed_snapshots, prepare_environment
@@ -173,31 +173,47 @@ class SQLMeshRun:
                 f" and the next run tries again. {error}",
             )
 
-    def audit(self, name: str) -> ModelOutcome:
+    def audit(
+        self, name: str, report: Callable[[ModelOutcome], None] = lambda outcome: None
+    ) -> ModelOutcome:
         """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
 
-        Covers every interval that is recorded as done, unless the options narrow it.
+        What is due of an external table or a standalone audit is evaluated and recorded as done, as
+        `sqlmesh run` does. Otherwise every interval that is recorded as done is covered, unless the
+        options narrow it.
 
         Args:
             name: A model's FQN, or a standalone audit's name.
+            report: Receives the outcomes of external tables that are audited with it.
 
         Raises:
             SQLMeshDagsterError: The environment or the database is not available.
         """
-        outcomes: list[ModelOutcome] = []
+        outcomes: dict[str, ModelOutcome] = {}
         session, options, settings = self.session, self.options, self.session.settings
-        console = CaptureConsole(
-            [name], outcomes.append, session.log, session.cancel, audit_only=True
-        )
+
+        def keep(outcome: ModelOutcome) -> None:
+            outcomes[outcome.fqn] = outcome
+
+        console = CaptureConsole([name], keep, session.log, session.cancel, audit_only=True)
         with self._prepared(console, [name]) as (context, _):
             snapshots, plan = deployed_snapshots(context, settings)
             execution_time = options.now or datetime.now(timezone.utc)
-            if not console.begin(snapshots, execution_time, settings.plan_hint, plan):
-                return outcomes[0]
-            if not audit_alone(context, settings, name, snapshots, options, execution_time):
+            upstream = None if options.is_restatement else upstream_of_audits(name, snapshots)
+            above = upstream.above if upstream else None
+            if not console.begin(snapshots, execution_time, settings.plan_hint, plan, above=above):
+                return outcomes[name]
+            if upstream:
+                evaluate_audits(context, settings, name, upstream, options, execution_time)
+            if not console.ledger.is_reported(name) and not audit_alone(
+                context, settings, name, snapshots, options, execution_time
+            ):
                 return ModelOutcome(name, "up_to_date", reason="it has never been built")
         console.finish(("up_to_date", "SQLMesh found nothing to audit"))
-        return outcomes[0]
+        for other in outcomes.values():
+            if other.fqn != name:
+                report(other)
+        return outcomes[name]
 
     def _restatement(
         self, snapshots: Mapping[str, Snapshot], fqns: Collection[str], execution_time: datetime

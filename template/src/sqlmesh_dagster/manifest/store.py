@@ -17,7 +17,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.manifest.inputs import Inputs
 
 _log = logging.getLogger(__name__)
-_FORMAT = 3
+_FORMAT = 4
 _BEGIN = b'{"inputs":'
 """How each file of ours begins."""
 DEFAULT_FOLDER = ".cache/dagster"

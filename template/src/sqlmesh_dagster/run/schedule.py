@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import NamedTuple
 
 import dagster as dg
 
 from sqlmesh_dagster.definition.crons import dagster_cron, even_steps
 from sqlmesh_dagster.definition.project import DagsterProject
-from sqlmesh_dagster.definition.records import ModelRecord
+from sqlmesh_dagster.definition.records import CronRecord, ModelRecord
 from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
 from sqlmesh_dagster.run.active import active_run
 from sqlmesh_dagster.run.inputs import Reads
@@ -34,7 +33,9 @@ def adaptive_schedule(
     Raises:
         InvalidSettingError: The project has no model that has a cron.
     """
-    crons, time_zone = finest_crons([asset.model for asset in project.assets])
+    crons, time_zone = finest_crons(
+        [asset.model for asset in project.assets], project.manifest.audit_crons
+    )
 
     @dg.schedule(
         name=name,
@@ -50,19 +51,13 @@ def adaptive_schedule(
     return tick
 
 
-class _Cron(NamedTuple):
-    """When a model is built, or built again; times between two ticks in seconds."""
-
-    text: str
-    period: float
-    gap: float
-    zone: str
-
-
-def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
+def finest_crons(
+    models: Sequence[ModelRecord], audits: Sequence[CronRecord] = ()
+) -> tuple[tuple[str, ...], str]:
     """The cron with the shortest period, and its time zone.
 
-    An `auto_restatement_cron` counts as one. If several crons share that period, such as `0 5 * * *`
+    An `auto_restatement_cron` counts as one, and so do the crons of standalone audits and of external
+    tables that have audits. If several crons share that period, such as `0 5 * * *`
     and `0 7 * * *`, all are returned: a model would otherwise wait for almost a whole period. If the
     cron pauses, as `*/15 8-18 * * 1-5` does, crons that tick more often than the pause is long are
     returned, too. Other models wait for the next tick.
@@ -73,10 +68,7 @@ def finest_crons(models: Sequence[ModelRecord]) -> tuple[tuple[str, ...], str]:
     ticking = [model for model in models if not model.is_seed] or list(models)
     if not ticking:
         raise InvalidSettingError("A schedule needs a project with at least one model.")
-    crons = [
-        *(_Cron(m.cron, m.cron_period, m.cron_gap, m.cron_tz or "UTC") for m in ticking),
-        *(_Cron(*m.restated_at, "UTC") for m in ticking if m.restated_at),
-    ]
+    crons = [*(cron for model in ticking for cron in model.crons), *audits]
     shortest = min(cron.period for cron in crons)
     pause = min(cron.gap for cron in crons if cron.period == shortest)
     finest = [cron for cron in crons if cron.period == shortest or cron.gap < pause]
@@ -111,12 +103,13 @@ def _evaluate(
         )
     keys = project.keys_by_fqn
     fqns = list(keys) if due.is_new else [m for m in due.models if m in keys]
-    if not fqns:
+    audits = project.checks_of_audits(due.audits)
+    if not fqns and not audits:
         when = f" The next is due at {due.next_due.isoformat()}." if due.next_due else ""
         return dg.SkipReason(f"No model is due.{when}")
     options = {"execution_time": at.isoformat(), "build": "due"}
     selected = [*_to_load(context, project, fqns, loads, at), *(keys[m] for m in fqns)]
-    checks = checks_on(context.repository_def, selected) - project.unplanned_checks
+    checks = checks_on(context.repository_def, selected) - project.unplanned_checks | audits
     return dg.RunRequest(
         run_key=f"{settings.environment}:{at.isoformat()}",
         asset_selection=selected,

@@ -162,6 +162,8 @@ class Step:
             return
         is_audited = outcome.reason != BUILT_BY_PLAN and not outcome.is_late
         asset = self.project.assets_by_fqn.get(outcome.fqn)
+        if asset is None and self._will_report(outcome.fqn):
+            return
         record(
             self.context.instance,
             asset,
@@ -170,6 +172,11 @@ class Step:
             self.context.run_id,
         )
         self.report_code_checks(asset)
+
+    def _will_report(self, table: str) -> bool:
+        """Whether a step of this run reports the audits of an external table, or has reported them."""
+        checks = {spec.key for _, spec in self.project.checks_of(table)}
+        return not self.results.is_unshared and bool(checks & run_plan(self.context).checks)
 
     def report_code_checks(self, asset: ModelAsset | None) -> None:
         """What is known of the code of a model that no step of this run reports."""

@@ -131,8 +131,13 @@ def check_table(
         ModelDefinitionError: They could not be translated.
     """
     _refuse_problem(check.snapshot, check.problem)
+    step = Step.of(context, project)
     selected = tuple(c for c in check.checks if c[1].key in context.selected_asset_check_keys)
-    yield from _audit(Step.of(context, project), check.snapshot, check.snapshot, selected)
+    known = step.results.latest().get(check.snapshot)
+    if known is not None and known.audits:  # a model that reads the table had it audited first
+        yield from _of_audits(step, None, known, selected)
+    else:
+        yield from _audit(step, check.snapshot, check.snapshot, selected)
 
 
 def _built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> Iterator[StepEvent]:
@@ -289,16 +294,27 @@ def _audit(
     """Runs audits alone, in this step, when nothing else works on the project."""
     outcomes: list[ModelOutcome] = []
 
+    def report(outcome: ModelOutcome) -> None:
+        step.results.append(outcome)
+        step.report_besides(outcome, [snapshot])
+
     def work(cancel: CancelToken) -> None:
-        outcomes.append(step.sqlmesh_run(cancel).audit(snapshot))
+        outcomes.append(step.sqlmesh_run(cancel).audit(snapshot, report))
 
     run_work(step.context, step.resource, work)
     (outcome,) = outcomes
-    if outcome.is_success:
+    if outcome.is_success or outcome.status == "upstream_failed":
         step.context.log.warning(f"The audits of {name} did not run: {outcome.reason}.")
     elif outcome.status in ("audited", "audit_failed"):
-        found = last_results(step.context.instance, [spec.key for _, spec in checks])
-        audited = replace(outcome, intervals=())  # nothing of it was built
-        yield from _checked(step, asset, audited, checks, checks, found if step.remembers else {})
+        yield from _of_audits(step, asset, outcome, checks)
     else:
         events.raise_for(name, outcome)
+
+
+def _of_audits(
+    step: Step, asset: ModelAsset | None, outcome: ModelOutcome, checks: Checks
+) -> Iterator[StepEvent]:
+    """The results of audits that ran without a build."""
+    found = last_results(step.context.instance, [spec.key for _, spec in checks])
+    audited = replace(outcome, intervals=())
+    yield from _checked(step, asset, audited, checks, checks, found if step.remembers else {})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sqlmesh_dagster.definition.records import CronRecord
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.run.schedule import finest_crons
 from tests.sqlmesh_dagster.pure.records import model
@@ -47,6 +48,12 @@ def test_a_seed_does_not_tick() -> None:
     seed = _model("@hourly", HOUR, kind="SEED")
     assert finest_crons([seed, DAILY]) == (("@daily",), "UTC")
     assert finest_crons([seed]) == (("@hourly",), "UTC")
+
+
+def test_an_audit_without_a_model_ticks() -> None:
+    """Promise: a standalone audit or an external table that is due more often than all models is asked for."""
+    hourly = CronRecord("@hourly", HOUR, HOUR)
+    assert finest_crons([DAILY], [hourly]) == (("@hourly",), "UTC")
 
 
 def test_one_time_zone_is_the_schedules() -> None:
