@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 import pytest
 from tests.sqlmesh_dagster.projects import (
     Project,
     last_run,
     multiprocess,
+    run_config,
     run_in_process,
     start,
 )
+
+from sqlmesh_dagster import SQLMeshResource
+from sqlmesh_dagster.guard.cancel import CancelToken
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +59,7 @@ def holds(evaluator: MacroEvaluator) -> str:
 """
 _SLOW = "SELECT count(*) AS n FROM range(100000000) AS a, main.width AS b"
 """One query, which takes hours when `main.width` has many rows."""
+_HOURS_QUERY = "SELECT count(*) AS n FROM range(100000000) AS a, range(100000) AS b"
 
 
 def _project(project: Project, before_all: str = "") -> Path:
@@ -188,12 +197,113 @@ def test_a_restatement_that_is_stopped_is_finished_by_the_next_run(
     assert project.query("SELECT count(*) FROM demo__dev.daily") == [(9,)]
 
 
+def _stopped_when(marker: str) -> Callable[[dg.InitLoggerContext], logging.Logger]:
+    """A run's logger that stops this process once, when Dagster has stored the event of that text."""
+
+    class Stops(logging.Handler):
+        has_stopped = False
+
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            if marker in said[-1] and not self.has_stopped:
+                self.has_stopped = True
+                os.kill(os.getpid(), signal.SIGINT)
+
+    said: list[str] = []
+    logger = logging.Logger("stops")
+    logger.addHandler(Stops())
+    return lambda context: logger
+
+
+@pytest.mark.parametrize("moment", ["ASSET_MATERIALIZATION", "STEP_OUTPUT", "STEP_SUCCESS"])
+def test_a_signal_stops_the_run_in_whichever_moment_it_comes(
+    project: Project, instance: dg.DagsterInstance, moment: str
+) -> None:
+    """Promise: also while the step that leads yields its result, or after; no model is then waited for.
+
+    Dagster makes an error of it at its next border, where nobody waits for SQLMesh's work.
+    """
+    project.model("first", "SELECT 1::INT AS id")
+    project.write("models/hours.py", _HOURS)
+    stops = dg.logger({})(_stopped_when(moment))
+    definitions = dg.Definitions.merge(
+        project.definitions(), dg.Definitions(loggers={"stops": stops})
+    )
+    job = definitions.resolve_implicit_global_asset_job_def()
+    began = time.monotonic()
+    result = job.execute_in_process(
+        instance=instance,
+        run_config={**run_config(), "loggers": {"stops": {}}},
+        raise_on_error=False,
+    )
+    log = " ".join(entry.user_message for entry in instance.all_logs(result.run_id))
+    assert time.monotonic() - began < 60
+    assert "waits for what is being built: `demo.hours`" in log
+    stored = instance.get_run_by_id(result.run_id)
+    assert stored is not None and stored.status is dg.DagsterRunStatus.FAILURE
+    assert "interrupted" in log
+    assert project.query("SELECT count(*) FROM demo__dev.first") == [(1,)]
+
+
+@pytest.mark.parametrize("moment", ["STEP_SUCCESS", "teardown"])
+def test_a_signal_at_the_end_of_the_leading_process_ends_no_model_in_the_middle(
+    instance: dg.DagsterInstance, tmp_path: Path, moment: str
+) -> None:
+    """Promise: where each step has a process, the one that leads waits after its step; stopped there,
+    it says for what, and waits on. It ended at once, and the model with it, or waited in silence.
+    """
+    resource = SQLMeshResource(project_dir=str(tmp_path))
+    ended: list[float] = []
+    begun = threading.Event()
+
+    def work(cancel: CancelToken) -> None:
+        with duckdb.connect() as cursor, cancel.watching(cursor, "demo.slow"):
+            begun.set()
+            while not cancel.is_cancelled:
+                time.sleep(0.05)
+            time.sleep(1)  # a Python model, which ends by itself
+        ended.append(time.monotonic())
+
+    def stop_later() -> None:
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    @dg.op
+    def leads(sqlmesh: SQLMeshResource) -> None:
+        sqlmesh.start_work(work)
+        assert begun.wait(5)
+        if moment == "teardown":
+            threading.Thread(target=stop_later).start()
+
+    @dg.job(logger_defs={"stops": dg.logger({})(_stopped_when(moment))})
+    def job() -> None:
+        leads()
+
+    with contextlib.suppress(dg.DagsterExecutionInterruptedError):
+        job.execute_in_process(
+            instance=instance,
+            resources={"sqlmesh": resource},
+            run_config={"loggers": {"stops": {}}},
+        )
+    assert ended and ended[0] <= time.monotonic()
+    (run,) = instance.get_runs()
+    log = " ".join(entry.user_message for entry in instance.all_logs(run.run_id))
+    assert "waits for what is being built: `demo.slow`" in log
+
+
+_HOURS = f"""
+from sqlmesh import model
+
+@model("demo.hours", kind="FULL", columns={{"n": "bigint"}})
+def entry(context, **kwargs):
+    return context.fetchdf({_HOURS_QUERY!r})
+"""
 _SLEEPER = """
 import time
 from pathlib import Path
 from sqlmesh import model
 
-@model("demo.sleeper", kind="FULL", columns={{"id": "int"}})
+@model("demo.sleeper", kind="FULL", columns={{"id": "int"}}, depends_on=["demo.before"])
 def entry(context, **kwargs):
     import pandas as pd
 
@@ -202,6 +312,10 @@ def entry(context, **kwargs):
         time.sleep(300)
     return pd.DataFrame({{"id": [1]}})
 """
+
+
+def _has_started(home: Path, step: str) -> Callable[[], bool]:
+    return lambda: any("STEP_START" in line and step in line for line in (home / "run.log").open())
 
 
 def test_a_run_gives_up_on_a_python_model_that_sleeps(
@@ -215,7 +329,7 @@ def test_a_run_gives_up_on_a_python_model_that_sleeps(
     project.settings["cancel_timeout"] = 2
     run = start(project, home, executor=multiprocess(2))
     _wait_until(begun.exists, home)
-    time.sleep(1.5)  # the step that leads has reported its own model
+    _wait_until(_has_started(home, "demo__sleeper"), home)  # and who leads has reported its own
     asked = time.monotonic()
     run.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):

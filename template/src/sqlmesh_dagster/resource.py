@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _POLLS_PER_QUERY = 10
+_INTERRUPTS = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
 _STOPPING = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
@@ -145,16 +146,33 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             yield self._messages.popleft()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Waits for SQLMesh's work, stops it if the Dagster run is being stopped, logs the rest."""
+        """Waits for SQLMesh's work, stops it if the Dagster run is being stopped, logs the rest.
+
+        A signal is raised here, too, and must not end the wait: the process would end in the middle of
+        a model, without a word. One that comes later, while it is waited for, does.
+        """
         polls = itertools.count(1)
-        self._finish_work(
-            lambda: (
-                is_interrupted() or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
-            ),
-            lambda: self._log_heard(context),
-            self._give_up,
-        )
+        stopping = Stopping(self.cancel_timeout, lambda text: self.say(logging.INFO, text))
+        interrupt: BaseException | None = None
+        while self._work is not None:
+            try:
+                self._finish_work(
+                    lambda: (
+                        is_interrupted()
+                        or (next(polls) % _POLLS_PER_QUERY == 0 and _is_stopping(context))
+                    ),
+                    lambda: self._log_heard(context),
+                    self._give_up,
+                    stopping,
+                )
+            except _INTERRUPTS as error:
+                interrupt = error
+                if stopping.is_told_again():
+                    self._leave("as it was told to stop once more")
+                    break
         self._log_heard(context)  # messages after the last step
+        if interrupt is not None:
+            raise interrupt
 
     def _log_heard(self, context: dg.InitResourceContext) -> None:
         if context.log is not None:
@@ -162,41 +180,51 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
                 context.log.log(level, message)
 
     def _give_up(self) -> bool:
-        """Whether a model that goes on is left: its process is there for this run alone, and ends soon.
-
-        As `kill -9` does it: each record of an interval is one transaction, done or not.
-        """
+        """Whether a model that goes on is left: its process is there for this run alone, and ends soon."""
         if not is_process_of_run():
             self.say(
                 logging.WARNING, "This process is not the run's own, so that it goes on waiting."
             )
             return False
+        self._leave("after `cancel_timeout`")
+        return True
+
+    def _leave(self, why: str) -> None:
+        """Says that what is built is left alone; the process ends soon, if it is the run's own.
+
+        As `kill -9` does it: each record of an interval is one transaction, done or not.
+        """
         running = self._work.token.running if self._work else {}
-        models = ", ".join(f"`{name}`" for name in sorted(running))
+        models = ", ".join(f"`{name}`" for name in sorted(running)) or "what SQLMesh does"
+        is_own = is_process_of_run()
+        end = "this process ends, and" if is_own else "it goes on until this process ends, and then"
         self.say(
             logging.WARNING,
-            f"Gave up on {models} after `cancel_timeout`: this process ends, and nothing that is not"
-            " recorded by then will be. The next run builds it.",
+            f"Gave up on {models} {why}: {end} nothing that is not recorded by then will be. The next"
+            " run builds it.",
         )
-        end_process_soon()
-        return True
+        if is_own:
+            end_process_soon()
 
     def _finish_work(
         self,
         is_stopping: Callable[[], bool] = lambda: False,
         meanwhile: Callable[[], None] = lambda: None,
         give_up: Callable[[], bool] = lambda: False,
+        stopping: Stopping | None = None,
     ) -> None:
         """Waits for the end of the work, if there is one; raises what it raised.
 
         Args:
             give_up: Called once when the work was told to stop `cancel_timeout` seconds ago: whether to
                 wait no longer.
+            stopping: Of a wait that was interrupted, and goes on.
         """
         work = self._work
         if work is None:
             return
-        stopping = Stopping(self.cancel_timeout, lambda text: self.say(logging.INFO, text))
+        if stopping is None:
+            stopping = Stopping(self.cancel_timeout, lambda text: self.say(logging.INFO, text))
         try:
             while not work.is_done(_POLL_SECONDS):  # short waits notice an interrupt
                 meanwhile()

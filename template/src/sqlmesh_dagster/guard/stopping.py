@@ -8,6 +8,8 @@ from enum import Enum
 
 _FIRST_PAUSE = 10.0
 _LONGEST_PAUSE = 60.0
+_SAME_SIGNAL = 5.0
+"""Seconds: a terminal's Ctrl-C reaches each process of a run, and is then passed on to it once more."""
 
 
 class Patience(Enum):
@@ -38,6 +40,10 @@ class Stopping:
         self._says_at = 0.0
         self._pause = _FIRST_PAUSE
         self._has_given_up = False
+
+    def is_told_again(self) -> bool:
+        """Whether somebody who stops it now wants it to wait no longer: some seconds after it began to."""
+        return self._began_at is not None and self._clock() - self._began_at >= _SAME_SIGNAL
 
     def look(self, running: Mapping[str, float]) -> Patience:
         """Call it again and again.

@@ -7,15 +7,16 @@ Verified on Dagster 1.13.27.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
@@ -51,8 +52,9 @@ AssetJob = UnresolvedAssetJobDefinition
 """What `dagster.define_asset_job` returns; Dagster exports no name for it."""
 _COMPLETED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 _ROWS_PER_CHECK = 20
-_LAST_WORDS_SECONDS = 10.0
 """How far back most results are looked for: the table keeps a row for each check and run, for ever."""
+_LAST_WORDS_SECONDS = 10.0
+_last_words: list[IO[str]] = []
 _KEYS_PER_STATEMENT = 900
 """SQLite before 3.32 takes 999 parameters in a statement."""
 
@@ -290,11 +292,12 @@ def end_process_soon() -> None:
     """Ends this process, whatever its threads do; see `is_process_of_run`.
 
     It waits until Dagster has recorded the end of the step and of the run. Dagster takes a process that
-    is gone before that for a crash.
+    is gone before that for a crash. The watchdog of `faulthandler` is no Python thread: it also ends an
+    interpreter that hangs in its own end, where those stand still.
     """
-    last_words = threading.Timer(_LAST_WORDS_SECONDS, os._exit, args=(1,))
-    last_words.daemon = True
-    last_words.start()
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 # open until the process is gone
+    _last_words.append(nowhere)
+    faulthandler.dump_traceback_later(_LAST_WORDS_SECONDS, exit=True, file=nowhere)
 
 
 def run_start(instance: dg.DagsterInstance, run_id: str) -> tuple[int, float] | None:

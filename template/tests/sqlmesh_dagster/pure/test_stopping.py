@@ -42,6 +42,18 @@ def test_it_gives_up_once_after_the_limit_and_only_on_a_model() -> None:
     assert found == [Patience.GIVE_UP if second == 8 else Patience.WAIT for second in range(12)]
 
 
+def test_a_second_signal_counts_only_some_seconds_after_the_first() -> None:
+    """Promise: a terminal's Ctrl-C, which reaches a process twice, ends no wait; a person's second does."""
+    clock = _Clock()
+    stopping = Stopping(None, lambda text: None, clock)
+    assert not stopping.is_told_again()
+    stopping.look({})
+    clock.now = 1.0
+    assert not stopping.is_told_again()
+    clock.now = 6.0
+    assert stopping.is_told_again()
+
+
 def test_only_a_process_that_dagster_started_for_a_run_may_be_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
