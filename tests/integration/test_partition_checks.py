@@ -11,7 +11,7 @@ from tests.sqlmesh_dagster.projects import NOW, Project, Run, run_config, run_in
 from sqlmesh_dagster import SQLMeshTranslator, TranslatorSettings
 
 _PARTITIONED = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
-_CHECK = dg.AssetCheckKey(dg.AssetKey(["warehouse", "demo", "daily"]), "accepted_range_n_min_v_1")
+_CHECK = dg.AssetCheckKey(dg.AssetKey(["warehouse", "demo", "daily"]), "accepted_range_n")
 
 
 @pytest.fixture

@@ -346,9 +346,9 @@ def test_a_built_model_costs_the_scheduled_job_one_record_for_each_check(
     assert list(run.failed) == ["warehouse__demo__m1"]
     assert shown_checks(instance, graph_checks(definitions)) == {
         "m0:not_null_id": "SUCCEEDED",
-        "m0:accepted_range_id_min_v_5": "FAILED",
+        "m0:accepted_range_id": "FAILED",
         "m1:not_null_id": "SUCCEEDED",
-        "m1:accepted_range_id_min_v_5": "FAILED",
+        "m1:accepted_range_id": "FAILED",
     }
     about = [entry for entry in instance.all_logs(run.run_id) if entry.dagster_event]
     assert (

@@ -139,7 +139,7 @@ def _result(
         metadata={
             "sqlmesh/failing_rows": audit.failing_rows,
             "sqlmesh/covers": in_words(audit.covered) or "the whole table",
-            "sqlmesh/blocking": audit.blocking,
+            "sqlmesh/fails_model": audit.blocking,
             "sqlmesh/audit": audit.identity,
             "sqlmesh/definition": definition_of(record),
             **({"sqlmesh/version": outcome.version} if outcome.version else {}),
@@ -196,6 +196,24 @@ def is_of(last: Found, record: AuditRecord, version: str | None) -> bool:
         not isinstance(fact := facts.get(key), dg.TextMetadataValue) or fact.text == value
         for key, value in wanted.items()
     )
+
+
+def renamed(last: Found, record: AuditRecord, spec: dg.AssetCheckSpec) -> Found | None:
+    """A result that was found under another name of the check; None if it is not of the same audit."""
+    fact = last.evaluation.metadata.get("sqlmesh/definition")
+    if not isinstance(fact, dg.TextMetadataValue) or fact.text != definition_of(record):
+        return None
+    found = last.evaluation
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=spec.asset_key,
+        check_name=spec.name,
+        passed=found.passed,
+        severity=found.severity,
+        description=found.description,
+        metadata=found.metadata,
+        partition=found.partition,
+    )
+    return replace(last, evaluation=evaluation)
 
 
 def _as_json(failing: Iterable[Failing]) -> list[dict[str, Any]]:

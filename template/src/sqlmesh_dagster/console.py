@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import traceback
 import unittest
 from collections.abc import Callable, Iterable, Mapping
@@ -41,6 +42,8 @@ from sqlmesh_dagster.upstream.internals import (
 )
 
 _log = logging.getLogger(__name__)
+_AUDIT_FOUND = re.compile(r"' audit error: \d+ rows? failed")
+"""SQLMesh's words for what a non-blocking audit found (`sqlmesh.utils.errors.AuditError`)."""
 _TEXTS = ("message", "query", "reason", "rows", "traceback")
 """What an outcome has of SQLMesh's, of the engine's and of Python's own words."""
 _Callback = TypeVar("_Callback", bound=Callable[..., None])
@@ -228,8 +231,12 @@ class CaptureConsole(NoopConsole):
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any
     ) -> None:
-        """Logs SQLMesh's warning; a run that waits for a plan warns at each attempt."""
-        self._log(logging.INFO, mask((long_message or short_message).strip()))
+        """Logs SQLMesh's warning; a run that waits for a plan warns at each attempt.
+
+        What an audit found in a run is a warning in the step of its model, which is not this one.
+        """
+        if self.ledger.is_planning or not _AUDIT_FOUND.search(short_message):
+            self._log(logging.INFO, mask((long_message or short_message).strip()))
         if (
             not self.ledger.is_planning
         ):  # a plan that promotes would leave the environment half changed

@@ -124,7 +124,7 @@ def _result(
     facts: dict[str, Any] = {
         "sqlmesh/failing_rows": rows,
         "sqlmesh/covers": covers,
-        "sqlmesh/blocking": blocking,
+        "sqlmesh/fails_model": blocking,
         "sqlmesh/definition": definition_of(record),
         **({"sqlmesh/version": outcome.version} if outcome.version else {}),
         **({"sqlmesh/query": sql_block(query)} if query else {}),

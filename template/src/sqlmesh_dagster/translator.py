@@ -44,6 +44,8 @@ class TranslatorSettings:
 
     Attributes:
         asset_checks: Whether audits are asset checks.
+        long_check_names: Whether the name of a check has all arguments of its audit, as until 0.3. A new
+            threshold then is a new check, with a history of its own.
         unit_test_checks: Whether a model that has SQLMesh unit tests has a check of them. A run that
             selects it loads the project's files, which takes seconds; the scheduled job does only where
             a model, its tests or the linter's rules have changed.
@@ -67,6 +69,7 @@ class TranslatorSettings:
     """
 
     asset_checks: bool = True
+    long_check_names: bool = False
     unit_test_checks: bool = False
     lint_checks: bool = False
     code_references: bool = True
@@ -326,17 +329,17 @@ class SQLMeshTranslator:
     def get_check_spec(self, audit: AuditRecord, asset_key: dg.AssetKey) -> dg.AssetCheckSpec:
         """One use of an audit as an asset check.
 
-        Not `blocking` for Dagster, whatever it is for SQLMesh: SQLMesh itself fails the model of a
-        blocking audit, and the step with it. Dagster would warn about each blocking check, once for
+        Not `blocking` for Dagster, whatever it is for SQLMesh, and its page says nothing of blocking:
+        SQLMesh itself fails the model of a blocking audit, and the step with it. Dagster would warn about each blocking check, once for
         each downstream step, in every run in which nothing was due and so no audit ran.
         """
         return dg.AssetCheckSpec(
-            name=audit.check_name,
+            name=(self.settings.long_check_names and audit.long_name) or audit.check_name,
             asset=asset_key,
             description=names.shown(audit.description or _audit_description(audit)),
             metadata={
                 "sqlmesh/audit": audit.name,
-                "sqlmesh/blocking": audit.blocking,
+                "sqlmesh/fails_model": audit.blocking,
                 **({"sqlmesh/arguments": dict(audit.arguments)} if audit.arguments else {}),
                 **({"sqlmesh/query": sql_block(audit.query)} if audit.query else {}),
             },
@@ -470,5 +473,6 @@ def _column_description(column: ColumnRecord, *, has_sources: bool) -> str | Non
 
 def _audit_description(audit: AuditRecord) -> str:
     arguments = ", ".join(f"{name} := {value}" for name, value in audit.arguments)
-    effect = "blocking: SQLMesh fails the model" if audit.blocking else "non-blocking: it warns"
-    return f"SQLMesh audit `{audit.name}({arguments})`, {effect} when it finds rows."
+    effect = "the model fails, and what reads it is skipped" if audit.blocking else "it warns"
+    call = f"{audit.name}({arguments})" if arguments else audit.name
+    return f"SQLMesh audit `{call}`. When it finds rows, {effect}."

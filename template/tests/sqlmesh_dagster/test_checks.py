@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import dagster as dg
 
+from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 
@@ -60,17 +63,45 @@ def test_a_check_alone_covers_every_interval_unless_narrowed(
     )
     definitions = project.definitions()
     run_in_process(definitions, instance)
-    key = _check("daily", "accepted_range_n_min_v_2")
+    key = _check("daily", "accepted_range_n")
     alone = run_in_process(definitions, instance, checks=[key])
-    assert (
-        alone.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value == 9
-    )
+    assert alone.checks["daily:accepted_range_n"].metadata["sqlmesh/failing_rows"].value == 9
     narrow = {"start": "2025-01-02", "end": "2025-01-03"}
     narrowed = run_in_process(definitions, instance, checks=[key], options=narrow)
-    assert (
-        narrowed.checks["daily:accepted_range_n_min_v_2"].metadata["sqlmesh/failing_rows"].value
-        == 2
+    assert narrowed.checks["daily:accepted_range_n"].metadata["sqlmesh/failing_rows"].value == 2
+
+
+def test_what_an_audit_finds_is_a_warning_under_the_step_of_its_model(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: SQLMesh's "audit error" of one model is not shown under another's step."""
+    warns = "kind FULL, audits (accepted_range(column := n, min_v := 5, blocking := false))"
+    project.model("first", "SELECT 1::INT AS n")
+    project.model("second", "SELECT n FROM demo.first", warns)
+    run = run_in_process(project.definitions(), instance)
+    about = [e for e in instance.all_logs(run.run_id) if "found 1 row" in e.user_message]
+    (told,) = [e for e in about if e.dagster_event is None]
+    assert (told.step_key, told.level) == ("warehouse__demo__second", logging.WARNING)
+    texts = [e.user_message for e in instance.all_logs(run.run_id)]
+    assert [text for text in texts if "audit error" in text] == []
+
+
+def test_a_check_that_was_renamed_keeps_its_last_result(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: after an update from long names, or beside a new use of the audit, nothing is forgotten."""
+    warns = "kind FULL, audits (accepted_range(column := n, min_v := 5, blocking := false))"
+    project.model("kept", "SELECT 1::INT AS n", warns)
+    long_names = SQLMeshTranslator(settings=TranslatorSettings(long_check_names=True))
+    run_in_process(project.definitions(translator=long_names), instance)
+    again = run_in_process(project.definitions(), instance)
+    kept = instance.get_records_for_run(
+        again.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
     )
+    (event,) = [record.event_log_entry.dagster_event for record in kept.records]
+    assert event is not None and event.asset_check_evaluation_data.check_name == "accepted_range_n"
+    assert not event.asset_check_evaluation_data.passed
+    assert "sqlmesh/found_at" in event.asset_check_evaluation_data.metadata
 
 
 def test_the_same_audit_twice_gives_two_results(
@@ -89,8 +120,8 @@ def test_the_same_audit_twice_gives_two_results(
     run = run_in_process(project.definitions(), instance)
     assert run.success
     assert run.passed == {
-        "twice:above_c_a_n_1": True,
-        "twice:above_c_a_n_9": False,
+        "twice:above_a_n_1": True,
+        "twice:above_a_n_9": False,
         "twice:not_null_a": True,
         "twice:not_null_b": False,
     }

@@ -110,8 +110,9 @@ class RunProgress:
         if event is None:
             # Dagster itself logs an error for each step that is not reached
             if int(entry.level) >= _WARNING and entry.step_key in {*self._started, None}:
-                names = (entry.step_key,) if entry.step_key else ()
-                _add(self.warnings, Problem(entry.user_message.strip(), names))
+                _add(
+                    self.warnings, Problem(entry.user_message.strip(), self._names(entry.step_key))
+                )
             return
         kind = event.event_type
         key = event.asset_key.to_user_string() if event.asset_key else None
@@ -151,8 +152,7 @@ class RunProgress:
 
     def _fail(self, event: dg.DagsterEvent) -> None:
         failure, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
-        names = tuple(key for key, step in self._steps.items() if step == event.step_key)
-        names = names or ((event.step_key,) if event.step_key else ())
+        names = self._names(event.step_key)
         self._show(failure.metadata if failure else {})
         if failure and failure.description:
             place = next((self.files[name] for name in names if name in self.files), None)
@@ -163,6 +163,11 @@ class RunProgress:
                 cause = cause.cause
             place = next(your_places("".join(cause.stack), self.root), None)
             _add(self.errors, Problem(cause.message.strip(), names, place))
+
+    def _names(self, step: str | None) -> tuple[str, ...]:
+        """The assets of a step; a step without assets has its own name."""
+        names = tuple(key for key, key_step in self._steps.items() if key_step == step)
+        return names or ((step,) if step else ())
 
     def _show(self, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
         for name in _PLAN:

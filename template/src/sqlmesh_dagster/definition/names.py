@@ -10,7 +10,7 @@ import keyword
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_]")
 _ILLEGAL_IN_TAG = re.compile(r"[^A-Za-z0-9_.-]")
@@ -46,9 +46,19 @@ _RESERVED = frozenset(
 )
 """Names that Dagster refuses for an op, as well as Python's keywords (`dagster._core.definitions.utils`)."""
 
-_COLUMNS = ("column", "columns")
-"""Arguments that are left out of a name: `not_null_id`, but `number_of_rows_threshold_1`."""
+_COLUMNS = re.compile(r"(.*_)?columns?")
+"""Arguments that name columns: they are what a check's name consists of, next to its audit."""
 _ARRAY = re.compile(r"^ARRAY\b")
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
+_IDENTIFIER = re.compile(r"[^\W\d]\w*(?!\w*\s*\()")
+"""A word of SQL that calls no function."""
+_KEYWORDS = re.compile(
+    "all|and|any|as|asc|between|by|case|cast|current_date|current_timestamp|date|day|desc|distinct|else|end"
+    "|exists|false|from|hour|in|interval|is|like|month|not|null|or|order|select|then|timestamp|true|when"
+    "|where|year",
+    re.IGNORECASE,
+)
+_FLAGS = ("TRUE", "FALSE")
 
 AuditCall = tuple[str, Mapping[str, str]]
 """An audit's name and its arguments as SQL text, `blocking` left out."""
@@ -149,34 +159,118 @@ def audit_identity(name: str, arguments: Mapping[str, str]) -> str:
 def check_names(calls: Sequence[AuditCall]) -> list[str]:
     """The check name of each audit call of one model, in the calls' order.
 
-    A name is made from the call's own audit and arguments alone (`not_null_id`), so that adding,
-    removing or reordering other audits never renames it. Only calls that would get the same name
-    get a digest of their arguments; exact repetitions get a number after two underscores, which no
-    other name has.
+    A name is the audit and its columns (`accepted_range_amount`), so that it stays when a threshold
+    changes. Only calls that would get the same name get more: the arguments that the others do not have
+    (`accepted_range_amount_min_v`), else the values that differ, else a digest. Exact repetitions get a
+    number after two underscores, which no other name has. The order of the calls does not matter.
     """
-    readable = [_readable_check_name(name, arguments) for name, arguments in calls]
     identities = [audit_identity(name, arguments) for name, arguments in calls]
-    spellings = {(text, identity) for text, identity in zip(readable, identities, strict=True)}
-    ambiguous = {text for text, n in Counter(text for text, _ in spellings).items() if n > 1}
+    names = _distinct(dict(zip(identities, calls, strict=True)))
     seen: Counter[str] = Counter()
-    names = []
-    for text, identity in zip(readable, identities, strict=True):
-        unique = f"{text}_{digest(identity)}" if text in ambiguous else text
-        seen[unique] += 1
-        names.append(unique if seen[unique] == 1 else f"{unique}__{seen[unique]}")
+    result = []
+    for identity in identities:
+        seen[identity] += 1
+        name = names[identity]
+        result.append(name if seen[identity] == 1 else f"{name}__{seen[identity]}")
+    return result
+
+
+def long_check_name(name: str, arguments: Mapping[str, str]) -> str:
+    """The audit and all of its arguments: the check's name until 0.3, if it was no other's."""
+    shown = [
+        _words(_ARRAY.sub("", arguments[key]) if key in _SHORT else f"{key} {arguments[key]}")
+        for key in sorted(arguments)
+    ]
+    return _named(name, shown, audit_identity(name, arguments))
+
+
+def other_check_names(name: str, arguments: Mapping[str, str]) -> tuple[str, ...]:
+    """What the check of an audit call may have been called, beside other calls or in an older version."""
+    short = _short(name, arguments)
+    given = "_".join(filter(None, (short, *_tellable(arguments))))
+    return tuple(dict.fromkeys((short, given, long_check_name(name, arguments))))
+
+
+_SHORT = ("column", "columns")
+_Calls = Mapping[str, AuditCall]
+
+
+def _distinct(calls: _Calls) -> dict[str, str]:
+    """A name for each call, by its identity; what has one name is told apart step by step."""
+    names = {identity: _short(*call) for identity, call in calls.items()}
+    for telling in (_arguments_of_its_own, _values_that_differ):
+        for group in _alike(names):
+            for identity in group:
+                name, arguments = calls[identity]
+                others = [calls[other][1] for other in group]
+                names[identity] = _short(name, arguments, telling(arguments, others))
+    for group in _alike(names):
+        for identity in group:
+            names[identity] = f"{names[identity]}_{digest(identity)}"
     return names
 
 
-def _readable_check_name(name: str, arguments: Mapping[str, str]) -> str:
-    shown = [
-        _words(_ARRAY.sub("", arguments[key]) if key in _COLUMNS else f"{key} {arguments[key]}")
+def _alike(names: Mapping[str, str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for identity, name in names.items():
+        groups.setdefault(name, []).append(identity)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _short(name: str, arguments: Mapping[str, str], telling: Sequence[str] = ()) -> str:
+    stable = {key: text for key, text in arguments.items() if _COLUMNS.fullmatch(key)}
+    whole = "_".join((audit_identity(name, stable), *telling))
+    return _named(name, (*_columns(arguments), *telling), whole)
+
+
+def _columns(arguments: Mapping[str, str]) -> list[str]:
+    """The columns that an audit names as such; without any, those in its expressions."""
+    named = [key for key in sorted(arguments) if _COLUMNS.fullmatch(key)]
+    if named:
+        return [_words(_ARRAY.sub("", arguments[key])) for key in named]
+    found = [
+        word
         for key in sorted(arguments)
+        for word in _IDENTIFIER.findall(_LITERAL.sub(" ", arguments[key]).replace('"', " "))
+        if not _KEYWORDS.fullmatch(word)
     ]
+    return [_words(word) for word in dict.fromkeys(found)]
+
+
+def _tellable(arguments: Mapping[str, str]) -> list[str]:
+    """The names of arguments that say what is checked; `inclusive := FALSE` only says how."""
+    return [
+        _words(key)
+        for key in sorted(arguments)
+        if not _COLUMNS.fullmatch(key) and arguments[key].upper() not in _FLAGS
+    ]
+
+
+def _arguments_of_its_own(
+    arguments: Mapping[str, str], group: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """Those that not every call of the group has."""
+    given = [set(_tellable(other)) for other in group]
+    return [key for key in _tellable(arguments) if not all(key in others for others in given)]
+
+
+def _values_that_differ(
+    arguments: Mapping[str, str], group: Sequence[Mapping[str, str]]
+) -> list[str]:
+    return [
+        _words(f"{key} {arguments[key]}")
+        for key in sorted(arguments)
+        if not _COLUMNS.fullmatch(key) and any(other.get(key) != arguments[key] for other in group)
+    ]
+
+
+def _named(name: str, shown: Iterable[str], whole: str) -> str:
+    """The words as a name; of a long one the begin, and a digest of `whole`."""
     audit = _words(name) or f"audit_{digest(name)}"
     text = "_".join((audit, *filter(None, shown)))
     if len(text) <= _CHECK_NAME_LENGTH:
         return text
-    return f"{text[: _CHECK_NAME_LENGTH - 7]}_{digest(audit_identity(name, arguments))}"
+    return f"{text[: _CHECK_NAME_LENGTH - 7]}_{digest(whole)}"
 
 
 def _words(text: str) -> str:

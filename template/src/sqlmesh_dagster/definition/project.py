@@ -552,8 +552,12 @@ def _checks(
             continue
         spec = translator.get_check_spec(audit, key)
         if spec.key in used | own:
-            name = f"{audit.check_name}_{names.digest(source)}"
-            spec = translator.get_check_spec(replace(audit, check_name=name), key)
+            other = replace(
+                audit,
+                check_name=f"{audit.check_name}_{names.digest(source)}",
+                long_name=f"{audit.long_name}_{names.digest(source)}" if audit.long_name else "",
+            )
+            spec = translator.get_check_spec(other, key)
         if spec.key in used | own:
             raise DuplicateAssetKeyError(
                 f"Two audits get the same check `{spec.name}` on `{key.to_user_string()}`; one is"

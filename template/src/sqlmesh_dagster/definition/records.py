@@ -34,6 +34,9 @@ class AuditRecord:
         blocking: Whether a failure fails the model: the use's `blocking` wins over the audit's.
         skip: Whether the audit is switched off (`skip true`): it then never reports.
         query: The audit's own SQL, macros not rendered.
+        long_name: The audit and all of its arguments: the check's name until 0.3.
+        other_names: What the check may have been called, beside other uses of the audit or in an older
+            version; its last result is found by them.
     """
 
     name: str
@@ -43,6 +46,8 @@ class AuditRecord:
     skip: bool = False
     query: str | None = None
     description: str | None = None
+    long_name: str = ""
+    other_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,13 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlmesh import Context
 
-from sqlmesh_dagster.definition.names import check_names, digest, shown
+from sqlmesh_dagster.definition.names import (
+    check_names,
+    digest,
+    long_check_name,
+    other_check_names,
+    shown,
+)
 from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -399,6 +405,8 @@ def _audits(model: Model) -> tuple[AuditRecord, ...]:
             blocking=_is_blocking(audit, arguments),
             skip=audit.skip,
             query=_text(audit.query, model.dialect),
+            long_name=long_check_name(audit.name, shown),
+            other_names=other_check_names(audit.name, shown),
         )
         for (audit, shown, arguments), check_name in zip(calls, names, strict=True)
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import dagster as dg
 
+from sqlmesh_dagster.checks import renamed
 from sqlmesh_dagster.definition.project import DagsterProject, VerificationCheck
+from sqlmesh_dagster.definition.records import AuditRecord
 from sqlmesh_dagster.facts.reported import Found, Reported, Reports, reported
 from sqlmesh_dagster.upstream.dagster import (
     CheckResult,
@@ -14,6 +16,9 @@ from sqlmesh_dagster.upstream.dagster import (
     last_check_results,
     last_partition_results,
 )
+
+Check = tuple[AuditRecord, dg.AssetCheckSpec]
+"""An audit and its check."""
 
 
 def last_reports(instance: dg.DagsterInstance, project: DagsterProject, plan: RunPlan) -> Reports:
@@ -30,13 +35,13 @@ def last_reports(instance: dg.DagsterInstance, project: DagsterProject, plan: Ru
             key = verification.spec.asset_key
             code[key] = (*code.get(key, ()), verification)
     checks = [
-        *(spec.key for asset in assets for _, spec in asset.checks),
         *(key for found in beside.values() for key in found),
         *(each.spec.key for found in code.values() for each in found),
     ]
+    audits = [check for asset in assets for check in asset.checks]
     return Reports(
         assets=last_materializations(instance, keys),
-        checks=last_results(instance, checks),
+        checks=last_audit_results(instance, audits, checks),
         beside=beside,
         code=code,
         awaited=_awaited(plan),
@@ -70,11 +75,46 @@ def last_results(
     return _found(last_check_results(instance, list(keys)))
 
 
-def last_results_in(
-    instance: dg.DagsterInstance, keys: Iterable[dg.AssetCheckKey], partition: str
+def last_audit_results(
+    instance: dg.DagsterInstance, checks: Iterable[Check], more: Iterable[dg.AssetCheckKey] = ()
 ) -> dict[dg.AssetCheckKey, Found]:
-    """The last result of each check in one partition, where it has one."""
-    return _found(last_partition_results(instance, list(keys), partition))
+    """The last result of the check of each audit, under whatever name it was found.
+
+    Args:
+        more: Other checks, whose names never change.
+    """
+    return _under_any_name(list(checks), list(more), lambda keys: last_results(instance, keys))
+
+
+def last_audit_results_in(
+    instance: dg.DagsterInstance, checks: Iterable[Check], partition: str
+) -> dict[dg.AssetCheckKey, Found]:
+    """The same in one partition."""
+    return _under_any_name(
+        list(checks), [], lambda keys: _found(last_partition_results(instance, keys, partition))
+    )
+
+
+def _under_any_name(
+    checks: list[Check],
+    more: list[dg.AssetCheckKey],
+    look: Callable[[list[dg.AssetCheckKey]], dict[dg.AssetCheckKey, Found]],
+) -> dict[dg.AssetCheckKey, Found]:
+    found = look([*(spec.key for _, spec in checks), *more])
+    known = {spec.key for _, spec in checks}
+    others = {
+        dg.AssetCheckKey(spec.asset_key, name): (record, spec)
+        for record, spec in checks
+        if spec.key not in found
+        for name in record.other_names
+    }
+    others = {key: check for key, check in others.items() if key not in known}
+    for key, last in (look(list(others)) if others else {}).items():
+        record, spec = others[key]
+        same = renamed(last, record, spec)
+        if same is not None:
+            found.setdefault(spec.key, same)
+    return found
 
 
 def _found(

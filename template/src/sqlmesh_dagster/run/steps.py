@@ -29,7 +29,7 @@ from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.partition_checks import kept_partition_results, partitioned
 from sqlmesh_dagster.run.code_checks import kept_code_results
 from sqlmesh_dagster.run.leading import own_outcome, shared_outcome, shares_nothing
-from sqlmesh_dagster.run.reported import last_results, last_results_in
+from sqlmesh_dagster.run.reported import last_audit_results, last_audit_results_in
 from sqlmesh_dagster.run.selection import restated_below
 from sqlmesh_dagster.run.step import Step
 from sqlmesh_dagster.run.sync import report_partitions
@@ -177,6 +177,8 @@ def _checked(
     of_partitions = {spec.key for _, spec in partitioned(asset, checks)} if own else set()
     for result in check_results(checks, outcome, found):
         evaluation = runless_check(result)
+        if not result.passed and result.severity is dg.AssetCheckSeverity.WARN:
+            step.context.log.warning(f"check {result.check_name}: {result.description}")
         has_output = evaluation.asset_check_key in outputs - of_partitions
         yield result if has_output else evaluation
     for evaluation in placed:
@@ -226,7 +228,7 @@ def _kept_in_partitions(
     """The last results of the newest partition, which was just materialized as it was before."""
     checks = partitioned(asset, asset.checks)
     instance, found = step.context.instance, step.reports.checks
-    before = last_results_in(instance, [spec.key for _, spec in checks], newest)
+    before = last_audit_results_in(instance, checks, newest)
     if asset.partitions is not None:
         kept_ones = kept_partition_results(
             checks, asset.partitions, outcome, found if step.remembers else {}, before
@@ -315,6 +317,6 @@ def _of_audits(
     step: Step, asset: ModelAsset | None, outcome: ModelOutcome, checks: Checks
 ) -> Iterator[StepEvent]:
     """The results of audits that ran without a build."""
-    found = last_results(step.context.instance, [spec.key for _, spec in checks])
+    found = last_audit_results(step.context.instance, checks)
     audited = replace(outcome, intervals=())
     yield from _checked(step, asset, audited, checks, checks, found if step.remembers else {})

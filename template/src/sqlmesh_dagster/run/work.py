@@ -14,7 +14,7 @@ from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.partition_checks import partition_results, partitioned
 from sqlmesh_dagster.resource import SQLMeshResource
-from sqlmesh_dagster.run.reported import last_results
+from sqlmesh_dagster.run.reported import last_audit_results
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.dagster import of_newest_materializations
 
@@ -67,7 +67,7 @@ def record(
     if asset and outcome.intervals and (outcome.status == "executed" or asset.partitions):
         for materialization in events.runless_materializations(asset, outcome, run_id):
             instance.report_runless_asset_event(materialization)
-    found = last_results(instance, [spec.key for _, spec in checks])
+    found = last_audit_results(instance, checks)
     of_partitions = results_of_partitions(instance, asset, checks, outcome, found)
     for evaluation in (*of_partitions, *check_evaluations(checks, outcome, found)):
         instance.report_runless_asset_event(evaluation)

@@ -6,6 +6,8 @@ import logging
 from typing import Any
 
 import pytest
+from sqlglot import exp
+from sqlmesh.utils.errors import AuditError
 
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
@@ -74,6 +76,18 @@ def test_what_sqlmesh_says_is_passed_on() -> None:
     console.log_error(" wrong ")
     assert said == [(logging.INFO, "short"), (logging.INFO, "long"), (logging.ERROR, "wrong")]
     assert console.errors == "wrong"
+
+
+def test_what_an_audit_found_is_left_to_the_step_of_its_model() -> None:
+    """Promise: SQLMesh's words for it are not shown under another model's step; a plan has no such step."""
+    said: list[str] = []
+    console = CaptureConsole([], lambda outcome: None, lambda level, text: said.append(text))
+    found = AuditError("not_null", {}, 1, exp.select("1"))
+    console.log_warning(f"\nmarts.orders: {found}.", f"{found}. Audit query:\nSELECT 1")
+    assert said == []
+    with console.planning():
+        console.log_warning(f"\nmarts.orders: {found}.")
+    assert said == [f"marts.orders: {found}."]
 
 
 def test_a_cancelled_run_stops_where_it_waits_and_a_plan_before_it_promotes() -> None:

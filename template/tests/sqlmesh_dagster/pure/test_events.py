@@ -309,7 +309,7 @@ def test_a_check_fails_when_its_audit_finds_rows(
     assert (result.passed, result.severity.value) == (passed, severity)
     assert result.description == description
     assert values(result.metadata)["sqlmesh/failing_rows"] == rows
-    assert values(result.metadata)["sqlmesh/blocking"] == blocking
+    assert values(result.metadata)["sqlmesh/fails_model"] == blocking
 
 
 def test_a_check_shows_what_its_audit_was_called_with_and_found() -> None:
@@ -317,10 +317,10 @@ def test_a_check_shows_what_its_audit_was_called_with_and_found() -> None:
     plain = values(check(replace(FOUND, query=None)).metadata)
     assert sorted(plain) == [
         "sqlmesh/audit",
-        "sqlmesh/blocking",
         "sqlmesh/covers",
         "sqlmesh/definition",
         "sqlmesh/failing_rows",
+        "sqlmesh/fails_model",
         "sqlmesh/version",
     ]
     sample = RowSample(("id", "n"), (("1", "a"), ("2", "b")))

@@ -387,20 +387,34 @@ def test_each_audit_that_is_on_is_a_check() -> None:
     assert names(*audits, asset_checks=False) == []
 
 
+def test_checks_can_have_the_long_names_of_older_versions() -> None:
+    """Promise: an older project may keep names and history, digests of one that is taken included."""
+    audits = (audit("a", long_name="a_n_1"), audit("b", check_name="a", long_name="a_n_1"))
+    assert names(*audits[:1], long_check_names=True) == ["a_n_1"]
+    assert names(*audits[:1]) == ["a"]
+    first, second = names(*audits, long_check_names=True)
+    assert first == "a_n_1" and second.startswith("a_n_1_")
+
+
 def test_a_check_says_what_its_audit_does() -> None:
     """Promise: its own description, or call and effect; the call and the SQL next to it."""
     own = PLAIN.get_check_spec(audit("a", description="Words"), dg.AssetKey("k"))
     assert own.description == "Words" and not own.blocking
-    assert dict(own.metadata) == {"sqlmesh/audit": "a", "sqlmesh/blocking": True}
+    assert dict(own.metadata) == {"sqlmesh/audit": "a", "sqlmesh/fails_model": True}
     record = audit("a", arguments=(("x", "1"), ("y", "2")), blocking=False, query="SELECT 1")
     spec = PLAIN.get_check_spec(record, dg.AssetKey("k"))
-    assert spec.description == (
-        "SQLMesh audit `a(x := 1, y := 2)`, non-blocking: it warns when it finds rows."
-    )
+    assert spec.description == ("SQLMesh audit `a(x := 1, y := 2)`. When it finds rows, it warns.")
+    fails = PLAIN.get_check_spec(replace(record, blocking=True), dg.AssetKey("k")).description
+    assert fails is not None and "the model fails, and what reads it is skipped" in fails
+    # Dagster's page says "Non-blocking" of each check: the steps downstream do not wait for it
+    for text in (spec.description, fails, *spec.metadata):
+        assert "blocking" not in text
     assert spec.metadata["sqlmesh/arguments"] == {"x": "1", "y": "2"}
     assert spec.metadata["sqlmesh/query"] == dg.MetadataValue.md("```sql\nSELECT 1\n```")
-    blocking = PLAIN.get_check_spec(audit("b"), dg.AssetKey("k")).description
-    assert blocking == "SQLMesh audit `b()`, blocking: SQLMesh fails the model when it finds rows."
+    plain = PLAIN.get_check_spec(audit("b"), dg.AssetKey("k")).description
+    assert plain is not None and plain.startswith(
+        "SQLMesh audit `b`. When it finds rows, the model"
+    )
 
 
 def standalone(name: str, *reads: str) -> StandaloneAuditRecord:
