@@ -73,6 +73,8 @@ def test_columns_have_types_and_comments(catalogue: Catalogue) -> None:
     columns = _entry(node, "dagster/column_schema")["schema"]["columns"]
     assert len(columns) > 2
     assert all(column["name"] and column["type"] and column["description"] for column in columns)
+    raw = _entry(catalogue[1]["raw/payments"], "dagster/column_schema")["schema"]["columns"]
+    assert {"name": "amount", "type": "DOUBLE", "description": "Money received, in euros"} in raw
 
 
 def test_columns_lead_across_models_into_raw_tables(catalogue: Catalogue) -> None:
@@ -103,7 +105,7 @@ def test_facts_owners_kinds_checks_and_policies_are_there(catalogue: Catalogue) 
     node = catalogue[1]["warehouse/marts/daily_revenue"]
     texts = {e["label"]: e.get("text") for e in node["metadataEntries"]}
     assert texts["sqlmesh/cron"] == "@daily"
-    assert texts["dagster/table_name"] == "warehouse.marts.daily_revenue"
+    assert texts["dagster/table_name"] == "warehouse.marts__dev.daily_revenue"
     assert node["description"] and "Grain: " in node["description"]
     assert node["owners"] == [{"email": "finance@spokewell.example"}]
     assert sorted(node["kinds"]) == ["duckdb", "sqlmesh", "table"]

@@ -38,6 +38,7 @@ from sqlmesh_dagster.moved import install_old_paths
 if TYPE_CHECKING:
     from sqlmesh_dagster.automation import on_new_data
     from sqlmesh_dagster.component import SQLMeshProjectComponent
+    from sqlmesh_dagster.definition.declared import DeclaredTable, declared_tables
     from sqlmesh_dagster.definition.records import (
         AuditRecord,
         ColumnRecord,
@@ -95,6 +96,7 @@ install_old_paths()
 _HOMES = {
     "automation": "on_new_data",
     "component": "SQLMeshProjectComponent",
+    "definition.declared": "DeclaredTable declared_tables",
     "definition.records": """
         AuditRecord
         ColumnRecord
@@ -162,6 +164,7 @@ __all__ = [
     "ColumnRecord",
     "DatabaseLockedError",
     "DatabaseUnavailableError",
+    "DeclaredTable",
     "DuplicateAssetKeyError",
     "EnvironmentBusyError",
     "EnvironmentMissingError",
@@ -189,6 +192,7 @@ __all__ = [
     "TranslatorSettings",
     "UndeployedChangesError",
     "VerificationFailedError",
+    "declared_tables",
     "on_new_data",
     "sqlmesh_adaptive_schedule_factory",
     "sqlmesh_assets_factory",

@@ -302,7 +302,12 @@ def _translated(
     _warn_of_an_empty_project(manifest)
     _warn_of_unknown_properties(manifest)
     project = translate(
-        manifest, resource.translator, name=name, group_name=group_name, owners=owners or ()
+        manifest,
+        resource.translator,
+        name=name,
+        group_name=group_name,
+        owners=owners or (),
+        environment=resource.settings.environment,
     )
     for culprit, problem in project.problems.items():
         _warn_of_problem(culprit, problem)

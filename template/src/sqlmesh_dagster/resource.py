@@ -47,11 +47,7 @@ class SQLMeshRunOptions(RunOptions, dg.ConfigurableResource[None]):
 
 
 class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
-    """A SQLMesh project, gateway and environment; give each project one instance.
-
-    Raises:
-        InvalidSettingError: When a setting is used that makes no sense, such as an unset variable.
-    """
+    """A SQLMesh project, gateway and environment; give each project one instance."""
 
     translator: dg.ResourceDependency[SQLMeshTranslator] = SQLMeshTranslator()  # type: ignore[assignment]
     """How models look in Dagster."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -43,6 +44,38 @@ def _upstream(definitions: dg.Definitions) -> Mapping[str, list[str]]:
 
 def _checks(definitions: dg.Definitions) -> list[str]:
     return sorted(key.name for key in definitions.resolve_asset_graph().asset_check_keys)
+
+
+def _fields(path: str, field: dg.Field) -> Iterator[tuple[str, dg.Field]]:
+    yield path, field
+    inner = getattr(field.config_type, "inner_type", field.config_type)  # of an array
+    for name, below in (getattr(inner, "fields", None) or {}).items():
+        yield from _fields(f"{path}.{name}", below)
+
+
+def test_all_that_a_launchpad_shows_is_described_in_plain_words(project: Project) -> None:
+    """Promise: each option says what it does, and no docstring's `Args:` or `Raises:` is shown."""
+    project.model("any", "SELECT 1::INT AS id")
+    repository = project.definitions().get_repository_def()
+    shown = {
+        **{job.name: job.description for job in repository.get_all_jobs()},
+        **{sensor.name: sensor.description for sensor in repository.sensor_defs},
+        **{schedule.name: schedule.description for schedule in repository.schedule_defs},
+    }
+    for job in repository.get_all_jobs():
+        ours = {key: r for key, r in job.resource_defs.items() if key.startswith("sqlmesh")}
+        shown.update({key: resource.description for key, resource in ours.items()})
+        configs = {key: resource.config_field for key, resource in ours.items()}
+        configs |= {op.name: op.config_field for op in job.all_node_defs if "sqlmesh" in op.name}
+        for key, config in configs.items():
+            for path, field in _fields(key, config) if config else ():
+                if path != key:
+                    shown[path] = field.description
+    shown.pop("__ASSET_JOB")
+    assert len(shown) > 40
+    assert [name for name, text in shown.items() if not text] == []
+    leaks = re.compile(r"(Args|Raises|Returns|Yields|Attributes):|\n {2,}")
+    assert [name for name, text in shown.items() if leaks.search(text or "")] == []
 
 
 # ---------------------------------------------------------------------------- assets

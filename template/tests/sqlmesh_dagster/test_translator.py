@@ -58,7 +58,7 @@ def test_an_asset_shows_what_sqlmesh_knows(project: Project) -> None:
     assert spec.owners == ["team:sales"]
     assert spec.kinds == {"sqlmesh", "duckdb", "table"}
     assert spec.code_version
-    assert spec.metadata["dagster/table_name"] == "warehouse.demo.any"
+    assert spec.metadata["dagster/table_name"] == "warehouse.demo__dev.any"
     (column,) = spec.metadata["dagster/column_schema"].columns
     assert (column.name, column.type, column.description) == ("id", "INT", "Its number")
     assert spec.metadata["sqlmesh/kind"] == "FULL"

@@ -150,6 +150,19 @@ def _is_owner(text: str) -> bool:
     return bool(_EMAIL.fullmatch(text)) or (text.startswith(_TEAM) and text != _TEAM)
 
 
+def view_in(environment: str, suffix: str | None, catalog: str, schema: str, name: str) -> str:
+    """What SQLMesh calls a model's view in an environment: `warehouse.marts__dev.orders`.
+
+    Args:
+        suffix: Which part gets the environment's name; see `Manifest.environment_suffix`.
+    """
+    parts = {"catalog": catalog, "schema": schema, "table": name}
+    if environment != "prod" and suffix in parts:
+        own = environment.upper() if parts[suffix].isupper() else environment
+        parts[suffix] = f"{parts[suffix]}__{own}"
+    return ".".join(part for part in parts.values() if part)
+
+
 def audit_identity(name: str, arguments: Mapping[str, str]) -> str:
     """The canonical text of an audit call: `not_null(columns=(id))`, arguments sorted by name."""
     shown = ", ".join(f"{key}={arguments[key]}" for key in sorted(arguments))

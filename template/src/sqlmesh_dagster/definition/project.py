@@ -25,9 +25,10 @@ from sqlmesh_dagster.definition.records import (
     StandaloneAuditRecord,
 )
 from sqlmesh_dagster.errors import DuplicateAssetKeyError
-from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
+from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings, split_fqn
 
 _log = logging.getLogger(__name__)
+_TABLE = "dagster/table_name"
 Checks = tuple[tuple[AuditRecord, dg.AssetCheckSpec], ...]
 """Audits, each with its check."""
 
@@ -211,10 +212,12 @@ def translate(
     name: str,
     group_name: str,
     owners: Sequence[str],
+    environment: str = "prod",
 ) -> DagsterProject:
     """Applies a translator to a whole project.
 
     Args:
+        environment: Whose views are shown as the assets' tables.
         group_name: For models whose translation has no group.
         owners: For models whose translation has no owner.
 
@@ -222,7 +225,7 @@ def translate(
         DuplicateAssetKeyError: Two models get one key, or two audits one check.
         InvalidSettingError: A method of the translator's fails, or gives what it must not.
     """
-    known = _Known.of(manifest, checked(translator))
+    known = _Known.of(manifest, checked(translator), environment)
     assets = tuple(_model_asset(model, known, group_name, owners) for model in manifest.models)
     table_checks = [
         *(_standalone_check(audit, known) for audit in manifest.standalone_audits),
@@ -261,25 +264,26 @@ class _Known:
 
     manifest: Manifest
     translator: SQLMeshTranslator
+    environment: str
     specs: dict[str, dg.AssetSpec]
     keys: dict[str, dg.AssetKey]
     problems: dict[str, str]
     used: set[dg.AssetCheckKey]
 
     @classmethod
-    def of(cls, manifest: Manifest, translator: SQLMeshTranslator) -> _Known:
+    def of(cls, manifest: Manifest, translator: SQLMeshTranslator, environment: str) -> _Known:
         """The first look: every model's own spec and every key.
 
         Raises:
             DuplicateAssetKeyError: Two models get one key.
         """
-        known = cls(manifest, translator, {}, {}, {}, set())
+        known = cls(manifest, translator, environment, {}, {}, {}, set())
         for model in manifest.models:
             if model.problem:
                 known.problems[model.fqn] = model.problem
                 continue
             with _problem_of(model.fqn, known.problems):
-                known.specs[model.fqn] = translator.get_asset_spec(model)
+                known.specs[model.fqn] = known.with_view(translator.get_asset_spec(model), model)
         _refuse_duplicates(manifest, known.specs)
         known.keys.update({fqn: spec.key for fqn, spec in known.specs.items()})
         taken = set(known.keys.values())
@@ -300,6 +304,17 @@ class _Known:
                     else translator.get_external_asset_key(external.fqn)
                 )
         return known
+
+    def with_view(self, spec: dg.AssetSpec, model: ModelRecord) -> dg.AssetSpec:
+        """The spec with the view of this environment as its table, unless a translator names another."""
+        plain = ".".join(split_fqn(model.fqn))
+        suffix = self.manifest.environment_suffix
+        if spec.metadata.get(_TABLE) != plain or self.environment == "prod" or suffix is None:
+            return spec
+        view = names.view_in(
+            self.environment, suffix, model.catalog, model.schema_name, model.view_name
+        )
+        return spec.merge_attributes(metadata={_TABLE: view})
 
     def problem(self, model: ModelRecord) -> str | None:
         """Why it has no translation: its own reason, or that of a table that it reads."""

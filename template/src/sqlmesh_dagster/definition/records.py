@@ -238,6 +238,8 @@ class Manifest:
         elsewhere: Pairs of name and `project` of all that the state has of other projects.
         former: Names that were in the files once, and are not now.
         state_problem: Why the state could not be asked for the models of other projects.
+        environment_suffix: Which part of a view's name an environment's name is added to: `schema`,
+            `table` or `catalog`; None where the config maps environments to catalogs.
     """
 
     project_dir: str
@@ -255,6 +257,7 @@ class Manifest:
     elsewhere: tuple[tuple[str, str], ...] = ()
     former: tuple[str, ...] = field(default=(), compare=False)
     state_problem: str | None = None
+    environment_suffix: str | None = "schema"
 
     @property
     def audit_crons(self) -> tuple[CronRecord, ...]:

@@ -38,17 +38,22 @@ def row_count(
 
 
 def failing_sample(query: exp.Query, adapter: EngineAdapter, size: int) -> RowSample | None:
-    """The first rows that an audit found, as text."""
+    """The first rows that an audit found, as text: a date as a date, and a decimal with its places."""
+    rows = exp.select("*").from_(query.subquery("audit")).limit(size)
     try:
-        found = adapter.fetchdf(
-            exp.select("*").from_(query.subquery("audit")).limit(size), quote_identifiers=True
-        )
+        found = adapter.fetchall(rows, quote_identifiers=True)
+        columns = [column[0] for column in adapter.cursor.description or ()]
+        if not columns:  # of an engine whose rows come another way
+            frame = adapter.fetchdf(rows, quote_identifiers=True)
+            columns, found = list(frame.columns), list(frame.itertuples(index=False, name=None))
     except Exception:
         _log.info("Could not read what an audit found.", exc_info=True)
         return None
     return RowSample(
-        columns=tuple(str(name) for name in found.columns),
-        rows=tuple(
-            tuple(str(value) for value in row) for row in found.itertuples(index=False, name=None)
-        ),
+        columns=tuple(str(name) for name in columns),
+        rows=tuple(tuple(_as_text(value) for value in row) for row in found),
     )
+
+
+def _as_text(value: object) -> str:
+    return "NULL" if value is None else str(value)

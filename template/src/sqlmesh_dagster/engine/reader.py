@@ -126,6 +126,9 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         standalone_audits=audits,
         fingerprints=tuple(sorted((name, fingerprint_text(value)) for name, value in own.items())),
         projects=tuple(sorted(projects)),
+        environment_suffix=None
+        if context.config.environment_catalog_mapping
+        else context.config.environment_suffix_target.value,
         others=others,
         elsewhere=tuple(
             sorted(

@@ -113,10 +113,7 @@ class RunResults:
 
 
 class SQLMeshResultsResource(dg.ConfigurableResource[None]):
-    """The outcomes that the steps of a Dagster run share, under every executor on one host.
-
-    They are files in the instance's storage folder.
-    """
+    """The outcomes that the steps of a Dagster run share: files in the instance's storage folder."""
 
     storage_dir: str | None = Field(
         default=None,

@@ -18,6 +18,7 @@ from sqlmesh_dagster.definition.names import (
     op_name,
     other_check_names,
     tag_key,
+    view_in,
 )
 
 ODD_NAMES = ["a-b", "a.b", "a b", "a_b", 'a"b', "a/b", "ä_b", "a__b", "_a_b", "a_b_", "1", "", "😀"]
@@ -223,3 +224,21 @@ def test_an_audits_identity_does_not_depend_on_the_order_of_its_arguments() -> N
     """Promise: a run's results find their check, however SQLMesh sorts the arguments."""
     assert audit_identity("a", {"x": "1", "b": "2"}) == audit_identity("a", {"b": "2", "x": "1"})
     assert audit_identity("a", {}) == "a"
+
+
+@pytest.mark.parametrize(
+    ("environment", "suffix", "expected"),
+    [
+        ("prod", "schema", "db.marts.orders"),
+        ("dev", "schema", "db.marts__dev.orders"),
+        ("dev", "table", "db.marts.orders__dev"),
+        ("dev", "catalog", "db__dev.marts.orders"),
+        ("dev", None, "db.marts.orders"),
+    ],
+)
+def test_a_view_is_named_as_in_its_environment(
+    environment: str, suffix: str | None, expected: str
+) -> None:
+    """Promise: the table on an asset's page can be pasted into a query."""
+    assert view_in(environment, suffix, "db", "marts", "orders") == expected
+    assert view_in("dev", "schema", "", "MARTS", "ORDERS") == "MARTS__DEV.ORDERS"
