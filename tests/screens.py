@@ -245,7 +245,7 @@ def take(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 def _views(asset: str) -> tuple[tuple[str, str, str], ...]:
     return (
-        ("asset", f"/assets/warehouse/marts/{asset}", asset),
+        ("asset", f"/assets/marts/{asset}", asset),
         ("catalogue", "/assets", "customers"),
         ("lineage", "/asset-groups", "orders"),
     )

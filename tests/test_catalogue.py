@@ -69,7 +69,7 @@ def _entry(node: dict[str, Any], label: str) -> dict[str, Any]:
 
 def test_columns_have_types_and_comments(catalogue: Catalogue) -> None:
     """From the model's casts and comments."""
-    node = catalogue[1]["warehouse/marts/daily_revenue"]
+    node = catalogue[1]["marts/daily_revenue"]
     columns = _entry(node, "dagster/column_schema")["schema"]["columns"]
     assert len(columns) > 2
     assert all(column["name"] and column["type"] and column["description"] for column in columns)
@@ -84,7 +84,7 @@ def test_columns_lead_across_models_into_raw_tables(catalogue: Catalogue) -> Non
         lineage = _entry(catalogue[1][key], "dagster/column_lineage")["lineage"]
         return {"/".join(d["assetKey"]["path"]) for c in lineage for d in c["columnDeps"]}
 
-    mart, staging = "warehouse/marts/daily_revenue", "warehouse/staging/payments"
+    mart, staging = "marts/daily_revenue", "staging/payments"
     assert staging in sources(mart)
     assert sources(staging) == {"raw/payments"}
     assert "raw/payments" in catalogue[1]
@@ -93,7 +93,7 @@ def test_columns_lead_across_models_into_raw_tables(catalogue: Catalogue) -> Non
 def test_code_opens_at_the_model(catalogue: Catalogue) -> None:
     """File and line of the `MODEL` block."""
     root, nodes = catalogue
-    entry = _entry(nodes["warehouse/marts/daily_revenue"], "dagster/code_references")
+    entry = _entry(nodes["marts/daily_revenue"], "dagster/code_references")
     (reference,) = [r for r in entry["codeReferences"] if r["filePath"].endswith(".sql")]
     file = Path(reference["filePath"])
     assert file == root / "sqlmesh_project/models/marts/daily_revenue.sql"
@@ -102,7 +102,7 @@ def test_code_opens_at_the_model(catalogue: Catalogue) -> None:
 
 def test_facts_owners_kinds_checks_and_policies_are_there(catalogue: Catalogue) -> None:
     """What a person looks for on an asset's page."""
-    node = catalogue[1]["warehouse/marts/daily_revenue"]
+    node = catalogue[1]["marts/daily_revenue"]
     texts = {e["label"]: e.get("text") for e in node["metadataEntries"]}
     assert texts["sqlmesh/cron"] == "@daily"
     assert texts["dagster/table_name"] == "warehouse.marts__dev.daily_revenue"
@@ -111,7 +111,7 @@ def test_facts_owners_kinds_checks_and_policies_are_there(catalogue: Catalogue) 
     assert sorted(node["kinds"]) == ["duckdb", "sqlmesh", "table"]
     assert {"key": "dagster/storage_kind", "value": "duckdb"} in node["tags"]
     assert node["groupName"] == "marts"
-    assert ["warehouse", "staging", "payments"] in [k["path"] for k in node["dependencyKeys"]]
+    assert ["staging", "payments"] in [k["path"] for k in node["dependencyKeys"]]
     checks = node["assetChecksOrError"]["checks"]
     assert checks and all(check["description"] and not check["blocking"] for check in checks)
     assert node["freshnessPolicy"]["failWindowSeconds"] == 2 * 86400

@@ -51,6 +51,8 @@ def test_the_component_works_with_every_command_of_dg(project: Project) -> None:
     (file,) = project.root.glob("src/*/defs/transform/defs.yaml")
     defs = yaml.safe_load(file.read_text())
     defs["attributes"]["external_asset_mapping"] = "raw/{node.name}"
+    key = "{{ model.schema_name }}/{{ model.view_name }}"
+    defs["attributes"]["translation"] = {"key": key}
     file.write_text(yaml.safe_dump(defs))
     project.run("dg", "check", "yaml")
     project.run("dg", "check", "defs")
@@ -80,12 +82,12 @@ def test_a_change_is_in_the_ui_after_a_reload(project: Project) -> None:
         model.write_text(good)
         assert _reload(ask, location) == "RepositoryLocation"
         fixed = _assets(ask)
-    assert set(added) - set(before) == {"warehouse/reference/places"}
-    assert added["warehouse/reference/places"]["description"].startswith("A place.\n\n```sql\n")
-    assert changed["warehouse/reference/places"]["description"].startswith("Another.\n\n```sql\n")
+    assert set(added) - set(before) == {"reference/places"}
+    assert added["reference/places"]["description"].startswith("A place.\n\n```sql\n")
+    assert changed["reference/places"]["description"].startswith("Another.\n\n```sql\n")
     assert set(broken) == set(changed)
-    assert "payments" in _problem(broken["warehouse/reference/places"])
-    assert not _problem(fixed["warehouse/reference/places"])
+    assert "payments" in _problem(broken["reference/places"])
+    assert not _problem(fixed["reference/places"])
 
 
 def _listed(project: Project) -> dict[str, Any]:

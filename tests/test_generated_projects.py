@@ -163,7 +163,7 @@ def test_one_command_builds_every_asset_and_reports_every_check(project: Project
 
 def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
     """Webserver, daemon, code server and run worker are processes of their own, and agree."""
-    asset = {"path": ["warehouse", "marts", "daily_revenue"]}
+    asset = {"path": ["marts", "daily_revenue"]}
     check = {"assetKey": asset, "name": "not_null_workshop_code_revenue_date_revenue"}
     tick = """
         mutation ($selector: ScheduleSelector!, $at: Float!) {
@@ -209,10 +209,10 @@ def test_a_reexecution_runs_what_failed_and_what_is_below_it(
 ) -> None:
     """The raw data was wrong and is fixed: the models that succeeded are left alone."""
     warehouse = tmp_path / "warehouse.duckdb"
-    location_of_failure = ["warehouse", "staging", "payments"]
+    location_of_failure = ["staging", "payments"]
     raw = {"assetSelection": [{"path": ["raw", "payments"]}], "assetCheckSelection": []}
-    models = [["warehouse", "reference", "workshops"], location_of_failure]
-    models.append(["warehouse", "marts", "daily_revenue"])
+    models = [["reference", "workshops"], location_of_failure]
+    models.append(["marts", "daily_revenue"])
     environment = {**project.environment, "WAREHOUSE_PATH": str(warehouse)}
     with served(project.root, environment) as ask:
         location = location_of(ask)

@@ -80,7 +80,7 @@ def test_one_typo_is_one_message_with_its_file(project: Project) -> None:
     finally:
         file.write_text(text)
     relative = file.relative_to(project.root)
-    assert re.search(rf"FAILED +warehouse/marts/{file.stem}\n", said)
+    assert re.search(rf"FAILED +marts/{file.stem}\n", said)
     assert said.count(str(relative)) == 1 and said.count("\nErrors:\n") == 1
     errors = said.partition("\nErrors:\n")[2].partition("\nRun ")[0]
     assert "nonsense_" in errors and len(errors.splitlines()) < 20, errors
@@ -105,7 +105,7 @@ def test_models_are_built_again_by_their_names(project: Project) -> None:
     """Promise: though nothing is due; a wrong name is refused with the right one."""
     name = next(project.root.glob("sqlmesh_project/models/marts/*.sql")).stem
     said = _poe(project, "rebuild", f"marts.{name}", code=0)
-    assert re.search(rf"^\[1/1\] built +warehouse/marts/{name} ", said, re.MULTILINE)
+    assert re.search(rf"^\[1/1\] built +marts/{name} ", said, re.MULTILINE)
     assert f"Did you mean `marts.{name}`?" in _poe(project, "rebuild", f"marts.{name}x", code=1)
 
 

@@ -13,6 +13,7 @@ flows:
     events        outcome → Dagster events: the table of what each outcome becomes
     settings      a project and a run, as plain data
     times         times that a person gives: parsed and checked
+    csv_files     a CSV file becomes a table, on any engine
     gateways      which warehouse SQLMesh works on, for its config
     warehouses    the warehouses that there are, and their environment variables
     errors        what can go wrong, each with what to do next

@@ -104,6 +104,9 @@ class SQLMeshTranslator:
 
     external_asset_mapping: str | None = None
     settings = TranslatorSettings()
+    catalog_in_keys = True
+    """Whether keys of models begin with their catalog. A subclass sets it to False, so that keys, and the
+    history behind them, stay when the data moves to another warehouse."""
 
     def __init__(
         self,
@@ -131,13 +134,14 @@ class SQLMeshTranslator:
         return {}
 
     def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
-        """`catalog / schema / model`, or dbt's `meta.dagster.asset_key`.
+        """`catalog / schema / model`, or without `catalog_in_keys` the last two, or dbt's `meta.dagster.asset_key`.
 
         Characters that Dagster refuses are replaced, see `names`.
         """
         if model.dbt and model.dbt.asset_key:
             return _table_key(*model.dbt.asset_key)
-        return _table_key(model.catalog, model.schema_name, model.view_name)
+        catalog = model.catalog if self.catalog_in_keys else ""
+        return _table_key(catalog, model.schema_name, model.view_name)
 
     def get_external_asset_key(self, external_fqn: str) -> dg.AssetKey:
         """The key of a table that SQLMesh reads and does not build.
@@ -152,7 +156,7 @@ class SQLMeshTranslator:
         """
         parts = split_fqn(external_fqn)
         if self.external_asset_mapping is None:
-            return _table_key(*parts)
+            return _table_key(*(parts if self.catalog_in_keys else parts[-2:]))
         database, schema, name = ["", "", *parts][-3:]
         fields = {
             "node.database": database,

@@ -47,6 +47,7 @@ _MAY_IMPORT = {
     "pytest_plugin": {"guard", "upstream"},
     "warehouses": set(),
     "gateways": {"guard", "warehouses"},
+    "csv_files": set(),
     "events": {"checks", "definition", "errors", "facts"},
     "checks": {"definition", "facts"},
     "partition_checks": {"checks", "definition", "facts"},
@@ -99,6 +100,7 @@ _INTERNALS = "upstream.internals"
 _LAZILY = {
     "resource": {"engine"},
     "times": {"engine"},
+    "csv_files": {"engine"},
     "gateways": {"engine"},
     "run": {"engine"},
     "manifest": {"engine"},

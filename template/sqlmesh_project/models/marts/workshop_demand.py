@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import pandas as pd
-from sqlglot import exp
+from sqlglot import exp, parse_one
 from sqlmesh import ExecutionContext, model
 from sqlmesh.core.model import ModelKindName
 
@@ -47,7 +47,8 @@ def forecast_demand(
     **kwargs: Any,
 ) -> Iterator[pd.DataFrame]:
     """Yield one frame, or none at all: SQLMesh refuses an empty one."""
-    weeks = context.fetchdf(
+    # Parsed, so that SQLMesh translates it for the engine.
+    query = parse_one(
         f"""
         SELECT
           jobs.workshop_code,
@@ -59,8 +60,10 @@ def forecast_demand(
         WHERE events.status = 'checked_in'
         GROUP BY 1, 2
         ORDER BY 1, 2
-        """
+        """,
+        dialect="duckdb",
     )
+    weeks = context.fetchdf(query)
     if weeks.empty:
         return
     smoothed = weeks.groupby("workshop_code")["drop_offs"].ewm(

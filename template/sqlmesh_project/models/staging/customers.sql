@@ -9,7 +9,7 @@ MODEL (
     NUMBER_OF_ROWS(threshold := 0),
     NOT_NULL(columns := (customer_id, full_name)),
     UNIQUE_VALUES(columns := [customer_id]),
-    VALID_EMAIL("column" := email, blocking := FALSE),
+    LOOKS_LIKE_MAIL("column" := email, blocking := FALSE),
     NOT_NULL_PROPORTION("column" := email, threshold := 0.9, blocking := FALSE)
   )
 );

@@ -46,7 +46,7 @@ def main() -> None:
 def run(selection: tuple[str, ...], verbose: bool) -> None:
     """Load what the models read, and build and check every model that is due or has new data.
 
-    SELECTION is Dagster's, e.g. 'group:marts' or 'key:"warehouse/marts/part_sales"+'; all by default.
+    SELECTION is Dagster's, e.g. 'group:marts' or 'key:"marts/part_sales"+'; all by default.
     """
     _run_assets("selection" if selection else "all", selection, {}, is_verbose=verbose)
 

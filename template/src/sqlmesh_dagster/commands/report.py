@@ -15,7 +15,7 @@ _MOST_LINES = 24
 
 
 def asset_line(line: AssetLine, width: int) -> str:
-    """`[ 7/23] built         warehouse/marts/part_sales  68 rows, 0.1 s`."""
+    """`[ 7/23] built         marts/part_sales  68 rows, 0.1 s`."""
     place = f"[{line.number:>{len(str(line.total))}}/{line.total}]"
     details = ", ".join(line.details)
     return f"{place} {line.status:<{_STATUS_WIDTH}}  {line.name:<{width}}  {details}".rstrip()

@@ -24,7 +24,7 @@ def option_keys(assets: Iterable[LocatedAsset]) -> list[str]:
 
 
 def models_named(names: Sequence[str], assets: Iterable[LocatedAsset]) -> list[LocatedAsset]:
-    """The models of these names: `marts.part_sales`, `warehouse/marts/part_sales`, `part_sales`.
+    """The models of these names: `marts.part_sales`, `marts/part_sales`, `part_sales`.
 
     Raises:
         InvalidSettingError: A name that no model has, or more than one.

@@ -31,6 +31,11 @@ class DeclaredTable:
         """Its columns, for an asset's page."""
         return {"dagster/column_schema": self.schema} if self.schema.columns else {}
 
+    @property
+    def types(self) -> Mapping[str, str]:
+        """The type of each column."""
+        return {column.name: column.type for column in self.schema.columns}
+
 
 def declared_tables(project_dir: Path) -> dict[str, DeclaredTable]:
     """The external models of the SQLMesh project in a folder, by their names; imports no SQLMesh.

@@ -1,0 +1,138 @@
+"""CSV files in the warehouse: read by a DuckDB in memory, written by SQLMesh's engine adapter.
+
+Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from sqlglot import exp
+
+from sqlmesh_dagster.upstream.internals import EngineAdapter
+
+_ROWS = "rows"
+_TEXT = exp.DataType.build("text")
+Range = tuple[date, date] | None
+
+
+def load(
+    adapter: EngineAdapter,
+    path: Path,
+    table: tuple[str, str],
+    types: Mapping[str, str],
+    time: str | None,
+) -> tuple[int, Range]:
+    """Replaces a table by the rows of a file: their number, and the time of those that differ."""
+    target = exp.table_(table[1], db=table[0], quoted=True)
+    with closing(duckdb.connect()) as memory:
+        columns = _read(memory, path, types)
+        [(count,)] = memory.execute(f"SELECT count(*) FROM {_ROWS}").fetchall()
+        is_there = adapter.table_exists(target)
+        changed = _changed(adapter, target, memory, columns, time) if time and is_there else None
+        kinds = {n: exp.DataType.build(kind, dialect="duckdb") for n, kind in columns.items()}
+        if not is_there:
+            adapter.create_table(target, kinds)
+        if count:
+            _replace(adapter, target, _texts(memory), kinds)
+        else:
+            adapter.delete_from(target, exp.true())
+    return count, changed
+
+
+def _read(
+    memory: duckdb.DuckDBPyConnection, path: Path, types: Mapping[str, str]
+) -> dict[str, str]:
+    """Reads a file into `rows`; the columns' types, in DuckDB's words."""
+    file = _literal(_plainly(path))
+    header = memory.sql(f"SELECT * FROM read_csv({file}) LIMIT 0").columns
+    known = ", ".join(f"{_literal(n)}: {_literal(types[n])}" for n in header if n in types)
+    option = f", types = {{{known}}}" if known else ""
+    memory.execute(f"CREATE TABLE {_ROWS} AS SELECT * FROM read_csv({file}{option})")
+    found = memory.table(_ROWS)
+    return dict(zip(found.columns, map(str, found.types), strict=True))
+
+
+def _texts(memory: duckdb.DuckDBPyConnection) -> Any:
+    """A DataFrame with each value as text: no driver rounds a number or shifts a time."""
+    frame = memory.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {_ROWS}").df().astype(object)
+    return frame.where(frame.notna(), None)
+
+
+def _replace(
+    adapter: EngineAdapter, target: exp.Table, texts: Any, kinds: dict[str, exp.DataType]
+) -> None:
+    """Loads the texts in bulk, then replaces the table by one query that gives them their types."""
+    as_text = dict.fromkeys(kinds, _TEXT)
+    with adapter.temp_table(texts, name=target, target_columns_to_types=as_text) as loaded:
+        query = exp.select(
+            *(
+                exp.cast(exp.column(name, quoted=True), kind).as_(name, quoted=True)
+                for name, kind in kinds.items()
+            )
+        ).from_(loaded)
+        if not adapter.SUPPORTS_REPLACE_TABLE and list(adapter.columns(target)) != list(kinds):
+            _alter(adapter, target, query, kinds)
+        adapter.replace_query(target, query, target_columns_to_types=kinds)
+
+
+def _alter(
+    adapter: EngineAdapter, target: exp.Table, query: exp.Select, kinds: dict[str, exp.DataType]
+) -> None:
+    """Gives a table the columns of a query, where it cannot be replaced as a whole."""
+    with adapter.temp_table(query, name=target, target_columns_to_types=kinds) as like:
+        adapter.alter_table(adapter.get_alter_operations(target, like))
+
+
+def _changed(
+    adapter: EngineAdapter,
+    target: exp.Table,
+    memory: duckdb.DuckDBPyConnection,
+    columns: Mapping[str, str],
+    time: str,
+) -> Range:
+    """Of which time the rows are that a load adds, changes or drops; compared as DuckDB's values."""
+    there = list(adapter.columns(target))
+    if time not in there or time not in columns:
+        return None
+    names = [exp.column(name, quoted=True) for name in there]
+    before = adapter.fetchdf(exp.select(*names).from_(target), quote_identifiers=True)
+    before.columns = there
+    memory.register("former", before)
+    is_same_shape = set(there) == set(columns)
+    compared = list(columns) if is_same_shape else [time]
+    sides = [
+        ", ".join(f"CAST({_name(n)} AS {columns[n]})::VARCHAR AS {_name(n)}" for n in compared)
+        + f" FROM {side}"
+        for side in (_ROWS, "former")
+    ]
+    union = (
+        f"(SELECT {sides[0]} EXCEPT ALL SELECT {sides[1]})"
+        f" UNION ALL (SELECT {sides[1]} EXCEPT ALL SELECT {sides[0]})"
+        if is_same_shape
+        else f"SELECT {sides[0]} UNION ALL SELECT {sides[1]}"
+    )
+    moment = f"CAST({_name(time)} AS {columns[time]})"
+    [(start, end)] = memory.execute(
+        f"SELECT min({moment}), max({moment}) FROM ({union})"
+    ).fetchall()
+    return None if start is None else (start, end)
+
+
+def _plainly(path: Path) -> str:
+    """A path for `read_csv`, which would take `*`, `?` and `[` for patterns."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'

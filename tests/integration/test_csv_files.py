@@ -1,0 +1,135 @@
+"""A CSV file becomes a table: the same on each engine, and what changed is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmesh.core.config import GatewayConfig
+
+from sqlmesh_dagster.csv_files import LoadedFile, load_csv
+from tests.postgres import postgres
+
+_HEADER = "id,name,amount,is_paid,day,paid_at\n"
+_ROWS = (
+    "1,Ada,1.50,true,2025-01-01,2025-01-01 10:00:00\n"
+    '2,"O\'Hara, ""Bo""",,false,,2025-01-02 11:00:00.25\n'
+    "9007199254740993,,0.1,,2025-01-03,2025-01-03 12:00:00\n"
+)
+_VALUES = [
+    (1, "Ada", 1.5, True, date(2025, 1, 1), datetime(2025, 1, 1, 10)),
+    (2, 'O\'Hara, "Bo"', None, False, None, datetime(2025, 1, 2, 11, 0, 0, 250000)),
+    (9007199254740993, None, 0.1, None, date(2025, 1, 3), datetime(2025, 1, 3, 12)),
+]
+
+
+def duckdb_connection(folder: Path) -> Iterator[dict[str, Any]]:
+    """An empty file."""
+    yield {"type": "duckdb", "database": str(folder / "warehouse.duckdb")}
+
+
+def postgres_connection(_: Path) -> Iterator[dict[str, Any]]:
+    """An empty database."""
+    with postgres() as server:
+        server.create_database("raw")
+        yield {
+            "type": "postgres",
+            "host": "127.0.0.1",
+            "port": server.port,
+            "user": "postgres",
+            "password": "none",
+            "database": "raw",
+        }
+
+
+@pytest.fixture(
+    params=[duckdb_connection, pytest.param(postgres_connection, marks=pytest.mark.slow)],
+    ids=["duckdb", "postgres"],
+    scope="module",
+)
+def adapter(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """SQLMesh's engine adapter."""
+    for given in request.param(tmp_path_factory.mktemp("warehouse")):
+        connection = GatewayConfig(connection=given).connection
+        assert connection is not None
+        adapter = connection.create_engine_adapter()
+        adapter.create_schema("raw")
+        yield adapter
+        adapter.close()
+
+
+class Load:
+    """Loads of one file into the table of a test."""
+
+    def __init__(self, adapter: Any, folder: Path, name: str) -> None:
+        self.adapter, self.path, self.name = adapter, folder / "file.csv", name
+
+    def __call__(self, text: str, time: str | None = "paid_at", **types: str) -> LoadedFile:
+        """What a load of a file with this text did."""
+        self.path.write_text(text)
+        return load_csv(self.adapter, self.path, ("raw", self.name), types=types, time=time)
+
+    def rows(self, what: str = "*") -> list[tuple[Any, ...]]:
+        """What is in the table."""
+        found = self.adapter.fetchall(f'SELECT {what} FROM raw."{self.name}" ORDER BY 1')
+        return [tuple(row) for row in found]
+
+
+@pytest.fixture
+def load(adapter: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Load:
+    """A table of its own."""
+    name = request.node.name.partition("[")[0].removeprefix("test_")[:30]
+    return Load(adapter, tmp_path, name)
+
+
+def test_values_arrive_as_they_are(load: Load) -> None:
+    """Promise: quotes, missing values and large numbers, at the first load and when the table is there."""
+    for _ in range(2):
+        assert load(_HEADER + _ROWS).rows == 3
+        assert load.rows() == _VALUES
+
+
+def test_a_view_on_the_table_goes_on(load: Load) -> None:
+    """Promise: models' views read the new rows; a new column arrives, too."""
+    load("id,day\n1,2025-01-01\n", "day")
+    load.adapter.execute(f'CREATE VIEW raw.on_it AS SELECT id FROM raw."{load.name}"')
+    load("id,day,colour\n2,2025-01-02,red\n", "day")
+    assert [tuple(row) for row in load.adapter.fetchall("SELECT id FROM raw.on_it")] == [(2,)]
+    assert load.rows("colour") == [("red",)]
+
+
+def test_the_time_of_what_changed_is_known(load: Load) -> None:
+    """Promise: of rows that are new, changed or gone; of the same file again, nothing is."""
+    assert load(_HEADER + _ROWS).changed is None, "of a first load, everything is new"
+    assert load(_HEADER + _ROWS).metadata == {"dagster/row_count": 3}
+    more = _ROWS.replace("1.50", "2.50") + "4,Eve,1,true,2025-01-09,2025-01-09 10:00:00\n"
+    assert load(_HEADER + more).metadata["sqlmesh/loaded_range"] == {
+        "start": "2025-01-01T10:00:00",
+        "end": "2025-01-09T10:00:00",
+    }
+    assert load(_HEADER + _ROWS.replace("Ada", "Ida"), None).changed is None
+    assert load(_HEADER + _ROWS).changed == (datetime(2025, 1, 1, 10), datetime(2025, 1, 1, 10))
+
+
+def test_a_file_without_rows_empties_the_table(load: Load) -> None:
+    """Promise: at once, and as the first load, where the declared types make the table."""
+    types = {"id": "BIGINT", "day": "DATE"}
+    assert load("id,day\n", "day", **types).rows == 0
+    load("id,day\n1,2025-01-01\n", "day", **types)
+    emptied = load("id,day\n", "day", **types)
+    assert (emptied.rows, emptied.changed) == (0, (date(2025, 1, 1), date(2025, 1, 1)))
+    assert load.rows() == []
+
+
+def test_declared_types_win_over_what_a_file_looks_like(load: Load) -> None:
+    """Promise: a column of digits stays text; a value that does not fit fails, and the table stays."""
+    load("id,code\n1,007\n", None, code="VARCHAR")
+    assert load.rows("code") == [("007",)]
+    with pytest.raises(Exception, match=r"Could not convert string \"one\""):
+        load("id,code\none,007\n", None, id="BIGINT")
+    assert load.rows("code") == [("007",)]
