@@ -69,7 +69,9 @@ def load_raw_files(project: Path) -> None:
 
 def run_sqlmesh(project: Path, *arguments: str) -> str:
     """Return what the command printed, on one line."""
-    environment = {**os.environ, "MAX_FORK_WORKERS": "1"}
+    # Of what is installed with a project, its config needs the integration.
+    source = str(TEMPLATE / "src")
+    environment = {**os.environ, "MAX_FORK_WORKERS": "1", "PYTHONPATH": source}
     environment.pop("WAREHOUSE_PATH", None)
     command = Path(sys.executable).with_name("sqlmesh")
     # Another folder than the project's: the warehouse must not depend on it.
