@@ -1,0 +1,178 @@
+"""The generated sample on a real Postgres, by answers and environment alone."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from tests.conftest import Render
+from tests.postgres import Server, postgres
+from tests.test_generated_projects import Project, with_tools_of
+
+_SCHEMAS = ("raw", "reference", "staging", "intermediate", "marts")
+_SECRET = "correct-horse-battery"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A generated project whose commands work on Postgres, and on a DuckDB file."""
+
+    server: Server
+    root: Path
+
+    def on_postgres(self, **more: str) -> Project:
+        """As where Dagster runs for others."""
+        place = {"HOST": "127.0.0.1", "PORT": str(self.server.port), "USER": "postgres"}
+        place |= {"PASSWORD": _SECRET, "DATABASE": "analytics"}
+        variables = {f"WAREHOUSE_{name}": value for name, value in place.items()}
+        return self._project("postgres", SQLMESH_GATEWAY="postgres", **{**variables, **more})
+
+    def on_duckdb(self) -> Project:
+        """As on a laptop."""
+        return self._project("duckdb", WAREHOUSE_PATH=str(self._home("duckdb") / "file.duckdb"))
+
+    def state_apart(self) -> dict[str, str]:
+        """The variables of a state in another database."""
+        place = {"HOST": "127.0.0.1", "PORT": str(self.server.port), "USER": "postgres"}
+        place |= {"PASSWORD": _SECRET, "DATABASE": "state"}
+        return {f"STATE_{name}": value for name, value in place.items()}
+
+    def in_postgres(self, environment: str) -> dict[str, list[tuple[Any, ...]]]:
+        """The rows of each relation."""
+        found = self.server.query(
+            "analytics",
+            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN"
+            f" ({_listed(environment)}) ORDER BY 1, 2",
+        )
+        return {
+            f"{schema}.{name}": _sorted(
+                self.server.query("analytics", f'SELECT * FROM "{schema}"."{name}"')
+            )
+            for schema, name in found
+        }
+
+    def in_duckdb(self, environment: str) -> dict[str, list[tuple[Any, ...]]]:
+        """The rows of each relation."""
+        with duckdb.connect() as file:
+            place = self._home("duckdb") / "file.duckdb"
+            file.execute(f"ATTACH '{place}' AS warehouse (READ_ONLY)")
+            file.execute("USE warehouse")
+            found = file.execute(
+                "SELECT table_schema, table_name FROM information_schema.tables WHERE table_catalog ="
+                f" 'warehouse' AND table_schema IN ({_listed(environment)}) ORDER BY 1, 2"
+            ).fetchall()
+            return {
+                f"{schema}.{name}": _sorted(
+                    file.execute(f'SELECT * FROM "{schema}"."{name}"').fetchall()
+                )
+                for schema, name in found
+            }
+
+    def _home(self, name: str) -> Path:
+        home = self.root.parent / name
+        if not home.exists():
+            shutil.copytree(self.root / "dagster_home", home)
+        return home
+
+    def _project(self, home: str, **variables: str) -> Project:
+        variables |= {"DAGSTER_HOME": str(self._home(home)), "PYTHONPATH": str(self.root / "src")}
+        return Project(self.root, with_tools_of(Path(sys.executable), **variables))
+
+
+def _listed(environment: str) -> str:
+    names = [name if name == "raw" else f"{name}{environment}" for name in _SCHEMAS]
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _sorted(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Numbers compare by value, and no driver's order counts."""
+    plain = [tuple(float(v) if isinstance(v, Decimal) else v for v in row) for row in rows]
+    return sorted(plain, key=repr)
+
+
+@pytest.fixture(scope="module")
+def platform(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """The full sample with the answer `postgres`, and an empty server."""
+    root = tmp_path_factory.mktemp("warehouse") / "project"
+    shutil.copytree(render(warehouse="postgres"), root)
+    with postgres() as server:
+        server.create_database("analytics")
+        server.create_database("state")
+        yield Platform(server, root)
+
+
+@pytest.mark.generated
+def test_every_relation_is_that_of_duckdb(platform: Platform) -> None:
+    """Promise: the Quick start's command builds the same on both, with the state in the warehouse."""
+    said = platform.on_postgres().run("poe", "run")
+    assert _SECRET not in said
+    platform.on_duckdb().run("poe", "run")
+    ours, theirs = platform.in_postgres("__dev"), platform.in_duckdb("__dev")
+    assert len(theirs) == 23 and list(ours) == list(theirs)
+    assert [name for name in theirs if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.storm
+def test_a_day_on_postgres_with_the_state_apart(platform: Platform) -> None:
+    """Promise: every daily command, as on DuckDB; the state's database has the state, and the warehouse none."""
+    server = platform.server
+    server.query("postgres", "DROP DATABASE analytics")
+    server.create_database("analytics")
+    on = platform.on_postgres(**platform.state_apart())
+    prod = platform.on_postgres(**platform.state_apart(), SQLMESH_ENVIRONMENT="prod")
+    assert "17 built" in on.run("poe", "run")
+    assert "17 up to date" in on.run("poe", "run")
+    assert "Nothing to do" in on.run("poe", "plan")
+
+    model = platform.root / "sqlmesh_project/models/marts/part_sales.sql"
+    text = model.read_text()
+    model.write_text(text.replace("grain ", "description 'Sold.',\n  grain ", 1))
+    try:
+        assert "part_sales" in on.run("poe", "plan")
+        assert "1 changed" in on.run("poe", "apply")
+        on.run("poe", "promote", "--yes")
+        assert set(platform.in_postgres("")) > {"marts.part_sales", "staging.payments"}
+        assert platform.in_postgres("")["marts.part_sales"]
+        assert "1 built" in prod.run("poe", "rebuild", "marts.part_sales", "--no-downstream")
+    finally:
+        model.write_text(text)
+
+    payments = platform.root / "data/raw/payments.csv"
+    rows = payments.read_text()
+    payments.write_text(rows + "990001,50001,STA,balance,card,22.50,2025-02-03 09:00:00\n")
+    before = platform.in_postgres("__dev")["marts.daily_revenue"]
+    try:
+        on.run("poe", "run")
+    finally:
+        payments.write_text(rows)
+    after = platform.in_postgres("__dev")["marts.daily_revenue"]
+    assert len(set(after) - set(before)) == 1 and len(after) in (len(before), len(before) + 1)
+
+    transform = platform.root / "src/my_platform/defs/transform.py"
+    code = transform.read_text()
+    partitioned = code.replace(
+        "    catalog_in_keys = False",
+        "    settings = TranslatorSettings(partitions=True)\n    catalog_in_keys = False",
+    ).replace("SQLMeshTranslator, ", "SQLMeshTranslator, TranslatorSettings, ")
+    transform.write_text(partitioned)
+    try:
+        on.run(
+            "dg", "launch", "--assets", 'key:"marts/daily_revenue"',
+            "--partition-range", "2025-01-01...2025-01-07",
+        )  # fmt: skip
+    finally:
+        transform.write_text(code)
+    assert platform.in_postgres("__dev")["marts.daily_revenue"] == after
+
+    schemas = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'sqlmesh'"
+    assert server.query("state", schemas) == [(1,)]
+    tables = "SELECT count(*) FROM information_schema.tables WHERE table_name = '_snapshots'"
+    assert (server.query("state", tables), server.query("analytics", tables)) == ([(1,)], [(0,)])
