@@ -263,6 +263,72 @@ def test_what_fails_while_it_is_restated_is_missing_afterwards(
     assert _rebuilt(project, "checked") == [3, 4, 5]
 
 
+@pytest.mark.parametrize("build", [{"restate": True}, {"build": "all"}, {}])
+def test_what_fails_before_its_models_forgets_nothing(
+    project: Project, instance: dg.DagsterInstance, build: dict[str, Any]
+) -> None:
+    """Promise: as after a plan of SQLMesh whose `before_all` fails, all is recorded as done; the same
+    run again builds all of it, and was green with nothing built. Also where a model is stale.
+    """
+    project.execute("CREATE SCHEMA raw; CREATE TABLE raw.source AS SELECT 1 AS n")
+    project.model("source", "SELECT n::INT AS n, @execution_ts::TEXT AS built_at FROM raw.source")
+    _daily(project, "beside")
+    selected = ("source",) if build else ("source", "loaded")
+    definitions = dg.Definitions.merge(
+        project.definitions(external_asset_mapping="{node.schema}/{node.name}"),
+        dg.Definitions(assets=[_loaded]),
+    )
+    assert run_in_process(definitions, instance, now=_FIRST).success
+    done = _recorded(project)
+    project.execute(
+        "ALTER TABLE main.run_log RENAME TO kept; CREATE VIEW main.run_log AS FROM kept"
+    )
+    failed = run_in_process(definitions, instance, *selected, now=_LATER, options=build)
+    assert not failed.success and "run_log" in str(failed.failed)
+    assert _recorded(project) == done
+    project.execute("DROP VIEW main.run_log; ALTER TABLE main.kept RENAME TO run_log")
+    again = run_in_process(definitions, instance, *selected, now=_LATER, options=build)
+    assert again.success and "source" in again.materialized
+    ((built_at,),) = project.query("SELECT built_at FROM demo__dev.source")
+    assert str(built_at).startswith("2025-01-10 06")
+
+
+@dg.asset(key=["raw", "source"])
+def _loaded() -> None:
+    """New data of the table that `demo.source` reads, each time."""
+
+
+def _recorded(project: Project) -> list[tuple[Any, ...]]:
+    columns = "name, start_ts, end_ts, is_dev, is_removed"
+    return project.query(f"SELECT {columns} FROM sqlmesh._intervals ORDER BY ALL")
+
+
+def test_a_restatement_that_failed_is_whole_when_it_is_repeated(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: what is missing since belongs to it; by default it was of nothing, and green."""
+    project.execute("CREATE SCHEMA raw; CREATE TABLE raw.bad AS SELECT 99 AS day")
+    project.model(
+        "checked",
+        "SELECT @start_ds::DATE AS day, @execution_ts::TEXT AS built_at,"
+        " CASE WHEN b.day <= day(@start_ds::DATE) THEN error('it broke') END AS broke FROM raw.bad AS b",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, batch_concurrency 1)",
+    )
+    definitions = project.definitions()
+    assert run_in_process(definitions, instance, now=_FIRST).success
+    for first_bad in (1, 5):
+        project.execute(f"UPDATE raw.bad SET day = {first_bad}")
+        run = run_in_process(definitions, instance, now=_LATER, options={"restate": True})
+        assert "it broke" in str(run.failed)
+    project.execute("UPDATE raw.bad SET day = 99")
+    run = run_in_process(
+        definitions, instance, now="2025-01-10 06:30:00", options={"restate": True}
+    )
+    assert run.materialized == ["checked"]
+    rows = project.query("SELECT day FROM demo__dev.checked WHERE built_at LIKE '%06:30%'")
+    assert len(rows) == 9
+
+
 def test_a_failure_downstream_fails_the_restatement(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

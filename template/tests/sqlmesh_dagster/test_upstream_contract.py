@@ -391,6 +391,7 @@ _USED = {
     "apply_auto_restatements": "",
     "constants": "",
     "execute_environment_statements": "",
+    "earliest_start_date": "",
     "expand_range": "",
     "fingerprint_from_node": "",
     "format_intervals": "",

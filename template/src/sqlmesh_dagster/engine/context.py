@@ -34,7 +34,7 @@ from sqlmesh_dagster.engine.once import Once, run_before_all
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_names
 from sqlmesh_dagster.engine.rebuild import Rebuild
-from sqlmesh_dagster.engine.restatement import Restatement, forget_done, forget_elsewhere
+from sqlmesh_dagster.engine.restatement import Restatement, done_of, forget_elsewhere
 from sqlmesh_dagster.engine.throw_away import redirect_contexts
 from sqlmesh_dagster.facts.outcomes import RowSample
 from sqlmesh_dagster.gateways import chosen_gateway, only_definitions
@@ -120,6 +120,8 @@ class CaptureScheduler(Scheduler):
         self._selected = selected
         self._writes_state = writes_state
         self._sample_size = sample_size
+        self._forget: Callable[[], None] | None = None
+        self._forgetting = threading.Lock()
         for adapter in self.snapshot_evaluator.adapters.values():
             hear_failing_statements(adapter)
         if isinstance(self.console, CaptureConsole):
@@ -141,7 +143,8 @@ class CaptureScheduler(Scheduler):
             return self._run_and_rebuild(self._rebuild, environment, *args, **kwargs)
         if self._restatement is None:
             return super().run(environment, *args, **kwargs)
-        forget_done(self.state_sync, self.snapshots, self._restatement)
+        done = done_of(self.snapshots, self._restatement)
+        self._forget = lambda: self.state_sync.remove_intervals(done, remove_shared_versions=True)
         kwargs["restatements"] = dict(self._restatement.intervals)
         kwargs["end_bounded"] = True
         status = super().run(environment, *args, **kwargs)
@@ -153,7 +156,7 @@ class CaptureScheduler(Scheduler):
         self, rebuild: Rebuild, environment: str | EnvironmentNamingInfo, *args: Any, **kwargs: Any
     ) -> CompletionStatus:
         """Builds what is due and what is stale, in one run."""
-        rebuild.forget(self.state_sync, self.snapshots)
+        self._forget = lambda: rebuild.forget(self.state_sync, self.snapshots)
         kwargs["restatements"] = dict(rebuild.previews)
         status = super().run(environment, *args, **kwargs)
         if environment == c.PROD:
@@ -174,6 +177,8 @@ class CaptureScheduler(Scheduler):
         **kwargs: Any,
     ) -> SnapshotToIntervals:
         """As the original, without intervals that a model upstream lacks and does not get now."""
+        if self._rebuild is not None:
+            self._rebuild.leave_out(self.snapshots)
         missing = super().merged_missing_intervals(*args, **kwargs)
         if selected_snapshots is None:
             return missing
@@ -201,6 +206,7 @@ class CaptureScheduler(Scheduler):
                 self._watching(snapshot),
                 appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
             ):
+                self._forget_done()
                 evaluated = super().evaluate(snapshot, *args, **kwargs)
                 if isinstance(self.console, CaptureConsole):
                     count = row_count(snapshot, adapter, kwargs.get("deployability_index"))
@@ -211,6 +217,13 @@ class CaptureScheduler(Scheduler):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
                 self.console.capture_failure(snapshot.name, error, query)
             raise
+
+    def _forget_done(self) -> None:
+        """Once, before the first model is evaluated: what fails before that loses no record."""
+        with self._forgetting:
+            if self._forget is not None:
+                self._forget()
+                self._forget = None
 
     def _capture_audits(
         self, snapshot: Snapshot, results: list[Any], span: tuple[Any, Any]

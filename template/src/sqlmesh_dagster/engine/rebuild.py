@@ -55,6 +55,13 @@ class Rebuild:
         """Begin and end of what is built again, for each snapshot."""
         return {s: (spans[0][0], spans[-1][1]) for s, spans in self.intervals.items()}
 
+    def leave_out(self, snapshots: Mapping[SnapshotId, Snapshot]) -> None:
+        """Lets the intervals be missing for this run; the record of them is as it was."""
+        for snapshot_id, spans in self.intervals.items():
+            if snapshot_id in snapshots:
+                for span in spans:
+                    snapshots[snapshot_id].remove_interval(span)
+
     def forget(self, state: StateSync, snapshots: Mapping[SnapshotId, Snapshot]) -> None:
         """Removes the intervals from SQLMesh's record: if they fail, the next run builds them.
         SQLMesh removes one interval of a table at a time.

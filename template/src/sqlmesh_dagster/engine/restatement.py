@@ -14,6 +14,7 @@ from sqlmesh_dagster.upstream.internals import (
     SnapshotId,
     StateSync,
     TimeLike,
+    earliest_start_date,
     identify_restatement_intervals_across_snapshot_versions,
     now,
     snapshots_to_dag,
@@ -58,7 +59,7 @@ def plan_restatement(
 
     Args:
         snapshots: What the environment runs, by name.
-        wanted: The selected models that are deployed.
+        wanted: The selected models that are deployed; at least one.
 
     Raises:
         RestatementRefusedError: A wanted model must not be built again.
@@ -102,21 +103,20 @@ def plan_restatement(
     )
 
 
-def forget_done(
-    state: StateSync, snapshots: Mapping[SnapshotId, Snapshot], restatement: Restatement
-) -> None:
-    """Removes what is restated from SQLMesh's record of what is done.
+def done_of(
+    snapshots: Mapping[SnapshotId, Snapshot], restatement: Restatement
+) -> list[tuple[Snapshot, Interval]]:
+    """What is restated of each snapshot that has something done.
 
-    A plan does not. If the run then fails or is stopped, the intervals are missing, and the next
-    run builds them. Previews have a record of their own, which SQLMesh cannot remove.
+    A plan leaves the record of it as it is. A run removes it when its first model begins: if it then
+    fails or is stopped, the intervals are missing, and the next run builds them. Previews have a record
+    of their own, which SQLMesh cannot remove.
     """
-    done = [
+    return [
         (snapshots[s], interval)
         for s, interval in restatement.intervals.items()
         if s in snapshots and snapshots[s].intervals
     ]
-    if done:
-        state.remove_intervals(done, remove_shared_versions=True)
 
 
 def forget_elsewhere(
@@ -147,15 +147,24 @@ def forget_elsewhere(
 def _span(
     wanted: Iterable[Snapshot], options: CheckedRunOptions, execution_time: datetime
 ) -> tuple[TimeLike, TimeLike]:
-    """The span that the run was asked for; by default all that is done."""
+    """The span that the run was asked for; by default all that is done, and all that is due.
+
+    Of a restatement that failed before, more or less is missing.
+    """
     if options.partitions is not None:
         return options.partitions
-    done = [interval for s in wanted for interval in (*s.intervals, *s.dev_intervals)]
-    ends = to_timestamp(execution_time)
+    spans = [span for s in wanted for span in _done_and_due(s, execution_time)]
     return (
-        options.start or min((low for low, _ in done), default=ends),
-        options.end or max((high for _, high in done), default=ends),
+        options.start or min(low for low, _ in spans),
+        options.end or max(high for _, high in spans),
     )
+
+
+def _done_and_due(snapshot: Snapshot, execution_time: datetime) -> Iterable[Interval]:
+    done = (*snapshot.intervals, *snapshot.dev_intervals)
+    ends = to_timestamp(snapshot.node.cron_floor(execution_time))
+    begins = to_timestamp(earliest_start_date([snapshot], relative_to=execution_time))
+    return [*done, (done[-1][1] if done else min(begins, ends), ends)]
 
 
 def _interval(

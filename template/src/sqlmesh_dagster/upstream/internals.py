@@ -41,6 +41,7 @@ from sqlmesh.core.snapshot import Snapshot as Snapshot
 from sqlmesh.core.snapshot import SnapshotEvaluator as SnapshotEvaluator
 from sqlmesh.core.snapshot import SnapshotFingerprint as SnapshotFingerprint
 from sqlmesh.core.snapshot import SnapshotId as SnapshotId
+from sqlmesh.core.snapshot import earliest_start_date as earliest_start_date
 from sqlmesh.core.snapshot import fingerprint_from_node as fingerprint_from_node
 from sqlmesh.core.snapshot import missing_intervals as missing_intervals
 from sqlmesh.core.snapshot.definition import Intervals as Intervals
@@ -103,6 +104,7 @@ __all__ = [
     "ViewKind",
     "apply_auto_restatements",
     "constants",
+    "earliest_start_date",
     "execute_environment_statements",
     "expand_range",
     "fingerprint_from_node",
