@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -441,6 +442,71 @@ def test_a_broken_model_fails_the_load_unless_the_last_good_is_to_be_kept(
     (project.root / "models/demo_46_broken.sql").unlink()
     (spec,) = project.definitions(keep_last_good=True).resolve_all_asset_specs()
     assert "sqlmesh/problem" not in spec.metadata
+
+
+_ENDS = ("raise KeyboardInterrupt", "raise SystemExit(3)", "raise GeneratorExit", "sys.exit('bye')")
+_PLACES = {
+    "models/ends.py": "import sys\n{}\n",
+    "macros/ends.py": "import sys\n{}\n",
+    "config.py": "import sys\n{}\n",
+}
+
+
+@pytest.mark.parametrize("path", _PLACES)
+def test_a_file_that_ends_the_process_is_a_load_error(project: Project, path: str) -> None:
+    """Promise: one message with the file, and the last good definitions help; whatever it raises."""
+    project.model("full", "SELECT 1::INT AS id")
+    project.definitions()
+    if path == "config.py":
+        (project.root / "config.yaml").unlink()
+    for end in _ENDS:
+        project.write(path, _PLACES[path].format(end))
+        with pytest.raises(ProjectLoadError, match=path):
+            project.definitions()
+        (spec,) = project.definitions(keep_last_good=True).resolve_all_asset_specs()
+        assert path in spec.metadata["sqlmesh/problem"].value
+
+
+def test_a_load_that_is_stopped_is_no_load_error(project: Project) -> None:
+    """Promise: Ctrl-C ends the process that loads, also while a file of the project runs."""
+    project.write(
+        "models/waits.py",
+        """
+        import os, signal, time
+
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        """,
+    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            project.definitions()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "raise KeyboardInterrupt"])
+def test_a_model_that_ends_the_process_fails_alone(
+    project: Project, instance: dg.DagsterInstance, end: str
+) -> None:
+    """Promise: as a model that raises; what does not read it is built, and the run ends."""
+    project.model("beside", "SELECT 1::INT AS id")
+    project.write(
+        "models/ends.py",
+        f"""
+        import sys
+        from sqlmesh import model
+
+        @model("demo.ends", kind="FULL", columns={{"id": "int"}})
+        def entry(context, **kwargs):
+            {end}
+        """,
+    )
+    run = run_in_process(project.definitions(), instance)
+    assert run.materialized == ["beside"]
+    ((step, error),) = run.failed.items()
+    assert step.endswith("ends") and ("SystemExit: 3" in error or "KeyboardInterrupt" in error)
 
 
 def test_a_broken_project_without_a_last_good_load_fails(project: Project) -> None:

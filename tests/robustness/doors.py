@@ -172,6 +172,7 @@ _PYTHON_MODELS = (
 _STATEMENTS = (
     *(
         "raise SystemExit(3)",
+        "raise KeyboardInterrupt",
         "import sys; sys.exit('bye')",
         "raise RecursionError('deep')",
         "import nowhere",

@@ -48,6 +48,7 @@ from sqlmesh_dagster.guard.secrets import (
     masked_error,
     masked_texts,
 )
+from sqlmesh_dagster.guard.signals import StopSignals
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
@@ -200,23 +201,27 @@ class CaptureScheduler(Scheduler):
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
         failed_statement()  # of a model before
         try:
-            adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
-            is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
-            with (
-                self._watching(snapshot),
-                appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
-            ):
-                self._forget_done()
-                evaluated = super().evaluate(snapshot, *args, **kwargs)
-                if isinstance(self.console, CaptureConsole):
-                    count = row_count(snapshot, adapter, kwargs.get("deployability_index"))
-                    self.console.capture_row_count(snapshot.name, count)
-                return evaluated
+            with _exits_as_errors():
+                return self._evaluate(snapshot, *args, **kwargs)
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
                 self.console.capture_failure(snapshot.name, error, query)
             raise
+
+    def _evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
+        adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
+        is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
+        with (
+            self._watching(snapshot),
+            appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
+        ):
+            self._forget_done()
+            evaluated = super().evaluate(snapshot, *args, **kwargs)
+            if isinstance(self.console, CaptureConsole):
+                count = row_count(snapshot, adapter, kwargs.get("deployability_index"))
+                self.console.capture_row_count(snapshot.name, count)
+            return evaluated
 
     def _forget_done(self) -> None:
         """Once, before the first model is evaluated: what fails before that loses no record."""
@@ -275,6 +280,20 @@ class CaptureScheduler(Scheduler):
             _log.debug("Could not render the failed query of %s.", snapshot.name, exc_info=True)
             return None
         return query.sql(dialect=adapter.dialect, pretty=True) if query else None
+
+
+@contextmanager
+def _exits_as_errors() -> Iterator[None]:
+    """A model that calls `sys.exit` fails, as one that raises does: this is no thread that can be stopped.
+
+    SQLMesh and Dagster take such an error for the end of the whole process.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        raise errors.ModelFailedError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
 
 def _readable(sql: str, dialect: str) -> str:
@@ -541,16 +560,20 @@ def _learn_of(context: CaptureContext) -> None:
 
 @contextmanager
 def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
+    signals = StopSignals()
     try:
         yield
     except BaseException as error:
-        if not is_of_project(error):
+        is_stopped = signals.has_come
+        if not is_of_project(error, settings.project_path, is_stopped=is_stopped):
             raise
         message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip())))
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded:"
             f" {told(error, message, settings.project_path)}\nFix it, and reload the code location."
         ) from error
+    finally:
+        signals.close()
 
 
 def _release(context: CaptureContext) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-_OURS_TO_PASS_ON = (KeyboardInterrupt, GeneratorExit)
 
-
-def is_of_project(error: BaseException) -> bool:
+def is_of_project(error: BaseException, project: Path, *, is_stopped: bool) -> bool:
     """Whether a load failed because of a project's file; else the process itself is being stopped.
 
-    A file may call `sys.exit`, or raise an error that is no `Exception`: it must not end the process that
-    loads it. Dagster stops its processes with such errors of its own.
+    A file may call `sys.exit`, or raise `KeyboardInterrupt` or another error that is no `Exception`: it
+    must not end the process that loads it. Dagster stops its processes with such errors of its own.
+
+    Args:
+        is_stopped: Whether a signal to stop has come since the load began.
     """
     if isinstance(error, Exception):
         return True
+    if isinstance(error, GeneratorExit):  # or of whoever leaves the load
+        return _place(error, project) is not None
     is_of_dagster = type(error).__module__.partition(".")[0] == "dagster"
-    return not isinstance(error, _OURS_TO_PASS_ON) and not is_of_dagster
+    return not is_of_dagster and not (isinstance(error, KeyboardInterrupt) and is_stopped)
 
 
 def told(error: BaseException, message: str, project: Path) -> str:

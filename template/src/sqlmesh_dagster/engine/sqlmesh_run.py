@@ -117,7 +117,9 @@ class SQLMeshRun:
                 self._end(context, snapshots, status, execution_time)
         except RivalStep:
             raise
-        except Exception as error:
+        except (
+            BaseException
+        ) as error:  # a macro may call `sys.exit`; no signal raises in this thread
             self._note_failure()
             if not cancel.is_cancelled:
                 if not console.fail(as_error(error)):
