@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -245,45 +246,51 @@ def _record_or_problem(
     *rest: Any,
 ) -> ModelRecord:
     """The record; of a model that cannot be read whole, what can, so that the others are shown."""
+    identity = _identity_record(model, models, root, fingerprint)
     try:
-        return _model_record(model, models, root, fingerprint, *rest)
+        return _whole_record(identity, model, root, *rest)
     except Exception as error:  # `read_model` is the owner's code: it may raise anything
-        return ModelRecord(
-            fqn=model.fqn,
-            name=model.name,
-            catalog=model.catalog or "",
-            schema_name=model.schema_name,
-            view_name=model.view_name,
-            kind=model.kind.name.value,
-            source_type=model.source_type,
-            dialect=model.dialect,
-            gateway=model.gateway,
-            cron=model.cron,
-            cron_tz=None,
-            cron_period=_DAY,
-            cron_gap=_DAY,
-            interval_unit=model.interval_unit.value if model.interval_unit else "",
-            start=None,
-            owner=None,
-            tags=(),
-            description=None,
-            columns=(),
-            audits=(),
-            depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
-            grains=(),
-            partitioned_by=(),
-            path=_relative_path(model_path(model), root),
-            code_version=fingerprint.data_hash,
-            fingerprint=fingerprint_text(fingerprint),
-            problem=told(error),
-        )
+        return replace(identity, problem=told(error))
 
 
-def _model_record(
+def _identity_record(
+    model: Model, models: Mapping[str, Model], root: Path, fingerprint: SnapshotFingerprint
+) -> ModelRecord:
+    """Which model it is, where it stands in the project, and nothing that its owner may have got wrong."""
+    return ModelRecord(
+        fqn=model.fqn,
+        name=model.name,
+        catalog=model.catalog or "",
+        schema_name=model.schema_name,
+        view_name=model.view_name,
+        kind=model.kind.name.value,
+        source_type=model.source_type,
+        dialect=model.dialect,
+        gateway=model.gateway,
+        cron=model.cron,
+        cron_tz=None,
+        cron_period=_DAY,
+        cron_gap=_DAY,
+        interval_unit=model.interval_unit.value if model.interval_unit else "",
+        start=None,
+        owner=None,
+        tags=(),
+        description=None,
+        columns=(),
+        audits=(),
+        depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
+        grains=(),
+        partitioned_by=(),
+        path=_relative_path(model_path(model), root),
+        code_version=fingerprint.data_hash,
+        fingerprint=fingerprint_text(fingerprint),
+    )
+
+
+def _whole_record(
+    identity: ModelRecord,
     model: Model,
-    models: Mapping[str, Model],
     root: Path,
-    fingerprint: SnapshotFingerprint,
     sources: Mapping[str, ColumnSources],
     start: datetime | None,
     tests: Iterable[str],
@@ -295,35 +302,21 @@ def _model_record(
     period, gap = _cron_spacing(model.cron, model.cron_tz)
     path = model_path(model)
     restated = model.auto_restatement_cron
-    return ModelRecord(
-        fqn=model.fqn,
-        name=model.name,
-        catalog=model.catalog or "",
-        schema_name=model.schema_name,
-        view_name=model.view_name,
-        kind=model.kind.name.value,
-        source_type=model.source_type,
-        dialect=model.dialect,
+    return replace(
+        identity,
         engine=engine,
-        gateway=model.gateway,
-        cron=model.cron,
         cron_tz=str(model.cron_tz) if model.cron_tz else None,
         cron_period=period,
         cron_gap=gap,
         restated_at=(restated, *_cron_spacing(restated, None)) if restated else None,
-        interval_unit=model.interval_unit.value if model.interval_unit else "",
         start=str(model.start) if model.start else None,
         owner=_shown(model.owner),
         tags=tuple(shown(tag) for tag in model.tags),
         description=_shown(model.description),
         columns=_columns(model, sources),
         audits=_audits(model),
-        depends_on=tuple(sorted(_visible_dependencies(model.depends_on, models))),
         grains=tuple(grain.sql(dialect=model.dialect) for grain in model.grains),
         partitioned_by=tuple(e.sql(dialect=model.dialect) for e in model.partitioned_by),
-        path=_relative_path(path, root),
-        code_version=fingerprint.data_hash,
-        fingerprint=fingerprint_text(fingerprint),
         line=definition_line(Path(path), model.name) if path else 1,
         references=tuple(e.sql(dialect=model.dialect) for e in model.references),
         time_column=model.time_column.column.name if model.time_column else None,
