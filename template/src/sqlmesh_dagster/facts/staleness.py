@@ -376,7 +376,9 @@ def _why_not(subject: Subject, table: Table) -> str:
     if policies_of(subject.kind)[0] != "nothing":
         reason = "its tag `dagster:new_data:nothing` says so."
     else:
-        reason = f"nobody but you can know whether a {subject.kind} model may be built again."
+        reason = (
+            f"nobody but you can know whether a model of kind {subject.kind} may be built again."
+        )
     now = " Launch it with `build: all` to build all of it now." if table.is_restatable else ""
     always = f" The tag {tag} lets each run take new data." if tag else ""
     return f"{reason}{now}{always}"

@@ -309,3 +309,191 @@ def test_a_range_names_its_first_and_its_last_row(told: object, span: object) ->
     event = dg.AssetMaterialization("raw", metadata={LOADED_RANGE: told})  # type: ignore[dict-item]
     assert loaded_range(event.metadata) == span
     assert loaded_range({}) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_restatable", "told"),
+    [
+        (
+            "INCREMENTAL_BY_UNIQUE_KEY",
+            True,
+            "nobody but you can know whether a model of kind INCREMENTAL_BY_UNIQUE_KEY may be built again."
+            " Launch it with `build: all` to build all of it now."
+            " The tag `dagster:new_data:newest` lets each run take new data.",
+        ),
+        (
+            "SCD_TYPE_2_BY_TIME",
+            False,
+            "nobody but you can know whether a model of kind SCD_TYPE_2_BY_TIME may be built again."
+            " The tag `dagster:new_data:newest` lets each run take new data.",
+        ),
+        (
+            "MANAGED",
+            False,
+            "nobody but you can know whether a model of kind MANAGED may be built again.",
+        ),
+        (
+            "FULL",
+            True,
+            "its tag `dagster:new_data:nothing` says so."
+            " Launch it with `build: all` to build all of it now.",
+        ),
+        (
+            "INCREMENTAL_BY_TIME_RANGE",
+            True,
+            "its tag `dagster:new_data:nothing` says so."
+            " Launch it with `build: all` to build all of it now."
+            " The tag `dagster:new_data:newest` lets each run take new data.",
+        ),
+    ],
+)
+def test_what_is_left_says_why_and_how_to_build_it(
+    kind: str, is_restatable: bool, told: str
+) -> None:
+    """Promise: by the kind, or the tag; with the ways that there are, and with what has changed."""
+    subject = _model("m", "raw", kind=kind, policy="nothing", inputs={"raw": _OLD})
+    table = replace(_TABLE, is_restatable=is_restatable)
+    verdict = _verdicts(_known(subject, loads={"raw": _NEW}), {"m": table})["m"]
+    assert (verdict.left, verdict.rebuild, verdict.only_audits) == (told, (), False)
+    assert [change.label for change in verdict.changes] == ["raw"]
+
+
+def test_every_reason_for_leaving_a_model_keeps_what_has_changed() -> None:
+    """Promise: the run names the inputs, whoever decided."""
+    known = _known(_model("m", "raw", inputs={"raw": _OLD}), loads={"raw": _NEW}, run_id="now")
+    refused = _verdicts(known, {"m": replace(_TABLE, refusal="no.")})["m"]
+    for verdict in (refused, _verdicts(replace(known, build="due"))["m"]):
+        assert [(change.label, change.is_new) for change in verdict.changes] == [("raw", False)]
+
+
+def test_a_view_is_audited_and_its_reader_is_built() -> None:
+    """Promise: a view holds no rows; only a view that is built again is audited instead."""
+    view = replace(_model("m", "raw", kind="VIEW", inputs={"raw": _OLD}), is_view=True)
+    assert _verdicts(_known(view, loads={"raw": _NEW}))["m"].only_audits is True
+    table = _model("m", "raw", inputs={"raw": _OLD})
+    assert _verdicts(_known(table, loads={"raw": _NEW}))["m"].only_audits is False
+
+
+def test_a_single_period_of_history_is_left_with_the_reason() -> None:
+    """Promise: built again, it would begin without rows; a model by time may be."""
+    single = {"m": Table("t1", (_span("2025-01-09", "2025-01-10"),))}
+    history = _model("m", "raw", kind="SCD_TYPE_2_BY_TIME", policy="newest", inputs={"raw": _OLD})
+    left = _verdicts(_known(history, loads={"raw": _NEW}), single)["m"]
+    assert left.left == "its newest intervals are all there is of it."
+    by_time = _verdicts(_known(_daily(policy="newest"), loads={"raw": _NEW}), single)["m"]
+    assert (by_time.rebuild, by_time.left) == ((_span("2025-01-09", "2025-01-10"),), None)
+
+
+def test_unknown_time_with_nothing_to_build_names_the_input() -> None:
+    """Promise: with the run option that says the time."""
+    left = _of(_daily(), None, without_range="nothing").left
+    assert left == (
+        "nobody says of which time the new data of `raw` is. Launch it with"
+        " `build: all`, between `start` and `end`."
+    )
+
+
+def _below(top: Subject, *, recorded: str = "x") -> Subject:
+    return replace(
+        _daily(), sources=(top.label,), recorded=Recorded({top.label: Input(recorded)}, "t1", 7)
+    )
+
+
+def test_a_model_by_time_passes_its_own_periods_on() -> None:
+    """Promise: a day of a monthly table is a month of what reads it."""
+    history = _loads(_span("2025-01-05", "2025-01-06"))
+    top = replace(_daily(unit="month"), label="top", policy="touched")
+    known = _known(top, _below(top), loads={"raw": history[-1]}, history={"raw": history})
+    months = Table("t1", (_span("2025-01-01", "2025-02-01"),))
+    verdicts = _verdicts(known, {"top": months, "m": months})
+    assert [c.spans for c in verdicts["m"].changes] == [(_span("2025-01-01", "2025-02-01"),)]
+    assert [c.label for c in verdicts["m"].changes] == ["top"]
+
+
+def test_a_due_model_above_that_is_left_is_a_change_of_its_reader() -> None:
+    """Promise: the clock builds it in this run; only if it is due and selected."""
+    top = _model("top", "raw", kind="FULL", policy="nothing", inputs={"raw": _OLD})
+    below = _below(top, recorded=contents({"raw": _OLD}))
+    loads = {"raw": replace(_NEW, run_id="r")}
+    known = _known(top, below, loads=loads, run_id="r")
+    due = {"top": replace(_TABLE, is_due=True), "m": _TABLE}
+    (change,) = _verdicts(known, due)["m"].changes
+    assert (change.label, change.since, change.spans, change.is_new) == ("top", None, None, True)
+    assert "m" not in _verdicts(known)
+    assert "m" not in _verdicts(replace(known, selected=frozenset({"m"})), due)
+    fresh = replace(known, loads={"raw": Load("v1", 1, at=1)})
+    assert _verdicts(fresh, due) == {}
+    assert [c.is_new for c in _verdicts(replace(known, run_id="other"), due)["m"].changes] == [
+        False
+    ]
+
+
+def test_a_table_that_was_built_from_other_data_says_since_when() -> None:
+    """Promise: since it was built, by another run; and nothing where either is not known."""
+    top = _model("top", "raw", inputs={"raw": Input("v2", 2)})
+    known = _known(top, _below(top), loads={"raw": _NEW})
+    (change,) = _verdicts(known)["m"].changes
+    assert (change.label, change.since, change.is_new) == ("top", 100, False)
+    assert _verdicts(_known(top, _below(top, recorded="?"), loads={"raw": _NEW})) == {}
+    unrecorded = replace(top, recorded=None)
+    loads = {"raw": replace(_NEW, at=50)}
+    assert _verdicts(_known(unrecorded, _below(unrecorded), loads=loads)) == {}
+
+
+def test_a_model_that_is_not_deployed_hides_no_other() -> None:
+    """Promise: each is judged for itself."""
+    known = _known(
+        _model("a", "raw", inputs={"raw": _OLD}),
+        _model("b", "raw", inputs={"raw": _OLD}),
+        loads={"raw": _NEW},
+    )
+    assert list(_verdicts(known, {"b": _TABLE})) == ["b"]
+
+
+def test_only_loads_after_the_recorded_one_count() -> None:
+    """Promise: by their place in the log; the recorded one itself brought nothing."""
+    history = (
+        Load("v0", 1, at=1, span=_span("2025-01-01", "2025-01-02")),
+        Load("v1", 2, at=2, span=_span("2025-01-02", "2025-01-03")),
+        Load("v1", 3, at=3),
+        Load("v2", 4, at=4, span=_span("2025-01-04", "2025-01-05")),
+    )
+    subject = _daily(recorded=Recorded({"raw": Input("v1", 2)}, "t1", 100))
+    known = _known(subject, loads={"raw": history[-1]}, history={"raw": history})
+    verdict = _verdicts(known)["m"]
+    assert verdict.rebuild == (_span("2025-01-04", "2025-01-05"),)
+    assert verdict.changes[0].since == 4
+
+
+def test_inputs_of_an_unrecorded_model_are_known_by_time_alone() -> None:
+    """Promise: the version where it was there before, and else that it is unknown."""
+    subject, loads = _model("m", "raw", "more", "none"), {"raw": _NEW, "more": Load("v9", 3, at=50)}
+    built = {"raw": Input("?"), "more": Input("v9", 3)}
+    assert inputs_before(subject, _TABLE, loads) == built
+    nothing = {"raw": Input("?"), "more": Input("?")}
+    assert inputs_before(subject, None, loads) == nothing
+
+
+@pytest.mark.parametrize(
+    ("policy", "built", "is_met"),
+    [
+        ("all", _span("2025-01-01", "2025-01-02"), True),
+        ("touched", _span("2025-01-02", "2025-01-04"), False),
+        ("touched", _span("2025-01-02", "2025-01-06"), True),
+        ("newest", _span("2025-01-02", "2025-01-06"), False),
+        ("newest", _span("2025-01-09", "2025-01-10"), True),
+    ],
+)
+def test_a_change_is_in_what_was_built_by_the_models_policy(
+    policy: Policy, built: tuple[int, int], is_met: bool
+) -> None:
+    """Promise: any build, the time that changed, or the newest."""
+    subject = _daily(policy=policy)
+    verdict = _of(subject, _span("2025-01-03", "2025-01-05"))
+    after = inputs_after({"raw": _OLD}, subject, verdict, _TABLE, [built], {"raw": _NEW_INPUT})
+    assert after == {"raw": _NEW_INPUT if is_met else _OLD}
+    unknown = inputs_after({}, subject, verdict, _TABLE, [], {"raw": _NEW_INPUT})
+    assert unknown == {"raw": Input("?")}
+    for table in (None, Table("t1")):
+        first = inputs_after({}, subject, verdict, table, [built], {"raw": _NEW_INPUT})
+        assert first == {"raw": _NEW_INPUT}

@@ -131,3 +131,22 @@ def test_a_manifest_of_another_program_stays(tmp_path: Path) -> None:
     own.path.write_text("garbage")
     own.write(STORED)
     assert own.read() == STORED
+
+
+def test_a_project_of_several_folders_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """Promise: by which folders, in their order, beside the first one alone and other gateways."""
+    folders = (
+        (),
+        (Path("/b"),),
+        (Path("/b"), Path("/c")),
+        (Path("/c"), Path("/b")),
+        (Path("/bc"),),
+    )
+    names = [
+        ManifestStore.in_folder(tmp_path, gateway, also).path.name
+        for gateway in (None, "g")
+        for also in folders
+    ]
+    assert len(set(names)) == len(names)
+    assert names[1].startswith("manifest-with-") and names[6].startswith("manifest-g-with-")
+    assert ManifestStore.in_folder(tmp_path, "g", (Path("/b"),)).path.name == names[6]
