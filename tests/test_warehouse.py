@@ -128,6 +128,7 @@ def test_a_day_on_postgres_with_the_state_apart(platform: Platform) -> None:
     server.create_database("analytics")
     on = platform.on_postgres(**platform.state_apart())
     prod = platform.on_postgres(**platform.state_apart(), SQLMESH_ENVIRONMENT="prod")
+    assert "FAIL" not in on.run("poe", "doctor")
     assert "17 built" in on.run("poe", "run")
     assert "17 up to date" in on.run("poe", "run")
     assert "Nothing to do" in on.run("poe", "plan")

@@ -164,6 +164,13 @@ def sqlmesh(arguments: tuple[str, ...]) -> None:
     sys.exit(subprocess.run([program, "-p", folder, *arguments], check=False).returncode)
 
 
+@main.command()
+def doctor() -> None:
+    """Look whether warehouse, state, locks, privileges and clocks are as runs need them."""
+    known = subprocess.run([sys.executable, "-m", "sqlmesh_dagster.engine.diagnosis"], check=False)
+    sys.exit(known.returncode)
+
+
 @main.command(name="format")
 @click.option("--check", is_flag=True, help="Change nothing; fail if a file would change.")
 def format_models(check: bool) -> None:

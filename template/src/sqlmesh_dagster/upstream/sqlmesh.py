@@ -292,6 +292,18 @@ def has_state_beside_data(context: Context) -> bool:
     return len(databases) == 1 == len(duckdb_files(connection))
 
 
+def state_writer(context: Context) -> str | None:
+    """The version of the SQLMesh that wrote the project's state last; None where there is no state."""
+    if not has_state(context):
+        return None
+    state = context.config.get_scheduler(context.gateway).create_state_sync(context)
+    try:
+        return state.get_versions(validate=False).sqlmesh_version
+    finally:
+        if not duckdb_files(state_connection(context)):
+            state.close()
+
+
 def state_connection(context: Context) -> ConnectionConfig:
     """The connection of the state: the warehouse's, unless there is a `state_connection`."""
     return context.config.get_state_connection(context.gateway) or context.connection_config

@@ -1,0 +1,193 @@
+"""What is reachable, and what is allowed: `python -m sqlmesh_dagster.engine.diagnosis`, for `poe doctor`.
+
+Changes nothing but for a schema of its own, which it drops again. Importing this module imports SQLMesh.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from uuid import uuid4
+
+from sqlglot import exp
+
+from sqlmesh_dagster.engine.context import CaptureContext, open_adapter, open_context
+from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.locks import ProjectLock
+from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.internals import ConnectionConfig, EngineAdapter
+from sqlmesh_dagster.upstream.sqlmesh import (
+    duckdb_files,
+    engine_name,
+    state_connection,
+    state_writer,
+)
+from sqlmesh_dagster.warehouses import GATEWAY
+
+_PACKAGES = ("dagster", "sqlmesh", "duckdb")
+_NAME = "poe doctor"
+_REACH = "Is it up, and are host, port, user and password right, and the way there open from here?"
+_FREE = "End the process that holds the file, or wait for it."
+
+
+def main() -> int:
+    """Prints a line for each thing that it looks at.
+
+    Returns:
+        The exit status: 1 if something is to be done.
+    """
+    findings = []
+    folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+    for finding in diagnose(ProjectSettings(project_dir=folder, wait_timeout=0)):
+        findings.append(finding)
+        print(mask(finding.line), flush=True)
+    return exit_status(findings)
+
+
+def diagnose(settings: ProjectSettings) -> Iterator[Finding]:
+    """Looks at one thing after the other; what needs another that is not well is left out."""
+    settings = settings.checked()
+    yield Finding("versions", _versions())
+    try:
+        opened = open_context(settings, load=False)
+        context = opened.__enter__()
+    except Exception as error:
+        yield Finding("config", str(error), "Nothing else can be looked at before.")
+        return
+    try:
+        yield from _of_context(context, settings)
+    finally:
+        opened.__exit__(None, None, None)
+
+
+def _of_context(context: CaptureContext, settings: ProjectSettings) -> Iterator[Finding]:
+    chosen = os.environ.get(GATEWAY, "").strip()
+    how = f"`{GATEWAY}`" if chosen else f"the project's own; `{GATEWAY}` is not set"
+    gateway = context.gateway or context.config.default_gateway_name
+    yield Finding("gateway", f"`{gateway}`, {how}")
+    yield _project_lock(settings)
+    warehouse = _looked("warehouse", lambda: _warehouse(context, settings), _remedy(context))
+    yield warehouse
+    is_apart = state_connection(context) is not context.connection_config
+    if not warehouse.remedy:
+        adapter = context.engine_adapter
+        yield _looked("privileges", lambda: _privileges(adapter), _GRANT.format("the warehouse"))
+        yield _looked("time", lambda: _time(adapter), "Tell the warehouse's clock by other means.")
+    if is_apart or not warehouse.remedy:
+        yield from _of_state(context, settings, is_apart)
+
+
+_GRANT = "Grant the user of {} the right to create schemas and tables."
+
+
+def _of_state(
+    context: CaptureContext, settings: ProjectSettings, is_apart: bool
+) -> Iterator[Finding]:
+    connection = state_connection(context)
+    state = _looked("state", lambda: _state(context, settings), _REACH)
+    yield state
+    if "this is" not in state.said and state.remedy:
+        return
+    if is_apart:
+        with closing(connection.create_engine_adapter(concurrent_tasks=1)) as adapter:
+            grant = _GRANT.format("the state")
+            yield _looked("privileges", lambda: _privileges(adapter, "of the state"), grant)
+    yield _looked("lock", lambda: _lock(context, settings), "See above what keeps it.")
+
+
+def _looked(subject: str, look: Callable[[], Finding], remedy: str) -> Finding:
+    """What a look has found; an error has the remedy."""
+    try:
+        return look()
+    except Exception as error:
+        return Finding(subject, f"{type(error).__name__}: {error}", remedy)
+
+
+def _versions() -> str:
+    found = [f"Python {sys.version.split()[0]}"]
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return ", ".join(found)
+
+
+def _project_lock(settings: ProjectSettings) -> Finding:
+    lock = ProjectLock(settings.lock_name, settings.project_path)
+    lease = lock.take(_NAME)
+    if lease is None:
+        return Finding("runs", f"{lock.holder() or 'another process'} works on the project now")
+    lease.release()
+    return Finding("runs", "none on this host works on the project now")
+
+
+def _remedy(context: CaptureContext) -> str:
+    return _FREE if duckdb_files(context.connection_config) else _REACH
+
+
+def _warehouse(context: CaptureContext, settings: ProjectSettings) -> Finding:
+    adapter = open_adapter(context, settings)
+    adapter.fetchone("SELECT 1")
+    return Finding("warehouse", f"{_place(context.connection_config)} answers")
+
+
+def _place(connection: ConnectionConfig) -> str:
+    files = ", ".join(str(file) for file in duckdb_files(connection))
+    host = getattr(connection, "host", None) or getattr(connection, "server_hostname", None)
+    return f"{engine_name(connection)}{f' at {files or host}' if files or host else ''}"
+
+
+def _privileges(adapter: EngineAdapter, where: str = "of the warehouse") -> Finding:
+    """Makes a schema, a table and a view, and drops them."""
+    schema = f"sqlmesh_doctor_{uuid4().hex[:8]}"
+    table = exp.table_("made", db=schema)
+    adapter.create_schema(schema)
+    try:
+        adapter.create_table(table, {"id": exp.DataType.build("int")})
+        adapter.insert_append(table, exp.select(exp.cast(exp.Literal.number(1), "int").as_("id")))
+        adapter.create_view(exp.table_("shown", db=schema), exp.select("id").from_(table))
+    finally:
+        adapter.drop_schema(schema, ignore_if_not_exists=True, cascade=True)
+    return Finding("privileges", f"{where}: schemas, tables and views can be made")
+
+
+def _time(adapter: EngineAdapter) -> Finding:
+    """By the warehouse's own clock, as text, in UTC."""
+    before = datetime.now(timezone.utc)
+    row: Any = adapter.fetchone(exp.select(exp.CurrentTimestamp()))
+    there = row[0]
+    if not isinstance(there, datetime):
+        return Finding("time", f"the warehouse says {there}")
+    if there.tzinfo is None:
+        there = there.replace(tzinfo=timezone.utc)
+    return clocks(before, there)
+
+
+def _state(context: CaptureContext, settings: ProjectSettings) -> Finding:
+    command = f"sqlmesh -p {settings.project_dir}"
+    found = state_version(version("sqlmesh"), state_writer(context), command)
+    place = _place(state_connection(context))
+    return Finding(found.subject, f"on {place}: {found.said}", found.remedy)
+
+
+def _lock(context: CaptureContext, settings: ProjectSettings) -> Finding:
+    said: list[str] = []
+
+    def log(_: int, text: str) -> None:
+        said.append(text)
+
+    with state_lock(context, settings, _NAME, CancelToken(), log) as lock, lock.alone():
+        if any("no lock keeps" in text for text in said):
+            return Finding("lock", said[0], "Let `STATE_HOST` and so on name a Postgres.")
+    return Finding("lock", "the one on the state can be taken, held and given back")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
