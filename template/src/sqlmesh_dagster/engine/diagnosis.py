@@ -148,7 +148,7 @@ def _privileges(adapter: EngineAdapter, where: str = "of the warehouse") -> Find
     """Makes a schema, a table and a view, and drops them."""
     schema = f"sqlmesh_doctor_{uuid4().hex[:8]}"
     table = exp.table_("made", db=schema)
-    adapter.create_schema(schema)
+    adapter.create_schema(schema, warn_on_error=False)
     try:
         adapter.create_table(table, {"id": exp.DataType.build("int")})
         adapter.insert_append(table, exp.select(exp.cast(exp.Literal.number(1), "int").as_("id")))
