@@ -87,6 +87,8 @@ def _options() -> Iterator[str]:
     yield from _fields(sqlmesh_dagster.SQLMeshRunOptions)
     yield "\nOf `sqlmesh_plan_job`, under `ops`, `sqlmesh_plan`, `config`:\n"
     yield from _fields(sqlmesh_dagster.SQLMeshPlanOptions)
+    yield "\nOf `sqlmesh_review_job`, under `ops`, `sqlmesh_review`, `config`:\n"
+    yield from _fields(sqlmesh_dagster.SQLMeshReviewOptions)
     yield "\nOf `sqlmesh_invalidate_job`, under `ops`, `sqlmesh_invalidate`, `config`:\n"
     yield from _fields(sqlmesh_dagster.SQLMeshInvalidateOptions)
     yield ""

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         ModelSkippedError,
         PlanFailedError,
         ProjectLoadError,
+        PromotionStoppedError,
         RestatementRefusedError,
         RunFailedError,
         SQLMeshDagsterError,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
         sqlmesh_invalidate_job_factory,
         sqlmesh_plan_job_factory,
         sqlmesh_resources,
+        sqlmesh_review_job_factory,
         sqlmesh_sync_sensor_factory,
         sqlmesh_verify_job_factory,
     )
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
         SQLMeshPlanOptions,
     )
     from sqlmesh_dagster.run.results import SQLMeshResultsResource
+    from sqlmesh_dagster.run.review import SQLMeshReviewOptions
     from sqlmesh_dagster.translator import (
         SQLMeshTranslator,
         TranslatorSettings,
@@ -119,6 +122,7 @@ _HOMES = {
         ModelSkippedError
         PlanFailedError
         ProjectLoadError
+        PromotionStoppedError
         RestatementRefusedError
         RunFailedError
         SQLMeshDagsterError
@@ -133,12 +137,14 @@ _HOMES = {
         sqlmesh_invalidate_job_factory
         sqlmesh_plan_job_factory
         sqlmesh_resources
+        sqlmesh_review_job_factory
         sqlmesh_sync_sensor_factory
         sqlmesh_verify_job_factory
     """,
     "resource": "SQLMeshResource SQLMeshRunOptions",
     "run.plans": "SQLMeshInvalidateOptions SQLMeshPlanOptions",
     "run.results": "SQLMeshResultsResource",
+    "run.review": "SQLMeshReviewOptions",
     "translator": "SQLMeshTranslator TranslatorSettings",
 }
 """Where each public name is: imported when it is asked for, as SQLMesh's config needs no Dagster."""
@@ -178,6 +184,7 @@ __all__ = [
     "ModelSkippedError",
     "PlanFailedError",
     "ProjectLoadError",
+    "PromotionStoppedError",
     "RestatementRefusedError",
     "RunFailedError",
     "SQLMeshDagsterError",
@@ -186,6 +193,7 @@ __all__ = [
     "SQLMeshProjectComponent",
     "SQLMeshResource",
     "SQLMeshResultsResource",
+    "SQLMeshReviewOptions",
     "SQLMeshRunOptions",
     "SQLMeshTranslator",
     "StandaloneAuditRecord",
@@ -201,6 +209,7 @@ __all__ = [
     "sqlmesh_invalidate_job_factory",
     "sqlmesh_plan_job_factory",
     "sqlmesh_resources",
+    "sqlmesh_review_job_factory",
     "sqlmesh_sync_sensor_factory",
     "sqlmesh_verify_job_factory",
 ]

@@ -45,6 +45,10 @@ class PlanFailedError(SQLMeshDagsterError):
     """Deploying the local changes failed."""
 
 
+class PromotionStoppedError(SQLMeshDagsterError):
+    """A rule of the owner's stops a promotion, or it would not do what was reviewed."""
+
+
 class VerificationFailedError(SQLMeshDagsterError):
     """SQLMesh's unit tests fail, or its linter finds errors."""
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 import dagster as dg
 from pydantic import Field
 
+from sqlmesh_dagster.consumers import consumer_specs
 from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.project import (
@@ -24,11 +25,13 @@ from sqlmesh_dagster.definition.project import (
 )
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.facts.rules import read_rules
 from sqlmesh_dagster.guard.garbage import freeze_definitions, rare_collection
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.run.plans import invalidate_job, plan_job
 from sqlmesh_dagster.run.results import SQLMeshResultsResource
+from sqlmesh_dagster.run.review import review_job
 from sqlmesh_dagster.run.schedule import adaptive_schedule
 from sqlmesh_dagster.run.steps import StepEvent, check_table, materialize_model
 from sqlmesh_dagster.run.sync import sync_sensor
@@ -151,6 +154,13 @@ def sqlmesh_plan_job_factory(
     return plan_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
+def sqlmesh_review_job_factory(
+    *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
+) -> dg.JobDefinition:
+    """The job `<project_name>_review_job`: what the project's files do to the data of production."""
+    return review_job(_project(sqlmesh_resource, project_name, project_name, None))
+
+
 def sqlmesh_invalidate_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -246,6 +256,7 @@ def project_definitions(
         )
     project = _translated(resource, manifest, name, options.group_name, options.owners)
     assets = _assets(project, options.op_tags)
+    rules = read_rules(resource.settings.project_path)
     loads = loads_choice(options.schedule_loads)
     job = _job(project, assets, loads)
     schedules = []
@@ -262,8 +273,14 @@ def project_definitions(
         )
         sensors.append(_sync_sensor(project, resource, None, options.enable_sync))
     definitions = dg.Definitions(
-        assets=[*assets, *project.externals],
-        jobs=[job, plan_job(project), invalidate_job(project), verify_job(project)],
+        assets=[*assets, *project.externals, *consumer_specs(project, rules)],
+        jobs=[
+            job,
+            plan_job(project),
+            review_job(project),
+            invalidate_job(project),
+            verify_job(project),
+        ],
         schedules=schedules,
         sensors=sensors,
         resources=sqlmesh_resources(resource, name=name),

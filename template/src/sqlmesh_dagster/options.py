@@ -158,6 +158,27 @@ class PlanOptions(BaseModel):
         )
 
 
+class ReviewOptions(BaseModel):
+    """How a change is reviewed; one line for each option, as above."""
+
+    model_config = ConfigDict(frozen=True)
+
+    environment: str | None = Field(
+        default=None,
+        description="Environment in which the change is built; by default the one that Dagster runs."
+        " Never `prod`.",
+    )
+    start: str | None = Field(default=None, description="Backfill from this date or time.")
+    end: str | None = Field(default=None, description="Backfill up to this date or time.")
+    execution_time: str | None = Field(default=None, description='The review\'s "now".')
+    forward_only: bool = Field(default=False, description="Keep the history as it is.")
+    override: str | None = Field(
+        default=None,
+        description="Why the change may be promoted though a rule of `review.toml` stops it.",
+    )
+    override_by: str | None = Field(default=None, description="Who says so, as in `review.toml`.")
+
+
 class InvalidateOptions(BaseModel):
     """Which environment is invalidated, and how; one line for each option, as above."""
 

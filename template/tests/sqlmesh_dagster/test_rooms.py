@@ -21,11 +21,12 @@ from sqlmesh_dagster import (
     SQLMeshPlanOptions,
     SQLMeshProjectComponent,
     SQLMeshResource,
+    SQLMeshReviewOptions,
     SQLMeshRunOptions,
     sqlmesh_definitions_factory,
 )
 from sqlmesh_dagster.moved import MOVED
-from sqlmesh_dagster.options import InvalidateOptions, PlanOptions, RunOptions
+from sqlmesh_dagster.options import InvalidateOptions, PlanOptions, ReviewOptions, RunOptions
 from sqlmesh_dagster.settings import DefinitionOptions, ProjectSettings
 
 PACKAGE = Path(sqlmesh_dagster.__file__).parent
@@ -38,7 +39,7 @@ _MAY_IMPORT = {
     "times": {"errors"},
     "options": {"settings", "times"},
     "moved": set(),
-    "facts": {"definition", "options", "settings"},
+    "facts": {"definition", "errors", "options", "settings"},
     "definition": {"errors", "translator"},
     "translator": {"definition", "errors"},
     "upstream": {"moved"},
@@ -51,6 +52,7 @@ _MAY_IMPORT = {
     "events": {"checks", "definition", "errors", "facts"},
     "checks": {"definition", "facts"},
     "partition_checks": {"checks", "definition", "facts"},
+    "consumers": {"definition", "facts"},
     "automation": set(),
     "commands": {"errors", "guard", "upstream"},
     "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
@@ -79,6 +81,7 @@ _MAY_IMPORT = {
     },
     "run": {
         "checks",
+        "consumers",
         "definition",
         "errors",
         "events",
@@ -318,6 +321,7 @@ def test_a_setting_is_declared_once() -> None:
         (RunOptions, SQLMeshRunOptions),
         (PlanOptions, SQLMeshPlanOptions),
         (InvalidateOptions, SQLMeshInvalidateOptions),
+        (ReviewOptions, SQLMeshReviewOptions),
     ],
 )
 def test_an_option_of_the_launchpad_is_declared_once(

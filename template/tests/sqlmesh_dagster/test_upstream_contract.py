@@ -327,15 +327,17 @@ _USED = {
     "DuckDBConnectionConfig": "",
     "DuckDBEngineAdapter": "catalog_support",
     "EngineAdapter": (
-        "DIALECT close columns connection cursor default_catalog execute fetchdf fetchone session"
+        "DIALECT close columns connection cursor default_catalog execute fetchall fetchdf fetchone "
+        "session"
     ),
-    "Environment": "finalized_ts name plan_id promoted_snapshots snapshots",
+    "Environment": "expiration_ts finalized_ts name plan_id promoted_snapshots snapshots",
     "EnvironmentNamingInfo": "name",
     "FormatConfig": "",
     "GatewayConfig": "",
     "IntervalUnit": "__name__",
     "Intervals": "",
     "Model": "",
+    "NoChangesPlanError": "",
     "Node": "",
     "NodeAuditsErrors": "",
     "NoopConsole": "plan",
@@ -1104,6 +1106,24 @@ def test_a_step_says_nothing_of_optional_outputs_that_it_did_not_give(
 
     assert said(quiet="yes") == ["said"], "Dagster's words have moved (upstream/dagster.py)."
     assert len(said()) == 2, "Dagster no longer says so; the filter can go."
+
+
+def test_a_job_without_a_code_location_has_no_assets_around_it(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Promise: a review of a job that runs alone finds no reader outside, and does not fail."""
+    seen: list[list[dg.AssetSpec]] = []
+
+    @dg.op
+    def look(context: dg.OpExecutionContext) -> None:
+        seen.append(in_dagster.assets_of_location(context))
+
+    @dg.job
+    def alone() -> None:
+        look()
+
+    assert alone.execute_in_process(instance=instance).success
+    assert seen == [[]]
 
 
 def test_what_no_run_has_planned_is_not_failed_with_one(instance: dg.DagsterInstance) -> None:

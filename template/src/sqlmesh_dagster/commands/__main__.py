@@ -101,6 +101,21 @@ def apply(environment: str | None, verbose: bool) -> None:
 
 
 @main.command()
+@click.option("--environment", help=_ENVIRONMENT)
+@click.option("--override", help="Why it may be promoted though a rule of `review.toml` stops it.")
+@click.option("--override-by", help="Who says so, as in `review.toml`.")
+@_verbose
+def review(
+    environment: str | None, override: str | None, override_by: str | None, verbose: bool
+) -> None:
+    """Build the project's files in an environment, and show what they do to production's data."""
+    options = {"environment": environment, "override": override, "override_by": override_by}
+    facts = _run_job("_review_job", options, is_verbose=verbose)
+    changes = facts.get("sqlmesh/models_changed")
+    _say("`poe promote` applies what was reviewed." if changes else "Nothing to promote.")
+
+
+@main.command()
 @_yes
 @_verbose
 def promote(yes: bool, verbose: bool) -> None:

@@ -14,7 +14,7 @@ import dagster as dg
 from sqlmesh_dagster.commands.source import your_places
 
 FAILED, SKIPPED = "FAILED", "skipped"
-_PLAN = ("sqlmesh/plan_summary", "sqlmesh/verification")
+_PLAN = ("sqlmesh/plan_summary", "sqlmesh/review", "sqlmesh/verification")
 _IDLE = "up to date"
 _ENDS = {
     dg.DagsterEventType.RUN_SUCCESS,

@@ -188,6 +188,11 @@ class DagsterProject:
             return asset.checks
         return next((c.checks for c in self.table_checks if c.snapshot == fqn), ())
 
+    @property
+    def keys_by_plain_name(self) -> Mapping[str, dg.AssetKey]:
+        """The asset key of each model, by its FQN without quotes."""
+        return {asset.model.fqn.replace('"', ""): asset.spec.key for asset in self.assets}
+
     def plain_name(self, fqn: str) -> str:
         """A model's name as written in its file; of anything else, its FQN without quotes."""
         asset = self.assets_by_fqn.get(fqn)

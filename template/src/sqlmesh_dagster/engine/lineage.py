@@ -92,3 +92,29 @@ def _fqn(table: exp.Table) -> str:
 def _column_name(text: str, dialect: str) -> str:
     """The column of `"table"."column"`; the same few are asked for again and again."""
     return exp.to_column(text, dialect=dialect).name
+
+
+def columns_read(query: exp.Expr | None) -> dict[str, frozenset[str]] | None:
+    """The columns of each table that a qualified query reads, in any of its clauses; by the table's FQN.
+
+    Returns:
+        None where that cannot be told.
+    """
+    scope = build_scope(query) if query is not None else None
+    if scope is None:
+        return None
+    found: dict[str, set[str]] = {}
+    for each in scope.traverse():
+        tables = {a: s for a, s in each.sources.items() if isinstance(s, exp.Table)}
+        for table in tables.values():
+            found.setdefault(_fqn(table), set())
+        for column in each.columns:
+            source = tables.get(column.table)
+            if source is not None:
+                found[_fqn(source)].add(column.name)
+            elif not column.table and tables:
+                return None  # it may be any table's
+        selects = each.expression.selects if isinstance(each.expression, exp.Query) else []
+        if any(select.is_star for select in selects):
+            return None
+    return {fqn: frozenset(names) for fqn, names in found.items()}

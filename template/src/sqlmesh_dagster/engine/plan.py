@@ -71,18 +71,18 @@ class Planning:
         """
         session = self.session
         console = CaptureConsole((), report, session.log, session.cancel)
-        with self._context(console, load=True) as context:
+        with self.opened(console, load=True) as context:
             verification = verify(context, session.cancel)
             verified(verification)
             refuse_errors(verification)
-            with self._alone(context):
-                plan = self._build(context, options)
-                summary = _summary(context, plan, verification.test_count)
+            with self.alone(context):
+                plan = build_plan(context, session.settings.environment, options)
+                summary = summary_of(context, plan, verification.test_count)
                 show(masked_texts(summary, ("diff", "other_diffs")))
                 if not options.apply:
                     return
-                _refuse_uncategorized(plan, session.settings)
-                self._refuse_dropping(context, plan)
+                refuse_uncategorized(plan, session.settings)
+                self.refuse_dropping(context, plan)
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
                 with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
                     context.apply(plan)
@@ -90,7 +90,12 @@ class Planning:
                 console.finish()
                 applied(read_built(session.settings, context.state_reader))
 
-    def _refuse_dropping(self, context: CaptureContext, plan: Plan) -> None:
+    def refuse_dropping(self, context: CaptureContext, plan: Plan) -> None:
+        """Refuses a plan that would drop another project's models.
+
+        Raises:
+            OtherProjectError: It would.
+        """
         diff = plan.context_diff
         if diff.is_new_environment:  # it begins without them
             return
@@ -121,7 +126,7 @@ class Planning:
         """
         session = self.session
         console = CaptureConsole((), lambda outcome: None, session.log, session.cancel)
-        with self._context(console, load=False) as context, self._alone(context):
+        with self.opened(console, load=False) as context, self.alone(context):
             name = session.settings.environment
             if not has_state(context) or context.state_reader.get_environment(name) is None:
                 return False
@@ -129,7 +134,7 @@ class Planning:
             return True
 
     @contextmanager
-    def _context(self, console: CaptureConsole, *, load: bool) -> Iterator[CaptureContext]:
+    def opened(self, console: CaptureConsole, *, load: bool) -> Iterator[CaptureContext]:
         """A context; clear errors come from the console, as SQLMesh's exception has no reason."""
         try:
             with self.session.opened(console, load=load) as context:
@@ -142,29 +147,54 @@ class Planning:
             ) from error
 
     @contextmanager
-    def _alone(self, context: CaptureContext) -> Iterator[None]:
+    def alone(self, context: CaptureContext) -> Iterator[None]:
+        """Meanwhile nobody else works on the state."""
         with self.session.state_locked(context) as lock, lock.alone():
             yield
 
-    def _build(self, context: CaptureContext, options: PlanOptions) -> Plan:
-        return context.plan_builder(
-            self.session.settings.environment,
-            start=options.start,
-            end=options.end,
-            execution_time=options.execution_time,
-            create_from=options.create_from,
-            select_models=options.select_models or None,
-            skip_backfill=options.skip_backfill,
-            forward_only=options.forward_only or None,
-            effective_from=options.effective_from,
-            include_unmodified=options.include_unmodified,
-            skip_tests=True,
-            skip_linter=True,
-        ).build()
+
+def build_plan(
+    context: CaptureContext,
+    environment: str,
+    options: PlanOptions,
+    *,
+    backfill_models: Sequence[str] | None = None,
+    preview_start: datetime | None = None,
+    enable_preview: bool | None = None,
+) -> Plan:
+    """The plan of an environment; nothing is changed yet.
+
+    Args:
+        backfill_models: What is built of it; by default all.
+        preview_start: From when on forward-only changes are built.
+        enable_preview: Whether forward-only changes are built anew; by default as the config says.
+    """
+    return context.plan_builder(
+        environment,
+        start=options.start,
+        end=options.end,
+        execution_time=options.execution_time,
+        create_from=options.create_from,
+        select_models=options.select_models or None,
+        skip_backfill=options.skip_backfill,
+        forward_only=options.forward_only or None,
+        effective_from=options.effective_from,
+        include_unmodified=options.include_unmodified,
+        preview_start=preview_start,
+        enable_preview=enable_preview,
+        backfill_models=backfill_models,
+        skip_tests=True,
+        skip_linter=True,
+    ).build()
 
 
-def _refuse_uncategorized(plan: Plan, settings: ProjectSettings) -> None:
-    names = ", ".join(f"`{_plain(snapshot.name)}`" for snapshot in plan.uncategorized)
+def refuse_uncategorized(plan: Plan, settings: ProjectSettings) -> None:
+    """Refuses a plan with a change that a person has to categorize.
+
+    Raises:
+        PlanFailedError: There is one.
+    """
+    names = ", ".join(f"`{plain(snapshot.name)}`" for snapshot in plan.uncategorized)
     if names:
         raise errors.PlanFailedError(
             f"The project's `auto_categorize_changes` leaves it to a person to say whether the changes"
@@ -172,7 +202,8 @@ def _refuse_uncategorized(plan: Plan, settings: ProjectSettings) -> None:
         )
 
 
-def _summary(context: CaptureContext, plan: Plan, unit_tests: int) -> PlanSummary:
+def summary_of(context: CaptureContext, plan: Plan, unit_tests: int) -> PlanSummary:
+    """What a plan would do, as plain data."""
     diff = plan.context_diff
     other = []
     if diff.has_requirement_changes:
@@ -188,7 +219,7 @@ def _summary(context: CaptureContext, plan: Plan, unit_tests: int) -> PlanSummar
         is_empty=not (plan.has_changes or plan.requires_backfill or plan.has_unmodified_unpromoted),
         create_from=diff.create_from if diff.create_from_env_exists else None,
         changes=tuple(_changes(plan)),
-        backfills=tuple(_backfills(plan)) if plan.requires_backfill else (),
+        backfills=tuple(backfills_of(plan)) if plan.requires_backfill else (),
         other_diffs=tuple(other),
         unit_tests=unit_tests,
     )
@@ -198,7 +229,7 @@ def _changes(plan: Plan) -> Iterator[PlannedChange]:
     diff = plan.context_diff
     for snapshot_id in sorted(diff.added):
         snapshot = plan.snapshots[snapshot_id]
-        yield PlannedChange(_plain(snapshot.name), "added", _category(snapshot))
+        yield PlannedChange(plain(snapshot.name), "added", _category(snapshot))
     for name, (snapshot, _) in sorted(diff.modified_snapshots.items()):
         if diff.directly_modified(name):
             kind = "modified"
@@ -207,9 +238,9 @@ def _changes(plan: Plan) -> Iterator[PlannedChange]:
         else:
             kind = "metadata"
         text = "" if kind == "modified indirectly" else _tidy(diff.text_diff(name))
-        yield PlannedChange(_plain(name), kind, _category(snapshot), text)
+        yield PlannedChange(plain(name), kind, _category(snapshot), text)
     for snapshot_id in sorted(diff.removed_snapshots):
-        yield PlannedChange(_plain(snapshot_id.name), "removed")
+        yield PlannedChange(plain(snapshot_id.name), "removed")
 
 
 def _tidy(diff: str) -> str:
@@ -231,7 +262,8 @@ def _category(snapshot: Snapshot) -> str:
     )
 
 
-def _backfills(plan: Plan) -> Iterator[PlannedBackfill]:
+def backfills_of(plan: Plan) -> Iterator[PlannedBackfill]:
+    """What a plan builds."""
     for missing in plan.missing_intervals:
         snapshot = plan.snapshots[missing.snapshot_id]
         number: int | None = None
@@ -241,12 +273,13 @@ def _backfills(plan: Plan) -> Iterator[PlannedBackfill]:
         else:
             what = "recreate view" if snapshot.is_view else "full refresh"
         yield PlannedBackfill(
-            _plain(snapshot.name),
+            plain(snapshot.name),
             what,
             number,
             is_preview=not plan.deployability_index.is_deployable(snapshot),
         )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name without quotes."""
     return name.replace('"', "")

@@ -121,6 +121,7 @@ class ModelReview:
         scope: Which part was compared, in words; empty for all of it.
         notes: What else the reader has to know.
         samples: Some rows that differ, each a mapping as text; see `[measure] sample_rows`.
+        is_preview: Whether the environment has a part of its rows only, for a look at them.
     """
 
     name: str
@@ -135,6 +136,7 @@ class ModelReview:
     scope: str = ""
     notes: tuple[str, ...] = ()
     samples: tuple[Mapping[str, str], ...] = ()
+    is_preview: bool = False
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -152,10 +154,13 @@ class ModelReview:
 
     @property
     def fewer_rows_percent(self) -> float:
-        """By how many per cent it has fewer rows; 0 where it has not."""
-        if not self.rows_before or self.rows_after is None:
-            return 0.0
-        return max(0.0, 100 * (self.rows_before - self.rows_after) / self.rows_before)
+        """By how many per cent it has fewer rows; 0 where it has not. Of a preview, in what it is of."""
+        before, after = self.rows_before, self.rows_after
+        if self.is_preview:
+            found = self.comparison if self.scope else None
+            before = found.compared_before if found else None
+            after = found.compared_after if found else None
+        return 0.0 if not before or after is None else max(0.0, 100 * (before - after) / before)
 
     @property
     def changed_rows(self) -> bool:
@@ -243,7 +248,9 @@ def _touched(reader: Reader, changed: Mapping[str, ModelReview]) -> Touched:
         if model is None or model.is_same_table or not model.is_touched:
             continue
         is_read = (lambda column: True) if columns is None else _caseless(columns).__contains__
-        lost += [f"{name}.{c}" for c in model.lost if is_read(c.lower())]
+        # what was built without the column, and is the same, doesn't depend on it
+        is_proven = columns is None and reader.is_measured and not reader.is_touched
+        lost += [f"{name}.{c}" for c in model.lost if is_read(c.lower()) and not is_proven]
         rest = [c for c in model.changed_columns if c not in model.lost and is_read(c.lower())]
         other += [f"{name}.{c}" for c in rest]
         other += [name] if model.changed_rows else []
@@ -333,7 +340,7 @@ class Basis:
         files: Pairs of a node's name and its fingerprint, of the project's files.
         plan: Id of the plan that last changed the reviewed environment.
         production_plan: The same of production; None if there is none.
-        production: Pairs of a node's name and the fingerprint that production runs.
+        production: Pairs of a node's name and the identifier of the snapshot that production runs.
         other: A digest of what else a plan deploys: statements before and after runs, requirements.
     """
 
@@ -376,6 +383,7 @@ class Review:
         reused: How many models a promotion neither builds nor reads anew.
         built_seconds: What building the environment took in this run; None if nothing was built.
         commit: Of the files, if they are in git.
+        problem: Why the environment could not be built, so that nothing is known of its data.
     """
 
     environment: str
@@ -389,6 +397,7 @@ class Review:
     reused: int = 0
     built_seconds: float | None = None
     commit: str | None = None
+    problem: str | None = None
 
     @cached_property
     def touched(self) -> tuple[Touched, ...]:

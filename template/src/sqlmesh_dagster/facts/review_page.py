@@ -36,12 +36,20 @@ def _sections(review: Review, stops: Sequence[Stop]) -> Iterator[str]:
     yield from _data(review.models)
     yield from _touched(review.touched)
     yield from _checks(review)
-    yield from _cost(review)
+    if not review.problem:
+        yield from _cost(review)
     yield from _diffs(review)
 
 
 def _verdict(review: Review, stops: Sequence[Stop]) -> str:
     commit = f" Commit `{review.commit[:12]}`." if review.commit else ""
+    if review.problem:
+        lines = "".join(f"\n- {stop}" for stop in stops)
+        return (
+            f"{len(review.plan.changes)} models differ from `{review.against}`. **The environment could not"
+            f" be built**, so that nothing is known of their data.{commit}\n"
+            f"{lines}\n\n{fenced(review.problem)}"
+        )
     if not review.models and review.plan.is_empty:
         return f"Nothing differs from `{review.against}`.{commit}"
     number = sum(t.is_touched for t in review.touched)

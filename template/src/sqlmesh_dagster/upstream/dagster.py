@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import dagster as dg
+from dagster._check import CheckError
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
@@ -455,3 +456,16 @@ def _newest_materializations(
                     storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
                 ),
             )
+
+
+def assets_of_location(context: dg.OpExecutionContext) -> list[dg.AssetSpec]:
+    """Every asset of the code location that a step runs in; none where a job runs without one.
+
+    Without a repository Dagster raises an error of its checks, which is not public.
+    """
+    try:
+        repository = context.repository_def
+    except CheckError:
+        return []
+    definitions = {id(each): each for each in repository.assets_defs_by_key.values()}
+    return [spec for each in definitions.values() for spec in each.specs]

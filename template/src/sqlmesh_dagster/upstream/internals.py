@@ -61,6 +61,7 @@ from sqlmesh.utils.date import now_timestamp as now_timestamp
 from sqlmesh.utils.date import to_datetime as to_datetime
 from sqlmesh.utils.date import to_timestamp as to_timestamp
 from sqlmesh.utils.errors import ConfigError as ConfigError
+from sqlmesh.utils.errors import NoChangesPlanError as NoChangesPlanError
 from sqlmesh.utils.errors import NodeAuditsErrors as NodeAuditsErrors
 from sqlmesh.utils.errors import SQLMeshError as SQLMeshError
 
@@ -84,6 +85,7 @@ __all__ = [
     "IntervalUnit",
     "Intervals",
     "Model",
+    "NoChangesPlanError",
     "Node",
     "NodeAuditsErrors",
     "NoopConsole",

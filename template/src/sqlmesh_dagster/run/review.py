@@ -1,0 +1,192 @@
+"""The job that reviews a change: it builds it in an environment of its own, and shows what it does."""
+
+# No `from __future__ import annotations`: Dagster reads the types of an op's arguments unquoted.
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from sqlmesh_dagster.checks import runless_check
+from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.errors import InvalidSettingError, PromotionStoppedError
+from sqlmesh_dagster.facts.gates import Stop, stops
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
+from sqlmesh_dagster.facts.review import Review
+from sqlmesh_dagster.facts.review_page import page
+from sqlmesh_dagster.facts.rules import read_rules
+from sqlmesh_dagster.facts.tables import BuiltTables
+from sqlmesh_dagster.facts.verification import Verification
+from sqlmesh_dagster.options import PlanOptions, ReviewOptions
+from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
+from sqlmesh_dagster.run.outside import outside_readers
+from sqlmesh_dagster.run.overrides import Override, override_of
+from sqlmesh_dagster.run.past import pasts_of
+from sqlmesh_dagster.run.reviewed import BASIS, REVIEWED_TAG, basis_json
+from sqlmesh_dagster.run.sync import report_moved, report_partitions
+from sqlmesh_dagster.run.verification_results import verification_results
+from sqlmesh_dagster.run.work import record
+from sqlmesh_dagster.settings import checked_environment
+from sqlmesh_dagster.upstream.dagster import add_run_tag
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.engine.session import Session
+
+_PRODUCTION = "prod"
+
+
+class SQLMeshReviewOptions(ReviewOptions, dg.Config):
+    """How a change is reviewed; set in the launchpad."""
+
+
+def review_job(project: DagsterProject) -> dg.JobDefinition:
+    """The job `<name>_review_job`."""
+
+    def review(
+        context: dg.OpExecutionContext, config: SQLMeshReviewOptions
+    ) -> Iterator[dg.Output[None]]:
+        yield from _review(context, config, project)
+
+    return one_op_job(
+        project,
+        "review",
+        review,
+        "Builds the project's files in an environment, and shows what they do to the data of production,"
+        " who is touched, which checks fail and what a promotion costs; fails where a rule of"
+        " `review.toml` stops it.",
+    )
+
+
+def _review(
+    context: dg.OpExecutionContext, config: SQLMeshReviewOptions, project: DagsterProject
+) -> Iterator[dg.Output[None]]:
+    resource = resource_of(context, project)
+    own = resource.settings
+    name = checked_environment("environment", config.environment or own.environment)
+    if name == _PRODUCTION:
+        raise InvalidSettingError(
+            f"A change is reviewed before it is in `{_PRODUCTION}`. Name another environment, which the"
+            " review builds it in: `poe review --environment dev_ada`."
+        )
+    settings = own.model_copy(update={"environment": name})
+    plan = _plan_of(config)
+    rules = read_rules(settings.project_path)
+    given = override_of(rules.gates, config.override, config.override_by)
+    is_recorded = name == own.environment
+    found: list[Review] = []
+
+    def report(outcome: ModelOutcome) -> None:
+        if is_recorded:
+            asset = project.assets_by_fqn.get(outcome.fqn)
+            checks = project.checks_of(outcome.fqn)
+            if asset is not None or checks:
+                record(context.instance, asset, outcome, checks, context.run_id)
+
+    def verified(verification: Verification) -> None:
+        checks = project.verification_checks if is_recorded else ()
+        for result in verification_results(checks, verification):
+            context.instance.report_runless_asset_event(runless_check(result))
+
+    def applied(tables: BuiltTables) -> None:
+        if is_recorded:
+            list(report_moved(context.instance, project, tables.tables))
+            list(report_partitions(context.instance, project, tables.tables))
+
+    def work(session: "Session") -> None:
+        from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
+        from sqlmesh_dagster.engine.review import Reviewing
+
+        Reviewing(
+            Planning(session, former=project.manifest.former),
+            rules,
+            pasts=lambda names: pasts_of(context.instance, project, names),
+            outside=lambda names: outside_readers(context, project, rules, names),
+            commit=commit_of(settings.project_path),
+        ).review(plan, found.append, report, applied, verified)
+
+    try:
+        in_session(context, resource, settings, work)
+    except dg.Failure as error:
+        if not found:
+            raise
+        broken = stops(rules.gates, found[-1])
+        metadata = {
+            **error.metadata,
+            "sqlmesh/review": dg.MetadataValue.md(page(found[-1], broken)),
+        }
+        raise type(error)(error.description, metadata=metadata) from error
+    (review,) = found
+    broken = stops(rules.gates, review)
+    add_run_tag(context.instance, context.run_id, REVIEWED_TAG, project.name)
+    yield dg.Output(None, metadata=review_metadata(review, broken, given))
+    obey(context, broken, given)
+
+
+def _plan_of(config: ReviewOptions) -> PlanOptions:
+    options = PlanOptions(
+        environment=config.environment,
+        start=config.start,
+        end=config.end,
+        execution_time=config.execution_time,
+        forward_only=config.forward_only,
+    )
+    options.check()
+    return options
+
+
+def review_metadata(
+    review: Review, broken: Sequence[Stop], override: Override | None
+) -> dict[str, Any]:
+    """The page, and its facts for what comes after."""
+    estimate = review.seconds
+    return {
+        "sqlmesh/review": dg.MetadataValue.md(page(review, broken)),
+        "sqlmesh/environment": review.environment,
+        "sqlmesh/models_changed": len(review.plan.changes),
+        "sqlmesh/models_touched": sum(model.is_touched for model in review.models),
+        "sqlmesh/stopped_by": dg.MetadataValue.json([[s.rule, s.text] for s in broken]),
+        BASIS: dg.MetadataValue.json(basis_json(review)),
+        **({"sqlmesh/estimated_seconds": float(estimate)} if estimate is not None else {}),
+        **({"sqlmesh/commit": review.commit} if review.commit else {}),
+        **(override.metadata if override and broken else {}),
+    }
+
+
+def obey(context: dg.OpExecutionContext, broken: Sequence[Stop], override: Override | None) -> None:
+    """Stops where a rule is broken, unless somebody may and does override it.
+
+    Raises:
+        PromotionStoppedError: With each rule that is broken.
+    """
+    if not broken:
+        return
+    lines = "\n".join(f"- {stop}" for stop in broken)
+    if override is not None:
+        context.log.warning(f"{override.text} What is overridden:\n{lines}")
+        return
+    raise PromotionStoppedError(
+        f"`review.toml` stops the promotion of this change:\n{lines}\nChange the models, or let somebody"
+        " who may override it do so: `override` with the reason, `override_by` with the name."
+    )
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that is checked out, with `+` where files differ from it; None outside of git."""
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        return f"{head}+" if _git(folder, "status", "--porcelain", "--", ".") else head
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return done.stdout.strip()
