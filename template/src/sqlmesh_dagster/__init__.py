@@ -8,6 +8,7 @@ flows:
     translator    how a model looks in Dagster: key, group, tags, metadata
     resource      one project: its settings, its context, its connection, its run options
     console       what SQLMesh reports while it works → outcomes (imports SQLMesh)
+    alerts        messages when a run or a check fails
     automation    conditions for assets that read models
     checks        audit → check result: what it covers, what it found before
     events        outcome → Dagster events: the table of what each outcome becomes
@@ -37,6 +38,7 @@ from typing import TYPE_CHECKING
 from sqlmesh_dagster.moved import install_old_paths
 
 if TYPE_CHECKING:
+    from sqlmesh_dagster.alerts import alert_sensors
     from sqlmesh_dagster.automation import on_new_data
     from sqlmesh_dagster.component import SQLMeshProjectComponent
     from sqlmesh_dagster.definition.declared import DeclaredTable, declared_tables
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
 install_old_paths()
 
 _HOMES = {
+    "alerts": "alert_sensors",
     "automation": "on_new_data",
     "component": "SQLMeshProjectComponent",
     "definition.declared": "DeclaredTable declared_tables",
@@ -201,6 +204,7 @@ __all__ = [
     "TranslatorSettings",
     "UndeployedChangesError",
     "VerificationFailedError",
+    "alert_sensors",
     "declared_tables",
     "on_new_data",
     "sqlmesh_adaptive_schedule_factory",

@@ -54,6 +54,7 @@ _MAY_IMPORT = {
     "partition_checks": {"checks", "definition", "facts"},
     "consumers": {"definition", "facts"},
     "automation": set(),
+    "alerts": {"errors", "guard"},
     "commands": {"errors", "guard", "upstream"},
     "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard", "upstream"},
