@@ -3,6 +3,7 @@
 Reads the marts in the environment that `SQLMESH_ENVIRONMENT` names; change the queries for marts of yours.
 """
 
+import math
 import os
 import sys
 import webbrowser
@@ -93,7 +94,7 @@ def stacked(rows: Rows) -> str:
     groups = sorted({str(row[0]) for row in rows})
     parts = sorted({str(row[1]) for row in rows})
     values = {(str(row[0]), str(row[1])): float(row[2]) for row in rows}
-    most = max((sum(values.get((g, p), 0) for p in parts) for g in groups), default=1) or 1
+    most = rounded(max((sum(values.get((g, p), 0) for p in parts) for g in groups), default=1))
     step = (WIDTH - LEFT) / max(len(groups), 1)
     plot, drawn = HEIGHT - BOTTOM - 30, [axis(most, HEIGHT - BOTTOM - 30)]
     for place, group in enumerate(groups):
@@ -131,6 +132,12 @@ def axis(most: float, plot: float) -> str:
         + label(LEFT - 6, 14 + plot * i / 4, f"{most * (4 - i) / 4:,.0f}", "end")
         for i in range(5)
     )
+
+
+def rounded(most: float) -> float:
+    """The next value whose quarters are easy to read."""
+    unit = 10 ** math.floor(math.log10(max(most, 1) / 4))
+    return 4 * unit * next(n for n in (1, 2, 2.5, 3, 5, 10) if 4 * unit * n >= most)
 
 
 def rectangle(x: float, y: float, width: float, height: float, fill: str, title: str) -> str:

@@ -163,6 +163,18 @@ def verify(verbose: bool) -> None:
 
 
 @main.command()
+def alert() -> None:
+    """Send a test message to where alerts go."""
+    from sqlmesh_dagster.alerts import Alert, send
+
+    try:
+        send(Alert("Alerts arrive here.", ("This is a test; nothing failed.",), ""), os.environ)
+    except (InvalidSettingError, OSError) as error:
+        raise click.ClickException(getattr(error, "description", None) or str(error)) from None
+    _say("A test message is on its way.")
+
+
+@main.command()
 def summary() -> None:
     """Say what the newest run did, from wherever it was launched; after a plan, show it."""
     from sqlmesh_dagster.commands.newest import show_newest
