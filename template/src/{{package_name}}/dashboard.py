@@ -136,7 +136,7 @@ def axis(most: float, plot: float) -> str:
 
 def rounded(most: float) -> float:
     """The next value whose quarters are easy to read."""
-    unit = 10 ** math.floor(math.log10(max(most, 1) / 4))
+    unit = float(10 ** math.floor(math.log10(max(most, 1) / 4)))
     return 4 * unit * next(n for n in (1, 2, 2.5, 3, 5, 10) if 4 * unit * n >= most)
 
 
