@@ -198,7 +198,7 @@ def long_check_name(name: str, arguments: Mapping[str, str]) -> str:
 
 
 def other_check_names(name: str, arguments: Mapping[str, str]) -> tuple[str, ...]:
-    """What the check of an audit call may have been called, beside other calls or in an older version."""
+    """What the check of an audit call may have been called, next to other calls or in an older version."""
     short = _short(name, arguments)
     given = "_".join(filter(None, (short, *_tellable(arguments))))
     return tuple(dict.fromkeys((short, given, long_check_name(name, arguments))))

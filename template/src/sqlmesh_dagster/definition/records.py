@@ -35,7 +35,7 @@ class AuditRecord:
         skip: Whether the audit is switched off (`skip true`): it then never reports.
         query: The audit's own SQL, macros not rendered.
         long_name: The audit and all of its arguments: the check's name until 0.3.
-        other_names: What the check may have been called, beside other uses of the audit or in an older
+        other_names: What the check may have been called, next to other uses of the audit or in an older
             version; its last result is found by them.
     """
 
