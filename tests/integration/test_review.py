@@ -402,6 +402,44 @@ def test_rows_are_shown_only_where_the_owner_allows_it_and_masked_columns_never(
     assert "| 7 | *** |" in details(page, "emails")
 
 
+def test_what_is_promoted_is_what_was_reviewed(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Neither what a rule stops, nor what has moved since; then production's assets say by what."""
+    prod = {"environment": "prod", "apply": True, "allow_production": True, "execution_time": NOW}
+    project.write("review.toml", "[gates]\noverride_by = ['ada']\nrequire_review = true\n")
+    project.model("orders", ORDERS + " WHERE i > 10", GRAIN)
+    run, _ = execute_of(project.definitions(), instance, "plan", **prod)
+    assert "Run `poe review`, then `poe promote`." in failure(run)
+    review(project, instance)
+    run, _ = execute_of(project.definitions(), instance, "plan", **prod)
+    assert "`fewer_rows_percent`: `warehouse.demo.orders` has 10.0 % fewer rows" in failure(run)
+    agreed = {**prod, "override": "agreed", "override_by": "ada"}
+    project.model("orders", ORDERS + " WHERE i > 11", GRAIN)
+    run, _ = execute_of(project.definitions(), instance, "plan", **agreed)
+    assert "This is not what was reviewed. The project's files have changed:" in failure(run)
+    assert "`warehouse.demo.orders`" in failure(run)
+    assert project.query("SELECT count(*) FROM demo.orders") == [(100,)]
+
+    reviewed, _ = review(project, instance)
+    definitions = project.definitions()
+    run, facts = execute_of(definitions, instance, "plan", **agreed)
+    assert run.success, run.failed
+    assert facts["sqlmesh/overridden_by"] == "ada" and facts["sqlmesh/override"] == "agreed"
+    assert facts["sqlmesh/reviewed_in"] == reviewed.run_id
+    assert project.query("SELECT count(*) FROM demo.orders") == [(89,)]
+    assert project.query("SELECT 1 FROM duckdb_schemas() WHERE schema_name LIKE 'demo__pr%'") == []
+    event = instance.get_latest_materialization_event(dg.AssetKey(["warehouse", "demo", "orders"]))
+    assert event is not None and event.asset_materialization is not None
+    shown = event.asset_materialization.metadata
+    assert shown["sqlmesh/promoted_in"].value == run.run_id
+    assert shown["sqlmesh/reviewed_in"].value == reviewed.run_id
+
+    # a review counts once
+    run, _ = execute_of(definitions, instance, "plan", **prod)
+    assert "lets nothing into production that was not reviewed" in failure(run)
+
+
 def test_the_numbers_are_those_of_sqlmeshs_own_table_diff(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

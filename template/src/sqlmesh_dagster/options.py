@@ -139,6 +139,15 @@ class PlanOptions(BaseModel):
     include_unmodified: bool | None = Field(
         default=None, description="Give the environment views of unchanged models, too."
     )
+    without_review: bool = Field(
+        default=False,
+        description="Promote to `prod` though the newest review is of something else, or of what has moved.",
+    )
+    override: str | None = Field(
+        default=None,
+        description="Why `prod` may be changed though a rule of `review.toml` stops what was reviewed.",
+    )
+    override_by: str | None = Field(default=None, description="Who says so, as in `review.toml`.")
 
     def check(self) -> None:
         """Refuses what no plan could do.

@@ -117,15 +117,23 @@ def review(
 
 @main.command()
 @_yes
+@click.option(
+    "--without-review", is_flag=True, help="Though the newest review is of something else."
+)
+@click.option("--override", help="Why, though a rule of `review.toml` stops what was reviewed.")
+@click.option("--override-by", help="Who says so, as in `review.toml`.")
 @_verbose
-def promote(yes: bool, verbose: bool) -> None:
-    """Show the plan of production, ask, and apply it."""
+def promote(
+    yes: bool, without_review: bool, override: str | None, override_by: str | None, verbose: bool
+) -> None:
+    """Show the plan of production, ask, and apply it; obeys the newest review."""
     options: dict[str, Any] = {"environment": _PRODUCTION}
     if not yes:
         _must_be_asked("poe promote --yes")
         _run_job("_plan_job", options, is_verbose=verbose)
         _confirm(f"Apply this plan to `{_PRODUCTION}`?")
-    options |= {"apply": True, "allow_production": True}
+    options |= {"apply": True, "allow_production": True, "without_review": without_review}
+    options |= {"override": override, "override_by": override_by}
     _say_applied(_run_job("_plan_job", options, is_verbose=verbose))
 
 

@@ -15,6 +15,7 @@ import duckdb
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.engine.auditing import audit_alone
+from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots
@@ -27,6 +28,7 @@ from sqlmesh_dagster.facts.plan_summary import (
     PlannedChange,
     PlanSummary,
 )
+from sqlmesh_dagster.facts.review import Basis
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.secrets import masked_texts
@@ -56,6 +58,8 @@ class Planning:
         report: Callable[[ModelOutcome], None],
         applied: Callable[[BuiltTables], None],
         verified: Callable[[Verification], None] = lambda verification: None,
+        approve: Callable[[Basis], None] = lambda basis: None,
+        reviewed: str | None = None,
     ) -> None:
         """Verifies the files, plans them, and applies the plan that was shown.
 
@@ -64,6 +68,8 @@ class Planning:
             report: Receives each model that was built, after the environment was changed.
             applied: Receives what the environment shows then.
             verified: Receives what unit tests and linter say of the files.
+            approve: Receives what the plan stands on, before it is applied; may raise.
+            reviewed: The environment in which it was reviewed.
 
         Raises:
             VerificationFailedError: A unit test fails, or the linter finds an error.
@@ -83,6 +89,7 @@ class Planning:
                     return
                 refuse_uncategorized(plan, session.settings)
                 self.refuse_dropping(context, plan)
+                approve(basis_of(context, plan, reviewed or session.settings.environment))
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
                 with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
                     context.apply(plan)

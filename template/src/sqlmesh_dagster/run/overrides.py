@@ -1,11 +1,14 @@
-"""Who promotes a change though a rule stops it, and why: checked, and kept in the run. Pure."""
+"""Who promotes a change though a rule stops it, and why: checked, and kept in the run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.facts.gates import Gates
+import dagster as dg
+
+from sqlmesh_dagster.errors import InvalidSettingError, PromotionStoppedError
+from sqlmesh_dagster.facts.gates import Gates, Stop
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,21 @@ def override_of(gates: Gates, reason: str | None, by: str | None) -> Override | 
             f"`{by}` may not override the rules of `review.toml`; its `override_by` names {may}."
         )
     return Override(by, reason)
+
+
+def obey(context: dg.OpExecutionContext, broken: Sequence[Stop], override: Override | None) -> None:
+    """Stops where a rule is broken, unless somebody may and does override it.
+
+    Raises:
+        PromotionStoppedError: With each rule that is broken.
+    """
+    if not broken:
+        return
+    lines = "\n".join(f"- {stop}" for stop in broken)
+    if override is not None:
+        context.log.warning(f"{override.text} What is overridden:\n{lines}")
+        return
+    raise PromotionStoppedError(
+        f"`review.toml` stops the promotion of this change:\n{lines}\nChange the models, or let somebody"
+        " who may override it do so: `override` with the reason, `override_by` with the name."
+    )

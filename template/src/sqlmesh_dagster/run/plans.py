@@ -17,6 +17,7 @@ from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.options import InvalidateOptions, PlanOptions
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
+from sqlmesh_dagster.run.promotion import Promoting
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.verification_results import verification_results
 from sqlmesh_dagster.run.work import record
@@ -82,14 +83,19 @@ def _plan(
         )
     config.check()
     is_recorded = settings.environment == own.environment
+    promotion: Promoting | None = None
+    if settings.environment == _PRODUCTION and config.apply:
+        promotion = Promoting.begin(context, project, settings, config)
     shown: list[PlanSummary] = []
     built: list[str] = []
+    durations: list[int] = []
 
     def show(summary: PlanSummary) -> None:
         shown.append(summary)
         resource.say(logging.INFO, summary.markdown)
 
     def report(outcome: ModelOutcome) -> None:
+        durations.append(outcome.duration_ms)
         if outcome.status == "executed" and outcome.fqn in project.assets_by_fqn:
             built.append(outcome.fqn)
         if not is_recorded:
@@ -111,7 +117,12 @@ def _plan(
         if not is_recorded:
             return
         promoted = (
-            *report_moved(context.instance, project, tables.tables),
+            *report_moved(
+                context.instance,
+                project,
+                tables.tables,
+                more=promotion.change if promotion else None,
+            ),
             *report_partitions(context.instance, project, tables.tables),
         )
         for key in promoted:
@@ -124,7 +135,13 @@ def _plan(
 
         audited = [table.snapshot for table in project.table_checks] if is_recorded else []
         Planning(session, audited, project.manifest.former).plan(
-            config, show, report, applied, verified
+            config,
+            show,
+            report,
+            applied,
+            verified,
+            approve=promotion.approve if promotion else lambda basis: None,
+            reviewed=promotion.environment if promotion else None,
         )
 
     try:
@@ -140,7 +157,8 @@ def _plan(
             f"Dagster's assets are those of environment `{own.environment}`, so that nothing is"
             f" recorded of what was built in `{settings.environment}`."
         )
-    yield dg.Output(None, metadata=_plan_metadata(summary, config.apply, built))
+    facts = promotion.finish(resource, sum(durations) / 1000) if promotion else {}
+    yield dg.Output(None, metadata={**_plan_metadata(summary, config.apply, built), **facts})
 
 
 def _plan_metadata(summary: PlanSummary, is_applied: bool, built: list[str]) -> dict[str, Any]:

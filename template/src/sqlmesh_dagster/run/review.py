@@ -11,7 +11,7 @@ import dagster as dg
 
 from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
-from sqlmesh_dagster.errors import InvalidSettingError, PromotionStoppedError
+from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.gates import Stop, stops
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.review import Review
@@ -22,7 +22,7 @@ from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.options import PlanOptions, ReviewOptions
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.outside import outside_readers
-from sqlmesh_dagster.run.overrides import Override, override_of
+from sqlmesh_dagster.run.overrides import Override, obey, override_of
 from sqlmesh_dagster.run.past import pasts_of
 from sqlmesh_dagster.run.reviewed import BASIS, REVIEWED_TAG, basis_json
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
@@ -152,24 +152,6 @@ def review_metadata(
         **({"sqlmesh/commit": review.commit} if review.commit else {}),
         **(override.metadata if override and broken else {}),
     }
-
-
-def obey(context: dg.OpExecutionContext, broken: Sequence[Stop], override: Override | None) -> None:
-    """Stops where a rule is broken, unless somebody may and does override it.
-
-    Raises:
-        PromotionStoppedError: With each rule that is broken.
-    """
-    if not broken:
-        return
-    lines = "\n".join(f"- {stop}" for stop in broken)
-    if override is not None:
-        context.log.warning(f"{override.text} What is overridden:\n{lines}")
-        return
-    raise PromotionStoppedError(
-        f"`review.toml` stops the promotion of this change:\n{lines}\nChange the models, or let somebody"
-        " who may override it do so: `override` with the reason, `override_by` with the name."
-    )
 
 
 def commit_of(folder: Path) -> str | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -131,6 +132,7 @@ def report_moved(
     project: DagsterProject,
     tables: Iterable[BuiltTable],
     looked_at: float | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Iterator[dg.AssetKey]:
     """Reports each table that is newer than its asset's last materialization; yields its key.
 
@@ -140,6 +142,7 @@ def report_moved(
     Args:
         looked_at: When the tables were read, in epoch seconds, where others may have built since: what
             was reported later knows more than the tables.
+        more: Further metadata, such as which change moved them.
     """
     assets = project.assets_by_fqn
     candidates = [
@@ -152,7 +155,7 @@ def report_moved(
         known = last.get(asset.spec.key)
         is_newer = known and looked_at is not None and known.reported_at > looked_at
         if not is_newer and has_moved(table, known):
-            instance.report_runless_asset_event(events.built_outside(asset, table))
+            instance.report_runless_asset_event(events.built_outside(asset, table, more=more))
             yield asset.spec.key
 
 

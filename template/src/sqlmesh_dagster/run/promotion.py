@@ -1,0 +1,142 @@
+"""A promotion obeys the newest review: its rules, and that nothing has moved since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from sqlmesh_dagster.definition.project import DagsterProject
+from sqlmesh_dagster.errors import PromotionStoppedError
+from sqlmesh_dagster.facts.review import Basis
+from sqlmesh_dagster.facts.rules import Rules, read_rules
+from sqlmesh_dagster.options import PlanOptions
+from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.jobs import in_session
+from sqlmesh_dagster.run.overrides import Override, obey, override_of
+from sqlmesh_dagster.run.reviewed import PROMOTED_TAG, Reviewed, newest_review
+from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.dagster import add_run_tag
+
+if TYPE_CHECKING:
+    from sqlmesh_dagster.engine.session import Session
+
+_AT_LEAST_SECONDS = 10.0
+"""Below that, how often an estimate is off says nothing."""
+
+
+@dataclass(frozen=True)
+class Promoting:
+    """A promotion, and the review that it obeys; None where there is none."""
+
+    context: dg.OpExecutionContext
+    settings: ProjectSettings
+    rules: Rules
+    reviewed: Reviewed | None
+    override: Override | None
+    before: list[Basis] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls,
+        context: dg.OpExecutionContext,
+        project: DagsterProject,
+        settings: ProjectSettings,
+        options: PlanOptions,
+    ) -> Promoting:
+        """Reads the rules and the newest review.
+
+        Raises:
+            PromotionStoppedError: There has to be one, or a rule stops what it reviewed.
+        """
+        rules = read_rules(settings.project_path)
+        override = override_of(rules.gates, options.override, options.override_by)
+        found = None if options.without_review else newest_review(context.instance, project.name)
+        if found is None and rules.gates.require_review:
+            raise PromotionStoppedError(
+                "`require_review` of `review.toml` lets nothing into production that was not reviewed."
+                " Run `poe review`, then `poe promote`."
+            )
+        if found is not None:
+            obey(context, found.stops, override)
+        return cls(context, settings, rules, found, override)
+
+    @property
+    def environment(self) -> str | None:
+        """In which the change was reviewed."""
+        return self.reviewed.environment if self.reviewed else None
+
+    def approve(self, now: Basis) -> None:
+        """Refuses a plan that is not what was reviewed.
+
+        Raises:
+            PromotionStoppedError: With each thing that has moved.
+        """
+        self.before.append(now)
+        moved = self.reviewed.basis.moved_since(now) if self.reviewed else ()
+        if moved:
+            raise PromotionStoppedError(
+                "This is not what was reviewed. "
+                + " ".join(moved)
+                + " Run `poe review` again; `without_review` promotes it all the same."
+            )
+
+    @property
+    def change(self) -> Mapping[str, Any]:
+        """What production's assets show of the change that moved them."""
+        facts: dict[str, Any] = {
+            "sqlmesh/promoted_in": dg.MetadataValue.dagster_run(self.context.run_id)
+        }
+        if self.reviewed:
+            facts["sqlmesh/reviewed_in"] = dg.MetadataValue.dagster_run(self.reviewed.run_id)
+        if self.reviewed and self.reviewed.commit:
+            facts["sqlmesh/commit"] = self.reviewed.commit
+        return facts
+
+    def finish(self, resource: SQLMeshResource, seconds: float) -> dict[str, Any]:
+        """Says how long it took, marks the review as used, and drops its environment.
+
+        Args:
+            seconds: That SQLMesh took to build.
+        """
+        facts: dict[str, Any] = {
+            **self.change,
+            **(self.override.metadata if self.override and self.is_stopped else {}),
+        }
+        if self.reviewed is None:
+            return facts
+        add_run_tag(self.context.instance, self.reviewed.run_id, PROMOTED_TAG, self.context.run_id)
+        self._compare(seconds)
+        self._drop(resource, self.reviewed.environment)
+        return facts
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a rule is broken."""
+        return self.reviewed is not None and bool(self.reviewed.stops)
+
+    def _compare(self, seconds: float) -> None:
+        estimate = self.reviewed.seconds if self.reviewed else None
+        factor = self.rules.promotion.cost_factor
+        if estimate is None or max(estimate, seconds) < _AT_LEAST_SECONDS:
+            return
+        if seconds > factor * estimate or estimate > factor * seconds:
+            self.context.log.warning(
+                f"The promotion built for {seconds:,.1f} seconds; the review had estimated"
+                f" {estimate:,.1f}."
+            )
+
+    def _drop(self, resource: SQLMeshResource, name: str) -> None:
+        if not self.rules.promotion.drop_environment or name == resource.settings.environment:
+            return
+
+        def work(session: Session) -> bool:
+            from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
+
+            return Planning(session).invalidate(is_dropped=True)
+
+        settings = self.settings.model_copy(update={"environment": name})
+        if in_session(self.context, resource, settings, work):
+            self.context.log.info(f"Environment `{name}` is promoted, and dropped.")
