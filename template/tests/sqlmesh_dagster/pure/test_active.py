@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import AssetMaterializationPlannedData
 
 from sqlmesh_dagster.definition.project import DagsterProject, translate
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.run.active import active_run
-from sqlmesh_dagster.run.liveness import give_sign
+from sqlmesh_dagster.run.liveness import give_sign, read_sign
 from sqlmesh_dagster.run.results import RECORDS, SIGN
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.translator import SQLMeshTranslator
@@ -24,6 +29,7 @@ PROJECT: DagsterProject = translate(
 )
 OURS, THEIRS = dg.AssetKey(["db", "demo", "m"]), dg.AssetKey("other")
 RUN = "0b1ac5ed-1f58-4b66-8d38-2a3b1c9c4f10"
+OLDER = "0b1ac5ed-1f58-4b66-8d38-2a3b1c9c4f00"
 STATUS = dg.DagsterRunStatus
 
 
@@ -44,11 +50,17 @@ class Tick:
         given = {"job_name": "x_job", "asset_selection": frozenset([OURS]), **run}
         return self.instance.add_run(dg.DagsterRun(run_id=RUN, status=status, **given))
 
-    def begin(self, pid: int) -> None:
+    def begin(self, pid: int, *, signs: bool = True) -> None:
         """The run's process has begun, on this host."""
         started = dg.DagsterEvent("PIPELINE_START", "x_job", pid=pid)
         self.instance.report_dagster_event(started, RUN)
-        give_sign(Path(self.instance.storage_directory()) / RECORDS / RUN / SIGN)
+        if signs:
+            give_sign(self.sign)
+
+    @property
+    def sign(self) -> Path:
+        """The file of the run's sign of life."""
+        return Path(self.instance.storage_directory()) / RECORDS / RUN / SIGN
 
     @property
     def status(self) -> STATUS:
@@ -170,3 +182,58 @@ def test_a_run_that_holds_the_lock_is_active_whatever_its_process_seems(
     with lock.held("somebody else", 1):
         assert tick.look() is None
     assert tick.status is STATUS.FAILURE
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_a_process_that_this_host_launched_is_looked_at_without_a_sign(
+    tick: Tick, gone: int, signs: bool
+) -> None:
+    """Promise: a run that was killed before its first step is found dead, and one that lives is left."""
+    tick.add()
+    tick.begin(os.getpid(), signs=signs)
+    assert tick.look() == RUN
+    tick.begin(gone, signs=False)
+    tick.instance.delete_run(RUN)
+    tick.add()
+    tick.begin(gone, signs=signs)
+    assert tick.look() is None
+    assert tick.said == [f"Run {RUN} is dead: its process {gone} is gone. It was ended as failed."]
+
+
+@pytest.mark.parametrize(("hours", "is_active"), [(1, True), (7, False)])
+def test_a_run_on_another_host_is_known_by_its_signs(
+    tick: Tick, gone: int, hours: int, is_active: bool
+) -> None:
+    """Promise: its process has a number of that host; silence for long is its end."""
+    tick.add()
+    tick.begin(gone)
+    sign = read_sign(tick.sign)
+    assert sign is not None
+    elsewhere = replace(sign, host="elsewhere", seen_at=time.time() - hours * 3600)
+    tick.sign.write_text(json.dumps(asdict(elsewhere)))
+    assert tick.look() == (RUN if is_active else None)
+
+
+def test_runs_of_others_and_dead_ones_hide_no_run(tick: Tick, gone: int) -> None:
+    """Promise: every run that Dagster lists is looked at, the newest first."""
+    tick.instance.add_run(dg.DagsterRun(run_id=OLDER, job_name="x_job", status=STATUS.STARTING))
+    tick.add(job_name="theirs", asset_selection=frozenset([THEIRS]))
+    assert tick.look() == OLDER
+    tick.instance.delete_run(RUN)
+    tick.add()
+    tick.begin(gone)
+    assert tick.look() == OLDER
+    assert len(tick.said) == 1
+
+
+def test_a_job_of_others_that_builds_a_model_is_known_by_what_it_plans(tick: Tick) -> None:
+    """Promise: a run of a whole job names no assets itself; other assets stop no tick."""
+    run = tick.add(job_name="theirs", asset_selection=None)
+    for key, active in ((THEIRS, None), (OURS, RUN)):
+        tick.instance.report_dagster_event(
+            dg.DagsterEvent.build_asset_materialization_planned_event(
+                "theirs", "step", AssetMaterializationPlannedData(key)
+            ),
+            run.run_id,
+        )
+        assert tick.look() == active

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +45,10 @@ def gone() -> int:
     "signs",
     [
         replace(STARTED, is_queued=True, has_started=False, created_at=NOW - 10 * START_SECONDS),
-        replace(STARTED, has_started=False, created_at=NOW - START_SECONDS + 1),
+        replace(STARTED, has_started=False, created_at=NOW - START_SECONDS),
         replace(STARTED, process=None),
         replace(STARTED, process=_process(1, began_at=NOW + 10)),
-        replace(STARTED, process=_process(1, host="elsewhere", seen_at=NOW - SILENCE_SECONDS + 1)),
+        replace(STARTED, process=_process(1, host="elsewhere", seen_at=NOW - SILENCE_SECONDS)),
     ],
 )
 def test_a_run_of_which_nothing_bad_is_known_lives(signs: RunSigns) -> None:
@@ -70,27 +74,34 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_another_one() -> None:
             assert death_of(signs, time.time()) == f"its process {other.pid} is gone"
         living = replace(STARTED, process=_process(other.pid, began_at=time.time() + 1))
         assert death_of(living, time.time()) is None
+        time.sleep(0.05)
+        assert other.poll() is None, "A look must not disturb the process."
         other.kill()
 
 
 def test_a_run_that_never_started_is_dead_after_a_while() -> None:
     """Promise: a launch that was lost stops no schedule."""
-    signs = replace(STARTED, has_started=False, created_at=NOW - START_SECONDS - 60)
-    assert death_of(signs, NOW) == "it has not started for 16 minutes"
+    for minutes in (16, 600):
+        signs = replace(STARTED, has_started=False, created_at=NOW - 60 * minutes)
+        assert death_of(signs, NOW) == f"it has not started for {minutes} minutes"
 
 
 def test_a_host_that_is_silent_for_long_is_gone() -> None:
     """Promise: a container that was replaced by another stops no schedule for ever."""
-    signs = replace(STARTED, process=_process(1, host="elsewhere", seen_at=NOW - 7 * 3600))
-    assert death_of(signs, NOW) == "its host `elsewhere` has given no sign for 7 hours"
+    for hours in (7, 4000):
+        process = _process(1, host="elsewhere", seen_at=NOW - hours * 3600)
+        told = f"its host `elsewhere` has given no sign for {hours} hours"
+        assert death_of(replace(STARTED, process=process), NOW) == told
 
 
 def test_a_sign_says_who_and_since_when(tmp_path: Path) -> None:
     """Promise: the first sign's time is kept by later ones of the same process."""
-    path = tmp_path / "run" / "process.json"
+    path = tmp_path / "sqlmesh" / "run" / "process.json"
     assert read_sign(path) is None
+    before = time.time()
     give_sign(path)
     first = read_sign(path)
+    assert first and before <= first.began_at == first.seen_at <= time.time()
     time.sleep(0.01)
     give_sign(path)
     second = read_sign(path)
@@ -102,8 +113,33 @@ def test_a_sign_says_who_and_since_when(tmp_path: Path) -> None:
         assert read_sign(path) is None
 
 
-def test_a_sign_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:
-    """Promise: steps that share no folder run all the same."""
+@pytest.mark.parametrize("other", [{"pid": 1}, {"host": "elsewhere"}])
+def test_a_sign_of_another_process_begins_anew(tmp_path: Path, other: dict[str, Any]) -> None:
+    """Promise: another number, or the same number on another host."""
+    path = tmp_path / "process.json"
+    sign = {"pid": os.getpid(), "host": this_host(), "began_at": 1.0, "seen_at": 2.0, **other}
+    path.write_text(json.dumps(sign))
+    before = time.time()
+    give_sign(path)
+    sign_now = read_sign(path)
+    assert sign_now and sign_now.began_at >= before
+    assert (sign_now.pid, sign_now.host) == (os.getpid(), this_host())
+
+
+def test_a_sign_that_cannot_be_written_fails_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise: steps that share no folder run all the same; who looks for the reason finds it."""
+    caplog.set_level("DEBUG")
     (tmp_path / "run").write_text("no folder")
-    give_sign(tmp_path / "run" / "process.json")
-    assert read_sign(tmp_path / "run" / "process.json") is None
+    path = tmp_path / "run" / "process.json"
+    give_sign(path)
+    assert read_sign(path) is None
+    assert f"Could not write the sign of life `{path}`: [Errno" in caplog.text
+
+
+def test_a_host_is_its_name_and_its_process_namespace() -> None:
+    """Promise: two containers of one host, with a process of the same number, are two hosts."""
+    namespace = Path("/proc/self/ns/pid")
+    linked = [str(namespace.readlink())] if namespace.parent.exists() else []
+    assert this_host().split() == [*socket.gethostname().split(), *linked]

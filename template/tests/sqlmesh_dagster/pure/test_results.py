@@ -257,3 +257,63 @@ def test_a_resource_without_a_run_gives_no_sign(tmp_path: Path) -> None:
         context = dg.build_init_resource_context(instance=instance)
         SQLMeshResultsResource().setup_for_execution(context)
         assert not (Path(instance.storage_directory()) / RECORDS).exists()
+
+
+def test_an_outcome_that_cannot_be_written_is_kept_for_this_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise: the steps of the leader's process have it; that others have not is known, and told."""
+    (tmp_path / "run").write_text("no folder")
+    results = RunResults(tmp_path / "run" / "sqlmesh.jsonl")
+    assert results.is_unshared is False
+    results.append(_OUTCOME)
+    results.append(_OUTCOME)
+    assert results.is_unshared is True
+    assert results.of(_OUTCOME.fqn) == [_OUTCOME, _OUTCOME]
+    told = f"The record `{tmp_path / 'run' / 'sqlmesh.jsonl'}` cannot be written: [Errno"
+    assert told in caplog.text
+
+
+def test_a_record_grows_by_whole_lines(tmp_path: Path) -> None:
+    """Promise: one line for each outcome, and none between them; each reader goes on where it was."""
+    path = tmp_path / "sqlmesh.jsonl"
+    results = RunResults(path)
+    for place in range(3):
+        results.append(ModelOutcome(f"m{place}", "executed"))
+        assert list(results.latest()) == [f"m{n}" for n in range(place + 1)]
+        assert len(results.of(f"m{place}")) == 1
+    assert path.read_bytes() == b"".join(
+        to_line(ModelOutcome(f"m{place}", "executed")) for place in range(3)
+    )
+
+
+def test_what_was_verified_is_reported_once_by_its_own_run() -> None:
+    """Promise: in the order in which it was found."""
+    one, two, other = (
+        dg.AssetCheckEvaluation(dg.AssetKey("m"), name, passed=True, metadata={})
+        for name in ("one", "two", "other")
+    )
+    results = SQLMeshResultsResource()
+    results.put_verified("a", [one])
+    results.put_verified("a", [two])
+    results.put_verified("b", [other])
+    assert results.take_verified("a") == [one, two]
+    assert results.take_verified("a") == []
+    assert results.take_verified("b") == [other]
+
+
+def test_a_run_says_at_its_start_on_which_host_it_is(tmp_path: Path) -> None:
+    """Promise: next to its records, for ticks that find it active."""
+    results = SQLMeshResultsResource(storage_dir=str(tmp_path))
+
+    @dg.op(required_resource_keys={"results"})
+    def look() -> None:
+        assert [path.name for path in (tmp_path / RECORDS).glob("*/*")] == [SIGN]
+
+    @dg.job(resource_defs={"results": results})
+    def job() -> None:
+        look()
+
+    run_id = job.execute_in_process().run_id
+    sign = read_sign(tmp_path / RECORDS / run_id / SIGN)
+    assert sign is not None and sign.pid == os.getpid()

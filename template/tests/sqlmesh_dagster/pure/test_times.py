@@ -72,6 +72,13 @@ def test_a_plan_is_not_effective_from_what_has_not_come() -> None:
         SQLMeshPlanOptions.model_validate({"effective_from": AHEAD}).check()
 
 
+def test_a_plan_begins_as_an_environment_that_can_be() -> None:
+    """Promise: a name that SQLMesh would read as another one is refused, with the option."""
+    with pytest.raises(dg.Failure, match="`create_from` is `prod `"):
+        SQLMeshPlanOptions.model_validate({"create_from": "prod "}).check()
+    SQLMeshPlanOptions.model_validate({"create_from": "prod"}).check()
+
+
 def test_times_that_make_sense_are_taken() -> None:
     """Promise: one day is from it to itself, and an end may lie ahead."""
     SQLMeshRunOptions(start="2025-01-05", end="2025-01-05").resolve()
