@@ -49,7 +49,12 @@ def _run(project: Project, name: str, summary: Path) -> dict[str, int]:
         done = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", _known(step["run"])],
             cwd=project.root,
-            env={**project.environment, **environment, "GITHUB_STEP_SUMMARY": str(summary)},
+            env={
+                **project.environment,
+                **environment,
+                "GITHUB_STEP_SUMMARY": str(summary),
+                "GITHUB_OUTPUT": f"{summary}.output",
+            },
             text=True,
             capture_output=True,
             check=False,
@@ -79,15 +84,18 @@ def test_a_pull_request_is_planned_shown_and_invalidated(project: Project, tmp_p
     assert list(ended.values()) == [0, 0, 0]
     assert _schemas(project) == {"marts__pr_12", "reference__pr_12", "staging__pr_12"}
     shown = (tmp_path / "opened.md").read_text()
-    assert "## Plan of environment `pr_12`" in shown
+    assert "## Review of environment `pr_12`" in shown
     assert "| warehouse.marts.daily_revenue | added |" in shown
+    output = (tmp_path / "opened.md.output").read_text()
+    end = output.partition("\n")[0].removeprefix("page<<")
+    assert output.endswith(f"\n{end}\n") and "## Review of environment `pr_12`" in output
 
     (test,) = (project.root / "sqlmesh_project/tests").glob("*.yaml")
     good = test.read_text()
     test.write_text(re.sub(r"(outputs:(?:.|\n)*?: )(\d[\d.]*)$", r"\g<1>987654", good, flags=re.M))
     assert test.read_text() != good
     ended = _run(project, "plan", tmp_path / "broken.md")
-    assert ended["Plan and apply"] != 0 and ended["Show the plan"] == 0
+    assert ended["Review"] != 0 and ended["Show the review"] == 0
     assert "1 of 1 unit tests fail" in (tmp_path / "broken.md").read_text()
     test.write_text(good)
 

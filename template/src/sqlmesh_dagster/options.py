@@ -109,10 +109,24 @@ class CheckedRunOptions(RunOptions):
         return self.restate or self.partitions is not None
 
 
-class PlanOptions(BaseModel):
-    """How an environment is planned; one line for each option, as above."""
+class PlannedOptions(BaseModel):
+    """What a plan and a review have in common; one line for each option, as above."""
 
     model_config = ConfigDict(frozen=True)
+
+    start: str | None = Field(default=None, description="Backfill from this date or time.")
+    end: str | None = Field(default=None, description="Backfill up to this date or time.")
+    execution_time: str | None = Field(default=None, description='The plan\'s "now".')
+    forward_only: bool = Field(default=False, description="Keep the history as it is.")
+    override: str | None = Field(
+        default=None,
+        description="Why production may be changed though a rule of `review.toml` stops the change.",
+    )
+    override_by: str | None = Field(default=None, description="Who says so, as in `review.toml`.")
+
+
+class PlanOptions(PlannedOptions):
+    """How an environment is planned; one line for each option, as above."""
 
     environment: str | None = Field(
         default=None,
@@ -122,14 +136,10 @@ class PlanOptions(BaseModel):
     allow_production: bool = Field(
         default=False, description="`prod` is changed only if this is on as well as `apply`."
     )
-    start: str | None = Field(default=None, description="Backfill from this date or time.")
-    end: str | None = Field(default=None, description="Backfill up to this date or time.")
-    execution_time: str | None = Field(default=None, description='The plan\'s "now".')
     select_models: list[str] = Field(
         default=[], description="SQLMesh's selectors of the changes that are taken; by default all."
     )
     skip_backfill: bool = Field(default=False, description="Build nothing; the next run does.")
-    forward_only: bool = Field(default=False, description="Keep the history as it is.")
     effective_from: str | None = Field(
         default=None, description="Rebuild forward-only changes from this date."
     )
@@ -143,11 +153,6 @@ class PlanOptions(BaseModel):
         default=False,
         description="Promote to `prod` though the newest review is of something else, or of what has moved.",
     )
-    override: str | None = Field(
-        default=None,
-        description="Why `prod` may be changed though a rule of `review.toml` stops what was reviewed.",
-    )
-    override_by: str | None = Field(default=None, description="Who says so, as in `review.toml`.")
 
     def check(self) -> None:
         """Refuses what no plan could do.
@@ -167,25 +172,14 @@ class PlanOptions(BaseModel):
         )
 
 
-class ReviewOptions(BaseModel):
+class ReviewOptions(PlannedOptions):
     """How a change is reviewed; one line for each option, as above."""
-
-    model_config = ConfigDict(frozen=True)
 
     environment: str | None = Field(
         default=None,
         description="Environment in which the change is built; by default the one that Dagster runs."
         " Never `prod`.",
     )
-    start: str | None = Field(default=None, description="Backfill from this date or time.")
-    end: str | None = Field(default=None, description="Backfill up to this date or time.")
-    execution_time: str | None = Field(default=None, description='The review\'s "now".')
-    forward_only: bool = Field(default=False, description="Keep the history as it is.")
-    override: str | None = Field(
-        default=None,
-        description="Why the change may be promoted though a rule of `review.toml` stops it.",
-    )
-    override_by: str | None = Field(default=None, description="Who says so, as in `review.toml`.")
 
 
 class InvalidateOptions(BaseModel):
