@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._utils.error import serializable_error_info_from_exc_info
-from tests.sqlmesh_dagster.projects import Project, run_in_process
+from tests.sqlmesh_dagster.projects import Project, run_in_process, run_multiprocess
 
 from sqlmesh_dagster import SQLMeshResource
 
@@ -155,8 +155,7 @@ def test_no_canary_is_kept_whatever_happens(
 
         for down in ("before", "after"):
             project.execute(f"UPDATE main.flag SET down = '{down}'")
-            options = {"restate": down == "before"}  # which leaves it to be built
-            run = run_in_process(defs, instance, "good", options=options)
+            run = run_in_process(defs, instance, "good", options={"restate": True})
             assert f"{down}_all" in str(run.failed), run.failed
         project.execute("UPDATE main.flag SET down = 'before'")
         project.model("good", "SELECT 1 AS t")
@@ -209,6 +208,15 @@ def test_no_canary_is_kept_whatever_happens(
             "models/bad.py", "import os\nraise RuntimeError('x' + os.environ['APP_TOKEN'])\n"
         )
         assert load() is None
+
+        (project.root / "models/bad.py").unlink()
+        project.execute("UPDATE main.flag SET down = 'none'")
+        models = " or ".join(f'key:"warehouse/demo/{name}"' for name in ("raised", "plain"))
+        run = run_multiprocess(project, home / "processes", select=models)
+        assert len(run.failed) == 2
+        assert all("***" in text for text in run.failed.values()), run.failed
+        logs = [path for path in (home / "processes").rglob("*.err") if path.stat().st_size]
+        assert logs  # of the processes of the steps
 
         out = capfd.readouterr()
         texts += [caplog.text, out.out, out.err]

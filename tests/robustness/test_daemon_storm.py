@@ -1,0 +1,103 @@
+"""The real daemon, and all that it has started, killed again and again: `pytest -m storm` on this file."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+
+from tests.instance import instance_of
+from tests.robustness.projects import processes_of
+from tests.robustness.test_days import _daemon, _pay, platform
+
+__all__ = ["platform"]
+pytestmark = pytest.mark.storm
+_KILLS = int(os.environ.get("STORM_KILLS", "10"))
+_SEED = int(os.environ.get("STORM_SEED", "1"))
+_PATIENCE = 240
+
+
+def _newest(root: Path) -> tuple[int, dg.DagsterRun | None]:
+    with instance_of(root / "dagster_home") as instance:
+        runs = instance.get_runs()
+        return len(runs), runs[0] if runs else None
+
+
+def _new_run(root: Path, before: int, *, is_ended: bool) -> dg.DagsterRun:
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        count, run = _newest(root)
+        if count > before and run is not None and (run.is_finished or not is_ended):
+            return run
+        time.sleep(0.2)
+    pytest.fail((root / "daemon.log").read_text()[-5000:])
+
+
+def _kill_all(root: Path) -> int:
+    """As a power cut: how many processes there were."""
+    killed: set[int] = set()
+    while found := processes_of(root):
+        for pid in found:
+            killed.add(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+    return len(killed)
+
+
+def test_killed_at_random_moments_the_schedule_goes_on_and_no_row_is_lost_or_doubled(
+    platform: tuple[Path, Mapping[str, str]],
+) -> None:
+    """Promise: the next tick ends what is dead, and builds what is missing: each day's revenue, once.
+
+    The clock jumps a day ahead with each start; the host's is never behind.
+    """
+    root, environment = platform
+    moments = random.Random(_SEED)
+    today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+    first = today + timedelta(days=1)
+    cut = 0
+    for number in range(1, _KILLS + 2):
+        midnight = first + timedelta(days=number)
+        _pay(root, number, midnight - timedelta(days=1))
+        before, _ = _newest(root)
+        is_last = number > _KILLS
+        if number == 1:  # the schedule is known from here on
+            with _daemon(root, environment, first + timedelta(hours=23)):
+                deadline = time.monotonic() + _PATIENCE
+                while time.monotonic() < deadline:
+                    with instance_of(root / "dagster_home") as instance:
+                        if instance.all_instigator_state():
+                            break
+                    time.sleep(0.5)
+        with _daemon(root, environment, midnight + timedelta(seconds=5)):
+            run = _new_run(root, before, is_ended=is_last)
+            if not is_last:
+                time.sleep(moments.uniform(0, 15))
+                with instance_of(root / "dagster_home") as instance:
+                    found = instance.get_run_by_id(run.run_id)
+                cut += found is not None and not found.is_finished
+                _kill_all(root)
+    assert run.status is dg.DagsterRunStatus.SUCCESS, (root / "daemon.log").read_text()[-5000:]
+    with instance_of(root / "dagster_home") as instance:
+        statuses = [r.status for r in instance.get_runs()]
+    assert all(status.name in ("SUCCESS", "FAILURE") for status in statuses), statuses
+    with duckdb.connect(str(root / "warehouse.duckdb"), read_only=True) as connection:
+        days = connection.execute(
+            "SELECT revenue_date, count(*), sum(revenue) FROM warehouse.marts__dev.daily_revenue"
+            " WHERE revenue_date >= $first GROUP BY 1 ORDER BY 1",
+            {"first": first.date()},
+        ).fetchall()
+    expected = [((first + timedelta(days=n)).date(), 1, 1) for n in range(_KILLS + 1)]
+    assert [(day, count, float(revenue)) for day, count, revenue in days] == expected
+    print(f"{_KILLS} kills, {cut} of them in the middle of a run, {len(statuses)} runs")
+    assert cut
