@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -111,8 +110,8 @@ def _last_error(text: str) -> str:
 
 
 def _cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    times = os.times()  # `resource` is not there on Windows
+    return times.children_user + times.children_system
 
 
 def _build(way: str, project: str, copy: str, at: str) -> dict[str, Any]:

@@ -82,6 +82,21 @@ def _start(request: RunRequest, report: Path, output: TextIO | None) -> subproce
     )
 
 
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":  # it has no signal that a process of another group can be asked by
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """The process and all that it has started."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 @contextmanager
 def _passing_on_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Asks the run to stop where this process is asked to; the second time at once."""
@@ -93,9 +108,9 @@ def _passing_on_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
             sys.stderr.write(
                 "\nStopping the run; what is being built is given up. Again to kill it.\n"
             )
-            process.send_signal(signal.SIGINT)
+            _ask_to_stop(process)
         else:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
 
     before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
     try:

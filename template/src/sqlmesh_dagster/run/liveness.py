@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -126,7 +127,12 @@ def _is_this(process: RunProcess) -> bool:
 
 
 def _is_running(process: RunProcess) -> bool:
-    """Whether the process is there, and no other one that got its number."""
+    """Whether the process is there, and no other one that got its number.
+
+    Windows cannot be asked, as `os.kill` would end the process; Dagster's run monitoring decides there.
+    """
+    if sys.platform == "win32":
+        return True
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:
