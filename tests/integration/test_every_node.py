@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
-from sqlmesh import Context
-from sqlmesh.core.console import NoopConsole, set_console
 from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+from tests.integration import alone
 
 LATER = "2025-01-11T00:30:00"
 _KINDS = {
@@ -63,53 +61,6 @@ def _write(project: Project) -> None:
     project.execute("CREATE TABLE raw.things AS SELECT 1::INT AS id")
 
 
-class _Heard(NoopConsole):
-    """The nodes that SQLMesh's scheduler evaluates."""
-
-    def __init__(self) -> None:
-        self.evaluated: set[str] = set()
-
-    def start_snapshot_evaluation_progress(self, snapshot: Any, audit_only: bool = False) -> None:
-        self.evaluated.add(snapshot.name.split(".")[-1].strip('"'))
-
-
-def _read(context: Context) -> dict[str, list[tuple[int, int]]]:
-    """What the state has as done, by name."""
-    environment = context.state_reader.get_environment("prod")
-    assert environment is not None
-    found = context.state_reader.get_snapshots(environment.snapshots).values()
-    return {s.name.split(".")[-1].strip('"'): list(s.intervals) for s in found}
-
-
-def _alone(root: Path, at: str) -> tuple[set[str], dict[str, list[tuple[int, int]]]]:
-    """What `sqlmesh run` alone evaluates, and what is done then."""
-    heard = _Heard()
-    set_console(heard)
-    context = Context(paths=str(root), load=False)
-    try:
-        context.run("prod", execution_time=at)
-        return heard.evaluated, _read(context)
-    finally:
-        context.close()
-        set_console(NoopConsole())
-
-
-def _done(project: Project) -> dict[str, list[tuple[int, int]]]:
-    set_console(NoopConsole())
-    context = Context(paths=str(project.root), load=False)
-    try:
-        return _read(context)
-    finally:
-        context.close()
-
-
-def _copied(project: Project, copy: Path) -> Path:
-    shutil.copytree(project.root, copy)
-    config = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(config.replace(str(project.root), str(copy)))
-    return copy
-
-
 def _tick(
     definitions: dg.Definitions, instance: dg.DagsterInstance, at: str
 ) -> tuple[dg.RunRequest, set[str]]:
@@ -134,8 +85,8 @@ def _tick(
         if e.materialization.metadata["sqlmesh/status"].value == "built"
     }
     checks = {(e.asset_key.path[-1], e.check_name) for e in result.get_asset_check_evaluations()}
-    alone = {"alone"} & {check for _, check in checks}
-    return request, built | alone | {"things" for table, _ in checks if table == "things"}
+    standalone = {"alone"} & {check for _, check in checks}
+    return request, built | standalone | {"things" for table, _ in checks if table == "things"}
 
 
 def test_a_tick_and_its_run_evaluate_what_sqlmesh_does(
@@ -149,10 +100,11 @@ def test_a_tick_and_its_run_evaluate_what_sqlmesh_does(
     definitions = project.definitions(environment="prod", undeployed_changes="apply")
     run = run_in_process(definitions, instance)
     assert run.success, run.failed
-    evaluated, done = _alone(_copied(project, tmp_path / "copy"), LATER)
+    copy = alone.copied(project, tmp_path / "copy")
+    evaluated = set(alone.run(copy, at=LATER).evaluated)
     assert _tick(definitions, instance, LATER)[1] == evaluated
     assert {"alone", "things", "whole"} <= evaluated
-    assert _done(project) == done
+    assert alone.done(project) == alone.done(copy)
 
 
 def test_audits_without_a_model_are_due_by_themselves(
@@ -178,13 +130,14 @@ def test_audits_without_a_model_are_due_by_themselves(
     definitions = project.definitions(environment="prod", undeployed_changes="apply")
     assert definitions.resolve_schedule_def("sqlmesh_adaptive_schedule").cron_schedule == "@hourly"
     assert run_in_process(definitions, instance).success
-    copy = _copied(project, tmp_path / "copy")
+    copy = alone.copied(project, tmp_path / "copy")
     request, evaluated = _tick(definitions, instance, LATER)
     assert not request.asset_selection
-    assert (evaluated, _done(project)) == _alone(copy, LATER)
-    assert evaluated == {"alone", "things"}
+    assert evaluated == set(alone.run(copy, at=LATER).evaluated) == {"alone", "things"}
+    assert alone.done(project) == alone.done(copy)
     project.execute("INSERT INTO raw.things VALUES (NULL)")
-    shutil.rmtree(copy)
-    _copied(project, copy)
+    copy = alone.copied(project, tmp_path / "copy")
     for at in ("2025-01-12T00:30:00", "2025-01-12T01:30:00"):
-        assert (_tick(definitions, instance, at)[1], _done(project)) == _alone(copy, at)
+        _, evaluated = _tick(definitions, instance, at)
+        assert evaluated == set(alone.run(copy, at=at).evaluated) == {"things"}
+        assert alone.done(project) == alone.done(copy)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
 
 import dagster as dg
 import pytest
-from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
+from tests.sqlmesh_dagster.projects import Project, Run, run_config, run_in_process
 
 from sqlmesh_dagster import ModelRecord, SQLMeshResource, SQLMeshTranslator, TranslatorSettings
+from tests.integration import alone
 
 _PARTITIONED = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
 
@@ -99,7 +101,7 @@ def test_hourly_daily_weekly_and_monthly_models_are_built_in_one_run(
         {"hourly", "daily", "whole"},
         ["weekly", "monthly"],
     )
-    assert project.sqlmesh_runs() == 3  # a plan, and a run for each
+    assert project.sqlmesh_runs() == 2  # a plan that builds what is new, and a run
     _assert_agreement(project, definitions, instance)
     assert _partitions(instance, "daily") == _days(6, 9)
     assert len(_partitions(instance, "hourly")) == 24 + 24 + 5
@@ -139,12 +141,51 @@ def test_partitions_that_were_built_before_a_failure_are_materialized(
         "breaks",
         "SELECT CASE WHEN @start_ds::TEXT = '2025-01-04' THEN error('boom') END, @start_ds::DATE AS day",
         "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, batch_concurrency 1)",
-    )
-    definitions = project.definitions(translator=_PARTITIONED)
+    )  # promoted first: else there would be no environment of it to compare with
+    definitions = project.definitions(translator=_PARTITIONED, promotion="before_build")
     run = run_in_process(definitions, instance)
     assert "boom" in next(iter(run.failed.values()))
     assert _partitions(instance, "breaks") == _days(1, 3)
     _assert_agreement(project, definitions, instance)
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 6), (5, 6)])
+def test_a_range_of_which_a_signal_holds_back_some_is_no_success(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path, first: int, last: int
+) -> None:
+    """Promise: the run names the partitions that were not built, and why; SQLMesh alone builds the same rest."""
+    project.write(
+        "signals/__init__.py",
+        "from sqlmesh import signal\n\n@signal()\ndef arrived(batch):\n"
+        "    return [i for i in batch if i[0].day < 5]\n",
+    )
+    _by_time(project, "gated", "@daily", more=", signals (arrived())")
+    _by_time(project, "below", "@daily", "gated")
+    settings = {"environment": "prod", "undeployed_changes": "apply", "translator": _PARTITIONED}
+    start, end = _days(first, last)[0], _days(first, last)[-1]
+    alone.plan(project, skip_backfill=True)
+    copy = alone.copied(project, tmp_path / "copy")
+    alone.run(copy, start=start, end=end)
+    job = project.definitions(**settings).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        run_config=run_config(),
+        tags={
+            "dagster/asset_partition_range_start": start,
+            "dagster/asset_partition_range_end": end,
+        },
+        raise_on_error=False,
+    )
+    run = Run(result.success, result.run_id, result.all_events)
+    assert not run.success
+    message = run.failed["warehouse__demo__gated"]
+    assert "signal `arrived`" in message and "`2025-01-05`, `2025-01-06`" in message
+    assert "`2025-01-04`" not in message
+    assert "warehouse__demo__gated" not in run.materialized
+    assert _partitions(instance, "gated") == _days(first, 4)
+    rows = 'SELECT "at" FROM demo.gated ORDER BY ALL'
+    assert project.query(rows) == copy.query(rows)
+    assert alone.done(project)["gated"] == alone.done(copy)["gated"]
 
 
 def test_audits_of_a_partitioned_model_are_reported(

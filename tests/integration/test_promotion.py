@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+from sqlmesh_dagster.upstream.dagster import last_check_results
+from tests.integration import alone
 
 _APPLY: dict[str, Any] = {"environment": "prod", "undeployed_changes": "apply"}
 _VIEWS = "SELECT view_name FROM duckdb_views() WHERE schema_name = 'demo' ORDER BY ALL"
@@ -74,3 +79,80 @@ def test_an_audit_may_read_views_that_are_promoted_first(
     run = run_in_process(project.definitions(**_APPLY, promotion="before_build"), instance)
     assert run.success, run.failed
     assert project.query("SELECT id FROM demo.first") == [(1,)]
+
+
+_FOUND = "kind FULL, audits (not_null(columns := (id), blocking := false))"
+
+
+def test_what_a_deployment_builds_besides_has_its_checks_results(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """Promise: though not selected, a model that the plan builds has the results of its audits at once."""
+    project.model("asked", "SELECT 1 AS id")
+    project.model("good", "SELECT 1 AS id", _FOUND)
+    project.model("doubtful", "SELECT NULL::INT AS id UNION ALL SELECT NULL", _FOUND)
+    project.write(
+        "audits/alone.sql",
+        "AUDIT (name beside, standalone true); SELECT 1 FROM demo.good WHERE id = 1",
+    )
+    heard, problem = alone.plan(alone.copied(project, tmp_path / "copy"))
+    assert problem is None
+    definitions = project.definitions(**_APPLY)
+    assert run_in_process(definitions, instance, "asked").success
+    failed = {
+        (key.name if key.name == "beside" else key.asset_key.path[-1]): not found.passed
+        for key in definitions.resolve_asset_graph().asset_check_keys
+        if (found := _result(instance, key)) is not None
+    }
+    assert failed == {
+        name: bool(count) for name, count in heard.failed_audits.items() if name != "asked"
+    }
+    assert failed == {"good": False, "doubtful": True, "beside": True}
+
+
+def _result(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.AssetCheckEvaluation | None:
+    found = last_check_results(instance, [key]).get(key)
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_a_new_environment_shows_what_a_plan_alone_shows(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path, environment: str
+) -> None:
+    """Promise: what fails has no view, nor has what reads it, also where it is new to one that exists."""
+    project.model("text", "SELECT 'x' AS word")
+    settings = {"environment": environment, "undeployed_changes": "apply"}
+    copy = alone.copied(project, tmp_path / "copy")
+    project.model("bad", "SELECT word::INT AS id FROM demo.text")
+    run = run_in_process(project.definitions(**settings), instance)
+    assert run.materialized == ["text"] and list(run.failed) == ["warehouse__demo__bad"]
+    assert "failed with ConversionException" in run.failed["warehouse__demo__bad"]
+    alone.plan(copy, environment)
+    views = _views(project)
+    assert views == _views(copy) and len(views) == 1
+    project.model("below", "SELECT id FROM demo.bad")
+    run = run_in_process(project.definitions(**settings), instance)
+    assert not run.success and _views(project) == views
+    project.model("text", "SELECT '7' AS word")
+    assert run_in_process(project.definitions(**settings), instance).success
+    assert len(_views(project)) == 3
+
+
+def _views(project: Project) -> list[tuple[Any, ...]]:
+    found = project.query("SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal")
+    return sorted(row for row in found if row[0].startswith("demo"))
+
+
+def test_the_last_good_definitions_deploy_nothing_new(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a file that cannot be loaded leaves an environment that does not exist as it is, and says why."""
+    project.model("good", "SELECT 1 AS id")
+    project.definitions(**_APPLY)
+    project.write("models/broken.sql", "MODEL (name demo.broken, kind FULL); SELECT FROM WHERE")
+    definitions = project.definitions(**_APPLY, keep_last_good=True)
+    run = run_in_process(definitions, instance)
+    assert not run.success and "broken.sql" in run.failed["warehouse__demo__good"]
+    assert project.query(_VIEWS) == []
+    (project.root / "models/broken.sql").unlink()
+    assert run_in_process(project.definitions(**_APPLY), instance).success

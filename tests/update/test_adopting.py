@@ -13,6 +13,7 @@ import duckdb
 import pytest
 
 from tests.conftest import ROOT
+from tests.postgres import postgres
 from tests.tree import parse_toml
 from tests.update.projects import Project
 from tests.update.releases import NEXT, Template, clone, commit, git
@@ -123,7 +124,11 @@ def environment(project: Project, template: Template) -> dict[str, str]:
 
 
 def follow(
-    howto: str, project: Project, template: Template, replace: Mapping[str, str] | None = None
+    howto: str,
+    project: Project,
+    template: Template,
+    replace: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> str:
     """Run every command of a how-to; returns what the last one prints."""
     blocks = BLOCK.findall((ROOT / "docs" / howto).read_text())
@@ -135,7 +140,7 @@ def follow(
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=project.root,
-            env=environment(project, template),
+            env={**environment(project, template), **(more or {})},
             capture_output=True,
             text=True,
             check=False,
@@ -302,6 +307,85 @@ def test_a_dbt_project_is_adopted_and_runs(template: Template, tmp_path: Path) -
         rows = connection.execute("SELECT * FROM main__dev.customer_value").fetchall()
     assert rows == [(1, "Jo", 900)]
     assert [p.relative_to(root) for p in root.rglob("*.duckdb")] == [Path("transform/shop.duckdb")]
+
+
+_CONFIG_IN_PYTHON = """\
+import os
+
+from sqlmesh.core.config import Config, GatewayConfig, ModelDefaultsConfig
+from sqlmesh.core.config.connection import PostgresConnectionConfig
+
+
+def database(name: str) -> PostgresConnectionConfig:
+    return PostgresConnectionConfig(
+        host="127.0.0.1", port=int(os.environ["OUR_PORT"]), user="postgres", password="", database=name
+    )
+
+
+config = Config(
+    gateways={"ours": GatewayConfig(connection=database("shop"), state_connection=database("state"))},
+    default_gateway="ours",
+    model_defaults=ModelDefaultsConfig(dialect="postgres", start="2024-01-01"),
+    disable_anonymized_analytics=True,
+)
+"""
+_GROUP = "return super().get_group_name(model) or model.schema_name"
+_NO_GROUP = 'return str(1 // (model.view_name != "orders"))'
+
+
+@pytest.mark.slow
+def test_a_python_config_on_postgres_is_adopted_and_changes_nothing(
+    template: Template, tmp_path: Path
+) -> None:
+    """As the page says: Dagster finds the production that `sqlmesh` made, and has nothing to build.
+
+    A model that Dagster cannot show makes `poe check` red, which names it.
+    """
+    files = {name: text for name, text in SQLMESH.items() if name != "config.yaml"}
+    project = repository(
+        tmp_path / "ours", "transform", REPOSITORY, {**files, "config.py": _CONFIG_IN_PYTHON}
+    )
+    with postgres() as server:
+        server.create_database("shop")
+        server.create_database("state")
+        environ = {
+            **environment(project, template),
+            "OUR_PORT": str(server.port),
+            "SQLMESH_PROJECT_DIR": "transform",
+            "SQLMESH_ENVIRONMENT": "prod",
+        }
+
+        def run(command: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                ["bash", "-c", command],
+                cwd=project.root,
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        planned = run("sqlmesh -p transform plan --auto-apply --no-prompts")
+        assert planned.returncode == 0, planned.stdout
+        state = "SELECT name, plan_id, finalized_ts FROM sqlmesh._environments"
+        intervals = "SELECT name, start_ts, end_ts FROM sqlmesh._intervals ORDER BY 1"
+        before = [server.query("state", sql) for sql in (state, intervals)]
+        rows = server.query("shop", "SELECT id, amount FROM shop.orders ORDER BY 1")
+        listed = follow("adopt-a-sqlmesh-project.md", project, template, more=environ)
+        assert "orders" in listed
+        done = run("poe run")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        assert "2 up to date" in done.stdout and "built" not in done.stdout, done.stdout
+        assert [server.query("state", sql) for sql in (state, intervals)] == before
+        assert server.query("shop", "SELECT id, amount FROM shop.orders ORDER BY 1") == rows
+        check = _checks()[-1]
+        assert run(check).returncode == 0
+        (transform,) = (project.root / "src").glob("*/defs/transform.py")
+        text = transform.read_text()
+        assert _GROUP in text
+        transform.write_text(text.replace(_GROUP, _NO_GROUP))
+        red = run(check)
+        assert red.returncode != 0 and "shop.orders" in red.stdout + red.stderr
 
 
 def _checks() -> list[str]:

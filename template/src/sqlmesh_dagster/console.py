@@ -39,6 +39,7 @@ from sqlmesh_dagster.upstream.internals import (
     NoopConsole,
     Snapshot,
     now_timestamp,
+    snapshots_to_dag,
 )
 
 _log = logging.getLogger(__name__)
@@ -118,11 +119,13 @@ class CaptureConsole(NoopConsole):
             tables: Those that hold data, by the model's name.
         """
         held = tables or {}
+        order = [i.name for i in snapshots_to_dag(snapshots.values()).sorted if i.name in snapshots]
         deployed = {
             name: DeployedModel(
                 s.identifier, s.version, _next_due(s, execution_time), held.get(name)
             )
-            for name, s in snapshots.items()
+            for name in order
+            for s in (snapshots[name],)
         }
         return self.ledger.begin(
             deployed, execution_time.isoformat(), hint, plan, below, above, holds_last=holds_last
@@ -146,11 +149,12 @@ class CaptureConsole(NoopConsole):
         signal_idx: int,
         total_signals: int,
         ready_intervals: list[tuple[int, int]],
+        check_intervals: list[tuple[int, int]] | None = None,
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Records that a signal holds a model back."""
-        if not ready_intervals:
+        """Records that a signal holds a model back, or some intervals of it."""
+        if not ready_intervals or ready_intervals != (check_intervals or ready_intervals):
             self.ledger.held_back(snapshot.name, signal_name)
 
     @_guarded
@@ -227,6 +231,30 @@ class CaptureConsole(NoopConsole):
         """Keeps what the linter found, which the plan's exception does not have."""
         found = [mask(f"`{model.name}`: {violation}") for violation in violations]
         self._errors.extend(found if is_error else ())
+
+    @_guarded
+    def log_destructive_change(
+        self, snapshot_name: str, alter_operations: list[Any], dialect: str, error: bool = True
+    ) -> None:
+        """Keeps which forward-only model a plan is refused for, which the plan's exception does not say."""
+        self._capture_refusal(error, snapshot_name, "drop or change columns", "destructive")
+
+    @_guarded
+    def log_additive_change(
+        self, snapshot_name: str, alter_operations: list[Any], dialect: str, error: bool = True
+    ) -> None:
+        """As above, of columns that are added."""
+        self._capture_refusal(error, snapshot_name, "add columns", "additive")
+
+    def _capture_refusal(self, is_error: bool, name: str, what: str, kind: str) -> None:
+        if is_error:
+            plain = name.replace('"', "")
+            message = (
+                f"The change of forward-only model `{plain}` would {what} of its table, which its"
+                f" `on_{kind}_change` does not allow."
+            )
+            self.failures[name] = ErrorOutcome("PlanFailedError", message)
+            self._errors.append(message)
 
     def log_warning(
         self, short_message: str, long_message: str | None = None, *args: Any, **kwargs: Any

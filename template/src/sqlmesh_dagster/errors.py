@@ -86,7 +86,7 @@ class RunFailedError(SQLMeshDagsterError):
 
 
 class ModelSkippedError(SQLMeshDagsterError):
-    """SQLMesh did not build a model, because an upstream model failed or the run was stopped."""
+    """SQLMesh did not build a model, or not all that was asked for: upstream failed, it waits, or the run was stopped."""
 
 
 class RestatementRefusedError(SQLMeshDagsterError):

@@ -110,6 +110,19 @@ def keys_within(
                 yield key, window
 
 
+def left_out(
+    partitions: dg.TimeWindowPartitionsDefinition, wanted: Interval, built: Iterable[Interval]
+) -> list[str]:
+    """The keys of the partitions in a time of which nothing was built, oldest first."""
+    gaps = []
+    begin = wanted[0]
+    for low, high in merged(built):
+        gaps.append((begin, min(low, wanted[1])))
+        begin = max(begin, high)
+    gaps.append((begin, wanted[1]))
+    return [key for key, _ in keys_within(partitions, (gap for gap in gaps if gap[0] < gap[1]))]
+
+
 def newest_within(
     partitions: dg.TimeWindowPartitionsDefinition, intervals: Iterable[Interval]
 ) -> tuple[str, Interval] | None:

@@ -36,6 +36,7 @@ from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_nam
 from sqlmesh_dagster.engine.rebuild import Rebuild
 from sqlmesh_dagster.engine.restatement import Restatement, done_of, forget_elsewhere
 from sqlmesh_dagster.engine.throw_away import redirect_contexts
+from sqlmesh_dagster.engine.unread import SHOWN_FROM_PRODUCTION, without_unread
 from sqlmesh_dagster.facts.outcomes import RowSample
 from sqlmesh_dagster.gateways import chosen_gateway, only_definitions
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
@@ -177,10 +178,15 @@ class CaptureScheduler(Scheduler):
         selected_snapshots: set[str] | None = None,
         **kwargs: Any,
     ) -> SnapshotToIntervals:
-        """As the original, without intervals that a model upstream lacks and does not get now."""
+        """As the original, without intervals that a model upstream lacks and does not get now.
+
+        Nor those that were built where nobody reads them, unless they are restated.
+        """
         if self._rebuild is not None:
             self._rebuild.leave_out(self.snapshots)
         missing = super().merged_missing_intervals(*args, **kwargs)
+        if self._restatement is None and not kwargs.get("restatements"):
+            missing = self._without_unread(missing, kwargs.get("deployability_index"))
         if selected_snapshots is None:
             return missing
         taken = {s: spans for s, spans in missing.items() if s.name in selected_snapshots}
@@ -196,6 +202,17 @@ class CaptureScheduler(Scheduler):
             for s, i in taken.items()
         }
         return {s: i for s, i in spans.items() if i}
+
+    def _without_unread(
+        self, missing: SnapshotToIntervals, deployability: DeployabilityIndex | None
+    ) -> SnapshotToIntervals:
+        if deployability is None:
+            return missing
+        left = without_unread(missing, deployability)
+        if isinstance(self.console, CaptureConsole):
+            for snapshot in missing.keys() - left.keys():
+                self.console.ledger.is_idle_because(snapshot.name, SHOWN_FROM_PRODUCTION)
+        return left
 
     def evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch of a model, in one of SQLMesh's threads."""

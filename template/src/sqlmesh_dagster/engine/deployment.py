@@ -54,11 +54,13 @@ def prepare_environment(
     console: CaptureConsole,
     log: Callable[[int, str], None],
     lock: StateLock,
+    taken: Collection[str] = (),
     held: Collection[str] = (),
 ) -> Refused:
     """Compares the files with the environment, and deploys, warns or refuses, by the settings.
 
     Args:
+        taken: Models that the run builds, as far as it says which.
         held: Models that must not be built yet; a new environment begins without them.
 
     Returns:
@@ -93,6 +95,7 @@ def prepare_environment(
                     manifest,
                     environment,
                     difference,
+                    taken,
                     held,
                     console,
                     log,
@@ -165,6 +168,7 @@ def _deploy(
     manifest: Manifest,
     environment: Environment | None,
     difference: Difference,
+    taken: Collection[str],
     held: Collection[str],
     console: CaptureConsole,
     log: Callable[[int, str], None],
@@ -172,10 +176,11 @@ def _deploy(
     """Plans and applies without prompts; the run afterwards builds the selected models.
 
     A model that cannot be deployed is left out with what is downstream of it, and the rest is planned
-    again. A development environment is planned without a backfill, so that models that are not
-    selected are not touched. Production is backfilled by the plan before it is promoted, as its readers
-    must never see an empty table. The setting `promotion` says otherwise. Previews are off:
-    with them, one forward-only model makes SQLMesh build every model since yesterday only.
+    again. Production is backfilled by the plan before it is promoted, as its readers must never see an
+    empty table. So is what is new to a development environment, if the run selects all of it; otherwise
+    it is planned without a backfill, so that models that are not selected are not touched. The setting
+    `promotion` says otherwise. Previews are off: with them, one forward-only model makes SQLMesh build
+    every model since yesterday only.
 
     Raises:
         PlanFailedError: Nothing can be deployed.
@@ -191,15 +196,18 @@ def _deploy(
         return refused
     context.cancel_token.check()
     changed = loaded_difference(context, environment, difference)
-    if environment is None and settings.builds_before_promotion:
-        later = {*held, *(below for name in held for below in context.dag.downstream(name))}
-        is_partial = not changed.isdisjoint(later)
-        changed -= later  # the next part of the Dagster run deploys them
-    else:
-        is_partial = False
+    later = {*held, *(below for name in held for below in context.dag.downstream(name))}
+    now = changed - later if environment is None else changed
+    is_built_first = settings.builds_before_promotion(
+        is_new_and_selected=options.is_of_all_time
+        and _is_new(environment, now)
+        and _built(context, now) <= set(taken)
+    )
+    is_partial = environment is None and is_built_first and not changed.isdisjoint(later)
+    changed = now if is_partial else changed  # the next part of the Dagster run deploys the rest
     found = _findings(context, changed)
     while True:
-        refused = _refused(context, settings, found)
+        refused = _refused(context, settings, environment, found)
         rest = sorted(changed - refused.names)
         cause: str | None = None
         if found and not rest:
@@ -207,10 +215,21 @@ def _deploy(
         else:
             try:
                 names = rest if refused.errors or is_partial else None
-                _plan(context, settings, options, environment, console, rest, names, refused)
+                _plan(
+                    context,
+                    settings,
+                    options,
+                    environment,
+                    console,
+                    rest,
+                    names,
+                    refused,
+                    is_built_first=is_built_first,
+                )
                 return refused
             except SQLMeshError as error:
                 new = _culprits(context, console, changed - refused.names, error)
+                new = new or _uncategorized(context, settings, changed - refused.names)
                 if new:
                     found.update(new)
                     continue
@@ -224,6 +243,17 @@ def _deploy(
                 f" they are deployed. {cause.strip()}",
             )
         return refused
+
+
+def _is_new(environment: Environment | None, names: Collection[str]) -> bool:
+    """Whether an environment has none of these, in any version."""
+    deployed = {snapshot.name for snapshot in environment.snapshots} if environment else set()
+    return deployed.isdisjoint(names)
+
+
+def _built(context: CaptureContext, names: Collection[str]) -> set[str]:
+    """Those of these names that are models with a table or a view."""
+    return {n for n in names if n in context.models and not context.models[n].kind.is_symbolic}
 
 
 def _is_whole(context: CaptureContext, settings: ProjectSettings) -> bool:
@@ -241,13 +271,14 @@ def _plan(
     names: Sequence[str],
     selected: Sequence[str] | None,
     refused: Refused,
+    *,
+    is_built_first: bool,
 ) -> None:
     """Applies a plan of all local changes; if some are refused, of those of the other models.
 
     What is downstream of both is built here with these: its new version would be an empty table.
     """
     between = {n for n in refused.below if not context.dag.upstream(n).isdisjoint(names)}
-    is_built_here = settings.builds_before_promotion
     is_mixed = bool(between) and environment is not None
     with console.planning():
         context.plan(
@@ -258,7 +289,7 @@ def _plan(
             skip_linter=True,
             select_models=selected,
             backfill_models=[*names, *sorted(between)] if is_mixed else None,
-            skip_backfill=not (is_built_here or is_mixed),
+            skip_backfill=not (is_built_first or is_mixed),
             enable_preview=False,
             # without it, SQLMesh refuses a new environment that equals production
             include_unmodified=True if environment is None else None,
@@ -293,15 +324,39 @@ def _culprits(
     return named
 
 
+def _uncategorized(
+    context: CaptureContext, settings: ProjectSettings, changed: set[str]
+) -> dict[str, ErrorOutcome]:
+    """The changed models of which a person has to say whether their change is breaking."""
+    try:
+        plan = context.plan_builder(
+            settings.environment, skip_tests=True, skip_linter=True, enable_preview=False
+        ).build()
+    except SQLMeshError:
+        return {}  # it failed for another reason
+    text = (
+        "The project's `auto_categorize_changes` leaves it to a person to say whether this change is"
+        " breaking."
+    )
+    names = {snapshot.name for snapshot in plan.uncategorized}
+    return {name: ErrorOutcome("PlanFailedError", text) for name in sorted(names & changed)}
+
+
 def _refused(
-    context: CaptureContext, settings: ProjectSettings, found: Mapping[str, ErrorOutcome]
+    context: CaptureContext,
+    settings: ProjectSettings,
+    environment: Environment | None,
+    found: Mapping[str, ErrorOutcome],
 ) -> Refused:
+    """With an environment that exists, the message says what stays; in a new one, only what failed."""
     below: dict[str, str] = {}
     for name in found:
         below.update(dict.fromkeys(context.dag.downstream(name), name))
     return Refused(
         {
-            name: replace(error, kind="PlanFailedError", message=_told(settings, error.message))
+            name: error
+            if environment is None and error.kind != "PlanFailedError"
+            else replace(error, kind="PlanFailedError", message=_told(settings, error.message))
             for name, error in found.items()
         },
         {name: culprit for name, culprit in below.items() if name not in found},

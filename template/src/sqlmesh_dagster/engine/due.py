@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlmesh_dagster.engine.state import Deployed, Obstructed, find_deployed
+from sqlmesh_dagster.engine.unread import without_unread
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     Snapshot,
@@ -56,6 +57,7 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
     due = missing_intervals(  # not the current time: a tick may be evaluated for another time
         snapshots, end=at, execution_time=at, deployability_index=deployed.deployability
     )
+    due = without_unread(due, deployed.deployability)
     found = [snapshot for snapshot, intervals in due.items() if intervals]
     return Due(
         models=tuple(sorted(s.name for s in found if _is_built(s))),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import duckdb
 
 from sqlmesh_dagster.engine.context import open_context
+from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.errors import EnvironmentBusyError
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.settings import ProjectSettings
@@ -19,6 +20,7 @@ from sqlmesh_dagster.upstream.internals import (
     Environment,
     Snapshot,
     SnapshotId,
+    SQLMeshError,
     StateReader,
 )
 from sqlmesh_dagster.upstream.sqlmesh import has_state
@@ -54,6 +56,7 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
     Raises:
         Obstructed: Somebody else works on the project.
         ProjectLoadError: The project's config is broken.
+        StateVersionError: The state is of another version of SQLMesh.
     """
     lock = ProjectLock(settings.lock_name, settings.project_path)
     lease = lock.take(who)
@@ -66,6 +69,11 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
         raise Obstructed("this process is already running SQLMesh") from None
     except duckdb.IOException as error:
         raise Obstructed(f"the DuckDB file is in use: {error}") from error
+    except SQLMeshError as error:  # such as a state of a newer SQLMesh
+        clear = explained(error, settings)
+        if clear is error:
+            raise
+        raise clear from error
     finally:
         lease.release()
 

@@ -76,6 +76,7 @@ class _Entry:
     row_count: int | None = None
     signal: str | None = None
     waits_for: Sequence[str] = ()
+    idle_because: str | None = None
     audits: dict[str, AuditOutcome] = field(default_factory=dict)
     failure: FailureKind | None = None
     error: ErrorOutcome | None = None
@@ -123,6 +124,7 @@ class Ledger:
         self._entries: dict[str, _Entry] = {}
         self._failures: list[str] = []
         self._run = _Run()
+        self._places: dict[str, int] = {}
         self._is_planning = False
         self._holds_last = False
         self._held: ModelOutcome | None = None
@@ -143,6 +145,7 @@ class Ledger:
         """Records the environment's models, and reports selected models that it lacks.
 
         Args:
+            deployed: Upstream before downstream: what is known at once of several is reported so.
             hint: How to deploy a model that is missing.
             plan: Id of the plan that last changed the environment.
             below: Models that are restated with a selected one; they are taken, too.
@@ -155,6 +158,7 @@ class Ledger:
         """
         with self._lock:
             self._run = _Run(execution_time, plan, below or {}, above or {})
+            self._places = {name: place for place, name in enumerate(deployed)}
             self._holds_last = holds_last
             self._selected.update(name for names in self._run.below.values() for name in names)
             for name in sorted(self._selected - deployed.keys()):
@@ -183,7 +187,8 @@ class Ledger:
                     self._report_once(name, "upstream_failed", None)
                 else:
                     self._report_idle(name)
-            for name, entry in sorted(self._entries.items()):
+            for name in self._in_order(self._entries):
+                entry = self._entries[name]
                 if name in self._selected:
                     continue
                 if entry.failure == "audit_failed" and not entry.built:
@@ -217,7 +222,8 @@ class Ledger:
         with self._lock:
             for name, error in errors.items():
                 entry = self._entry(name)
-                entry.failure, entry.error = "failed", error
+                entry.failure = "audit_failed" if error.kind == "audit" else "failed"
+                entry.error = error
                 if name in self._selected:
                     self._report_failed(name)
             for name, culprit in below.items():
@@ -242,7 +248,7 @@ class Ledger:
     # ------------------------------------------------------------ what is heard of a model
 
     def held_back(self, name: str, signal: str) -> None:
-        """A signal holds back all intervals of the model."""
+        """A signal holds back intervals of the model, or all."""
         with self._lock:
             self._entry(name).signal = signal
 
@@ -259,7 +265,7 @@ class Ledger:
             self._selected.update(
                 n for names in self._run.above.values() for n in names if batches.get(n)
             )
-            for name in sorted(self._selected):
+            for name in self._in_order(self._selected):
                 entry = self._entry(name)
                 if name not in batches:
                     if not self._is_audit:
@@ -271,6 +277,11 @@ class Ledger:
         """Some of what is due of the model waits for models upstream that the run does not build."""
         with self._lock:
             self._entry(name).waits_for = others
+
+    def is_idle_because(self, name: str, reason: str) -> None:
+        """What is due of the model is not built, for this reason."""
+        with self._lock:
+            self._entry(name).idle_because = reason
 
     def built(self, name: str, batch: Batch) -> None:
         """One batch of a model has been built or audited."""
@@ -333,7 +344,11 @@ class Ledger:
         return self._entries.setdefault(name, _Entry())
 
     def _unreported(self) -> list[str]:
-        return [name for name in sorted(self._selected) if not self._entry(name).is_reported]
+        return [n for n in self._in_order(self._selected) if not self._entry(n).is_reported]
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        """Upstream before downstream: what a model was built from is known by what is upstream."""
+        return sorted(names, key=lambda name: (self._places.get(name, -1), name))
 
     def _waits_for(self, entry: _Entry) -> str:
         if entry.signal:
@@ -349,7 +364,7 @@ class Ledger:
         elif entry.waits_for:
             self._report_once(name, "not_ready", f"it waits for {_quoted(entry.waits_for)}")
         else:
-            self._report_once(name, "up_to_date", "nothing is due")
+            self._report_once(name, "up_to_date", entry.idle_because or "nothing is due")
 
     def _report_failed(self, name: str) -> None:
         failure = self._entry(name).failure
@@ -424,7 +439,9 @@ def _outcome(
 
 def _partial(entry: _Entry) -> str | None:
     """Which intervals are missing of a model that was built."""
-    return f"the rest of it waits for {_quoted(entry.waits_for)}" if entry.waits_for else None
+    what = [f"signal `{entry.signal}`"] if entry.signal else []
+    what += [_quoted(entry.waits_for)] if entry.waits_for else []
+    return f"the rest of it waits for {' and '.join(what)}" if what else None
 
 
 def _quoted(names: Iterable[str]) -> str:

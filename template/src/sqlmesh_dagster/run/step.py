@@ -11,7 +11,6 @@ import dagster as dg
 
 from sqlmesh_dagster.definition.partitions import Interval, existing_window
 from sqlmesh_dagster.definition.project import DagsterProject, ModelAsset, VerificationCheck
-from sqlmesh_dagster.facts.ledger import BUILT_BY_PLAN
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import Reports
 from sqlmesh_dagster.facts.staleness import Known
@@ -160,7 +159,6 @@ class Step:
         """
         if outcome.fqn in selected and not outcome.is_late:
             return
-        is_audited = outcome.reason != BUILT_BY_PLAN and not outcome.is_late
         asset = self.project.assets_by_fqn.get(outcome.fqn)
         if asset is None and self._will_report(outcome.fqn):
             return
@@ -168,7 +166,7 @@ class Step:
             self.context.instance,
             asset,
             outcome,
-            self.project.checks_of(outcome.fqn) if is_audited else (),
+            () if outcome.is_late else self.project.checks_of(outcome.fqn),
             self.context.run_id,
         )
         self.report_code_checks(asset)

@@ -16,6 +16,7 @@ from sqlmesh_dagster.checks import (
     kept_results,
     runless_check,
 )
+from sqlmesh_dagster.definition.partitions import left_out
 from sqlmesh_dagster.definition.project import Checks, DagsterProject, ModelAsset, TableCheck
 from sqlmesh_dagster.errors import (
     ModelDefinitionError,
@@ -44,6 +45,8 @@ from sqlmesh_dagster.upstream.dagster import (
     without_missing_output_messages,
 )
 
+_SHOWN = 10
+"""Partitions that a message names."""
 StepEvent = (
     dg.MaterializeResult[None]
     | dg.AssetMaterialization
@@ -77,19 +80,37 @@ def materialize_model(
     yield from step.store.take_verified(context.run_id)
     _refuse_failed_upstream(step, asset, outcome, besides)
     failed = [other for other in (outcome, *besides) if not other.is_success]
-    if failed:
+    held_back = "" if failed else _held_back(step, asset, outcome)
+    if failed or held_back:
         _record_built(step, asset, outcome)
     elif outcome.status == "executed":
         yield from _built(step, asset, outcome)
     else:
         yield from _left_alone(step, asset, outcome, selected)
-    if not failed:
+    if not failed and not held_back:
         checks = step.reports.code.get(asset.spec.key, ())
         yield from kept_code_results(checks, step.reports.checks, context.run_id)
     found = step.reports.checks if outcome.audits and step.remembers else {}
     yield from _checked(step, asset, outcome, asset.checks, selected, found)
     for other in failed:
         events.raise_for(step.project.plain_name(other.fqn), other)
+    if held_back:
+        raise ModelSkippedError(held_back)
+
+
+def _held_back(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> str:
+    """Which of the partitions that the run was launched for were not built, and why; empty if all were."""
+    wanted = step.options.partitions
+    if wanted is None or asset.partitions is None or outcome.status == "up_to_date":
+        return ""
+    keys = left_out(asset.partitions, wanted, outcome.intervals)
+    if not keys:
+        return ""
+    names = ", ".join(f"`{key}`" for key in keys[:_SHOWN])
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    rest = " What else was asked for is built." if outcome.intervals else ""
+    why = outcome.reason or "a signal of a model upstream holds them back"
+    return f"Partitions {names}{more} of `{asset.model.name}` were not built: {why}.{rest}"
 
 
 def _refuse_problem(name: str, problem: str | None) -> None:
