@@ -73,6 +73,9 @@ reads = ["demo.by_city.amount"]
 """
 
 
+_VIEWS = "SELECT view_name, sql FROM duckdb_views() WHERE schema_name = 'demo' ORDER BY view_name"
+
+
 def small_project(root: Path) -> Project:
     """A model of each kind; amounts flow from `orders` into four others."""
     project = Project(root, {"environment": "prod"})
@@ -406,6 +409,7 @@ def test_what_is_promoted_is_what_was_reviewed(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Neither what a rule stops, nor what has moved since; then production's assets say by what."""
+    views = project.query(_VIEWS)
     prod = {"environment": "prod", "apply": True, "allow_production": True, "execution_time": NOW}
     project.write("review.toml", "[gates]\noverride_by = ['ada']\nrequire_review = true\n")
     project.model("orders", ORDERS + " WHERE i > 10", GRAIN)
@@ -438,6 +442,15 @@ def test_what_is_promoted_is_what_was_reviewed(
     # a review counts once
     run, _ = execute_of(definitions, instance, "plan", **prod)
     assert "lets nothing into production that was not reviewed" in failure(run)
+
+    # the files of before bring back the tables of before; nothing is built
+    project.write("review.toml", "")
+    project.model("orders", ORDERS, GRAIN)
+    run, facts = execute_of(project.definitions(), instance, "plan", **prod, without_review=True)
+    assert run.success, run.failed
+    assert facts["sqlmesh/models_built"] == 0
+    assert project.query(_VIEWS) == views
+    assert project.query("SELECT count(*) FROM demo.orders") == [(100,)]
 
 
 def test_the_numbers_are_those_of_sqlmeshs_own_table_diff(
