@@ -174,7 +174,7 @@ def build_plan(
     Args:
         backfill_models: What is built of it; by default all.
         preview_start: From when on forward-only changes are built.
-        enable_preview: Whether forward-only changes are built anew; by default as the config says.
+        enable_preview: Whether forward-only changes are built again; by default as the config says.
     """
     return context.plan_builder(
         environment,

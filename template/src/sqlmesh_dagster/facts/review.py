@@ -380,7 +380,7 @@ class Review:
         environment: Where it was built.
         against: What it is compared with.
         plan: What a promotion would do, in SQLMesh's terms.
-        reused: How many models a promotion neither builds nor reads anew.
+        reused: How many models a promotion neither builds nor reads again.
         built_seconds: What building the environment took in this run; None if nothing was built.
         commit: Of the files, if they are in git.
         problem: Why the environment could not be built, so that nothing is known of its data.
