@@ -145,7 +145,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
         """Waits for SQLMesh's work, stops it if the Dagster run is being stopped, logs the rest.
 
         A signal is raised here, too, and must not end the wait: the process would end in the middle of
-        a model, and says nothing. One that comes later, while it is waited for, does.
+        a model, silently. One that comes later, while it is waited for, does.
         """
         polls = itertools.count(1)
         stopping = Stopping(self.cancel_timeout, lambda text: self.say(logging.INFO, text))
