@@ -147,7 +147,7 @@ class Planning:
             with self.session.opened(console, load=load) as context:
                 yield context
         except (SQLMeshError, duckdb.Error) as error:
-            cause = console.errors or str(error)
+            cause = console.errors or _reason(error)
             raise errors.PlanFailedError(
                 f"The plan of environment `{self.session.settings.environment}` failed:"
                 f" {cause.strip()}"
