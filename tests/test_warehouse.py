@@ -149,12 +149,12 @@ def test_a_day_on_postgres_with_the_state_apart(platform: Platform) -> None:
     payments = platform.root / "data/raw/payments.csv"
     rows = payments.read_text()
     payments.write_text(rows + "990001,50001,STA,balance,card,22.50,2025-02-03 09:00:00\n")
-    before = platform.in_postgres("__dev")["marts.daily_revenue"]
+    before = platform.in_postgres("__dev")["marts__dev.daily_revenue"]
     try:
         on.run("poe", "run")
     finally:
         payments.write_text(rows)
-    after = platform.in_postgres("__dev")["marts.daily_revenue"]
+    after = platform.in_postgres("__dev")["marts__dev.daily_revenue"]
     assert len(set(after) - set(before)) == 1 and len(after) in (len(before), len(before) + 1)
 
     transform = platform.root / "src/my_platform/defs/transform.py"
@@ -171,7 +171,7 @@ def test_a_day_on_postgres_with_the_state_apart(platform: Platform) -> None:
         )  # fmt: skip
     finally:
         transform.write_text(code)
-    assert platform.in_postgres("__dev")["marts.daily_revenue"] == after
+    assert platform.in_postgres("__dev")["marts__dev.daily_revenue"] == after
 
     schemas = "SELECT count(*) FROM information_schema.schemata WHERE schema_name = 'sqlmesh'"
     assert server.query("state", schemas) == [(1,)]
