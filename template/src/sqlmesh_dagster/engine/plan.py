@@ -160,6 +160,12 @@ class Planning:
             yield
 
 
+def _reason(error: BaseException) -> str:
+    """With what SQLMesh keeps behind `Execution failed for node …`."""
+    cause = error.__cause__
+    return str(error) if cause is None else f"{error}: {type(cause).__name__}: {cause}"
+
+
 def build_plan(
     context: CaptureContext,
     environment: str,
