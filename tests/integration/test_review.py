@@ -480,6 +480,14 @@ def test_the_numbers_are_those_of_sqlmeshs_own_table_diff(
         context.engine_adapter.close()
 
 
+def test_a_consumer_is_an_asset_below_what_it_reads(project: Project) -> None:
+    """In the same graph as the models; nothing builds it."""
+    graph = project.definitions().resolve_asset_graph()
+    board = dg.AssetKey(["consumers", "board"])
+    assert graph.get(board).parent_keys == {dg.AssetKey(["warehouse", "demo", "by_city"])}
+    assert board not in graph.executable_asset_keys
+
+
 def test_files_that_equal_production_have_nothing_to_review(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
