@@ -351,7 +351,7 @@ def test_what_cannot_be_repeated_without_loss_is_left_and_says_so(
         text = _says(run, "keyed")
         assert _built(run) == []
         assert "new data in `warehouse/raw/events` (since 20" in text
-        assert f"a {kind.split(' ')[0]} model may be built again" in text
+        assert f"a model of kind {kind.split(' ')[0]} may be built again" in text
         assert "The clock asks for it next at 2025-01-11T00:00:00+00:00." in text
         assert "`build: all`" in text or "`dagster:new_data:" in text
         newest = instance.get_run_records(limit=1)[0].dagster_run
