@@ -438,7 +438,7 @@ def test_production_is_rebuilt_in_its_own_environment(
     whole.add("2, DATE '2025-01-03'", "v2")
     run = _run(development, instance)
     assert _built(run) == []
-    assert "shares its table with production. Run it there." in _says(run, "total")
+    assert "shares its table with production. Run it there:" in _says(run, "total")
     assert _built(_run(production, instance)) == ["below", "seen", "total"]
     assert whole.project.query("SELECT count(*) FROM demo.total") == [(2,)]
 

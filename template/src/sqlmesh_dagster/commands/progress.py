@@ -76,6 +76,7 @@ class RunProgress:
     facts: dict[str, Any] = field(default_factory=dict)
     next_due: float | None = None
     _steps: dict[str, str] = field(default_factory=dict)
+    _checked: dict[str, str] = field(default_factory=dict)
     _started: set[str] = field(default_factory=set)
     _materialized: dict[str, dg.AssetMaterialization] = field(default_factory=dict)
     _observed: dict[str, str] = field(default_factory=dict)
@@ -118,6 +119,9 @@ class RunProgress:
         key = event.asset_key.to_user_string() if event.asset_key else None
         if kind is dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED and key and event.step_key:
             self._steps[key] = event.step_key
+        elif kind is dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED and event.step_key:
+            check = event.asset_check_planned_data.asset_check_key
+            self._checked[event.step_key] = check.asset_key.to_user_string()
         elif event.is_step_materialization and key:
             self._materialized[key] = event.materialization
         elif event.is_asset_observation and key:
@@ -165,9 +169,9 @@ class RunProgress:
             _add(self.errors, Problem(cause.message.strip(), names, place))
 
     def _names(self, step: str | None) -> tuple[str, ...]:
-        """The assets of a step; a step without assets has its own name."""
+        """The assets of a step, or the one that it checks; any other step has its own name."""
         names = tuple(key for key, key_step in self._steps.items() if key_step == step)
-        return names or ((step,) if step else ())
+        return names or ((self._checked.get(step, step),) if step else ())
 
     def _show(self, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
         for name in _PLAN:

@@ -196,7 +196,10 @@ def _table(
 
 def _refusal(snapshot: Snapshot, subject: Subject, is_production: bool) -> str | None:
     if not is_production and not snapshot.is_paused:
-        return "this environment shares its table with production. Run it there."
+        return (
+            "this environment shares its table with production. Run it there:"
+            " `SQLMESH_ENVIRONMENT=prod poe run`."
+        )
     if (
         snapshot.disable_restatement
         and subject.policy in ("all", "touched")
