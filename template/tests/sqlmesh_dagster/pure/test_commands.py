@@ -88,7 +88,7 @@ def test_what_is_wrong_stands_once(instance: dg.DagsterInstance) -> None:
     assert text.count("The file is missing. Add it.") == 1
     assert text.count("Half of the rows are old.") == 1
     assert "check warns: 600 rows are old" in text
-    named = {problem.text: problem.names for problem in progress.warnings}
+    named = {problem.message: problem.names for problem in progress.warnings}
     assert named["Half of the rows are old."] == ("loaded",), "as the check, under its asset"
     assert "wrong  (tests/sqlmesh_dagster/pure/test_commands.py:" in text
     assert "KeyError: 'column'" in text and "Traceback" not in text
