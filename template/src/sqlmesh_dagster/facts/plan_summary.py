@@ -87,6 +87,10 @@ class PlanSummary:
                     for b in self.backfills
                 ],
             )
+        yield from self.text_diffs()
+
+    def text_diffs(self) -> Iterator[str]:
+        """Sections of Markdown: what changes in the text of each model, and of what is none."""
         diffs = [(f"`{c.name}`", c.diff) for c in self.changes if c.diff]
         diffs += list(self.other_diffs)
         if diffs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sqlmesh_dagster.definition.markdown import cell, fenced, shortened
+from sqlmesh_dagster.definition.markdown import cell, fenced
 from sqlmesh_dagster.facts.gates import Stop
 from sqlmesh_dagster.facts.plan_summary import table
 from sqlmesh_dagster.facts.review import (
@@ -19,8 +19,6 @@ from sqlmesh_dagster.facts.review import (
 MARK = "<!-- sqlmesh_dagster review -->"
 """The first line of the page: a comment that begins with it is brought up to date in place."""
 _MOST_COLUMNS = 30
-_MOST_DIFF_LINES = 200
-_MOST_DIFFS = 50
 _NONE = "-"
 
 
@@ -38,7 +36,7 @@ def _sections(review: Review, stops: Sequence[Stop]) -> Iterator[str]:
     yield from _checks(review)
     if not review.problem:
         yield from _cost(review)
-    yield from _diffs(review)
+    yield from review.plan.text_diffs()
 
 
 def _verdict(review: Review, stops: Sequence[Stop]) -> str:
@@ -227,18 +225,6 @@ def _cost(review: Review) -> Iterator[str]:
     built = _seconds(review.built_seconds)
     here = f" Building this environment took {built} seconds." if review.built_seconds else ""
     yield f"{total}; {review.reused} models are used as they are.{here}"
-
-
-def _diffs(review: Review) -> Iterator[str]:
-    diffs = [(f"`{c.name}`", c.diff) for c in review.plan.changes if c.diff]
-    diffs += list(review.plan.other_diffs)
-    if diffs:
-        yield "### Text diffs"
-    for title, diff in diffs[:_MOST_DIFFS]:
-        lines = shortened(diff.strip("\n").splitlines(), _MOST_DIFF_LINES, "lines")
-        yield f"{title}\n\n" + fenced("\n".join(lines), "diff")
-    if len(diffs) > _MOST_DIFFS:
-        yield f"… and {len(diffs) - _MOST_DIFFS} more diffs"
 
 
 def _number(value: int | None) -> str:
