@@ -261,9 +261,9 @@ class CaptureConsole(NoopConsole):
     ) -> None:
         """Logs SQLMesh's warning; a run that waits for a plan warns at each attempt.
 
-        What an audit found in a run is a warning in the step of its model, which is not this one.
+        What an audit found is a warning in the step of its model, where models have steps.
         """
-        if self.ledger.is_planning or not _AUDIT_FOUND.search(short_message):
+        if not (self.ledger.has_models and _AUDIT_FOUND.search(short_message)):
             self._log(logging.INFO, mask((long_message or short_message).strip()))
         if (
             not self.ledger.is_planning

@@ -105,5 +105,11 @@ for found in pkgutil.walk_packages(sqlmesh_dagster.__path__, "sqlmesh_dagster.")
             importlib.import_module(found.name)
 print("all")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.strip() == "all", done.stderr

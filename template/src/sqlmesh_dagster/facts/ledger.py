@@ -245,6 +245,12 @@ class Ledger:
         """Whether a plan is being applied."""
         return self._is_planning
 
+    @property
+    def has_models(self) -> bool:
+        """Whether models were selected: then their steps report what is found of them."""
+        with self._lock:
+            return bool(self._selected)
+
     # ------------------------------------------------------------ what is heard of a model
 
     def held_back(self, name: str, signal: str) -> None:

@@ -81,12 +81,17 @@ def test_what_sqlmesh_says_is_passed_on() -> None:
 def test_what_an_audit_found_is_left_to_the_step_of_its_model() -> None:
     """Promise: SQLMesh's words for it are not shown under another model's step; a plan has no such step."""
     said: list[str] = []
-    console = CaptureConsole([], lambda outcome: None, lambda level, text: said.append(text))
+    run, plan = (
+        CaptureConsole(names, lambda outcome: None, lambda level, text: said.append(text))
+        for names in (['"marts"."orders"'], [])
+    )
     found = AuditError("not_null", {}, 1, exp.select("1"))
-    console.log_warning(f"\nmarts.orders: {found}.", f"{found}. Audit query:\nSELECT 1")
+    run.log_warning(f"\nmarts.orders: {found}.", f"{found}. Audit query:\nSELECT 1")
+    with run.planning():
+        run.log_warning(f"\nmarts.orders: {found}.")
     assert said == []
-    with console.planning():
-        console.log_warning(f"\nmarts.orders: {found}.")
+    with plan.planning():
+        plan.log_warning(f"\nmarts.orders: {found}.")
     assert said == [f"marts.orders: {found}."]
 
 
