@@ -16,6 +16,8 @@ from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettin
 from sqlmesh_dagster.engine.due import find_due
 from tests.integration import alone
 
+pytestmark = pytest.mark.slow
+
 LATER = "2025-01-11T00:30:00"
 _DAYS = "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1{}), start '2025-01-07'"
 _NOTHING = """

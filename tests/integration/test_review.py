@@ -14,6 +14,8 @@ from tests.sqlmesh_dagster.projects import Project, Run
 
 from tests.integration.test_plans import execute_of, failure
 
+pytestmark = pytest.mark.slow
+
 NOW = "2025-01-10T00:30:00"
 ORDERS = """
     SELECT

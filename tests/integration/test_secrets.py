@@ -18,6 +18,8 @@ from tests.sqlmesh_dagster.projects import Project, run_in_process, run_multipro
 
 from sqlmesh_dagster import SQLMeshResource
 
+pytestmark = pytest.mark.slow
+
 CANARIES = {
     "APP_TOKEN": "cnry-token-1",
     "DB_PASSWORD": "cnry pass/2'&\"%",

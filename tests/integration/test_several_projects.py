@@ -156,6 +156,7 @@ def _requested(definitions: dg.Definitions, instance: dg.DagsterInstance, at: st
     return [k.to_user_string() for r in tick.run_requests or () for k in r.asset_selection or ()]
 
 
+@pytest.mark.slow
 def test_a_location_for_each_repository(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     """Promise: views, rows and intervals are bare SQLMesh's; no one is refused for what others deploy."""
     a, b = _pair(tmp_path / "dagster")
