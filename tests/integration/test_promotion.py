@@ -138,6 +138,20 @@ def test_a_new_environment_shows_what_a_plan_alone_shows(
     assert len(_views(project)) == 3
 
 
+def test_a_plan_that_builds_first_says_how_far_it_is(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: no step ends until the views are there, so the log names each model as it is built."""
+    project.model("first", "SELECT 1 AS id")
+    project.model("second", "SELECT id FROM demo.first", "kind FULL")
+    run = run_in_process(project.definitions(**_APPLY), instance)
+    texts = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert [text.partition(";")[0] for text in texts if text.startswith("Built `")] == [
+        "Built `demo.first`, 1 of 2 models",
+        "Built `demo.second`, 2 of 2 models",
+    ]
+
+
 def _views(project: Project) -> list[tuple[Any, ...]]:
     found = project.query("SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal")
     return sorted(row for row in found if row[0].startswith("demo"))

@@ -89,6 +89,7 @@ class CaptureConsole(NoopConsole):
         self._log = log
         self._cancel = cancel or CancelToken()
         self._errors: list[str] = []
+        self._left: dict[str, int] = {}
         self.failures: dict[str, ErrorOutcome] = {}
         """What failed so far, by snapshot name."""
 
@@ -162,6 +163,7 @@ class CaptureConsole(NoopConsole):
         self, batched_intervals: Mapping[Snapshot, list[tuple[int, int]]], *args: Any, **kwargs: Any
     ) -> None:
         """Records what will be executed."""
+        self._left = {s.name: len(batches) for s, batches in batched_intervals.items() if batches}
         self.ledger.planned({s.name: batches for s, batches in batched_intervals.items()})
 
     @_guarded
@@ -190,6 +192,19 @@ class CaptureConsole(NoopConsole):
                 bytes=execution_stats.total_bytes_processed if execution_stats else None,
             ),
         )
+        if self.ledger.is_planning and self.ledger.has_models:
+            self._log_progress(snapshot)
+
+    def _log_progress(self, snapshot: Snapshot) -> None:
+        """While a plan builds first, no step ends: the log says how far it is."""
+        self._left[snapshot.name] = self._left.get(snapshot.name, 1) - 1
+        if self._left[snapshot.name] <= 0:
+            done = sum(left <= 0 for left in self._left.values())
+            self._log(
+                logging.INFO,
+                f"Built `{snapshot.node.name}`, {done} of {len(self._left)} models; their views are made"
+                " when all are built.",
+            )
 
     @_guarded
     def log_skipped_models(self, snapshot_names: set[str]) -> None:
