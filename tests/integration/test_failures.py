@@ -39,8 +39,7 @@ def test_a_retry_takes_a_partitioned_model_of_which_one_day_failed(
     project.model("m", f"SELECT @start_ds::DATE AS day, {fails}", BATCHED)
     child = "SELECT day, id FROM demo.m WHERE day BETWEEN @start_ds AND @end_ds"
     project.model("child", child, BATCHED)
-    # promoted first: else there would be no view of it yet to compare with
-    definitions = project.definitions(translator=PARTITIONED, promotion="before_build")
+    definitions = project.definitions(translator=PARTITIONED)
     run = run_in_process(definitions, instance)
     assert not run.success
     assert (run.materialized, run.unchanged) == ([], [])

@@ -101,7 +101,7 @@ def test_hourly_daily_weekly_and_monthly_models_are_built_in_one_run(
         {"hourly", "daily", "whole"},
         ["weekly", "monthly"],
     )
-    assert project.sqlmesh_runs() == 2  # a plan that builds what is new, and a run
+    assert project.sqlmesh_runs() == 3  # a plan, and a run for each
     _assert_agreement(project, definitions, instance)
     assert _partitions(instance, "daily") == _days(6, 9)
     assert len(_partitions(instance, "hourly")) == 24 + 24 + 5
@@ -141,8 +141,8 @@ def test_partitions_that_were_built_before_a_failure_are_materialized(
         "breaks",
         "SELECT CASE WHEN @start_ds::TEXT = '2025-01-04' THEN error('boom') END, @start_ds::DATE AS day",
         "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1, batch_concurrency 1)",
-    )  # promoted first: else there would be no environment of it to compare with
-    definitions = project.definitions(translator=_PARTITIONED, promotion="before_build")
+    )
+    definitions = project.definitions(translator=_PARTITIONED)
     run = run_in_process(definitions, instance)
     assert "boom" in next(iter(run.failed.values()))
     assert _partitions(instance, "breaks") == _days(1, 3)

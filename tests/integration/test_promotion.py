@@ -121,7 +121,11 @@ def test_a_new_environment_shows_what_a_plan_alone_shows(
 ) -> None:
     """Promise: what fails has no view, nor has what reads it, also where it is new to one that exists."""
     project.model("text", "SELECT 'x' AS word")
-    settings = {"environment": environment, "undeployed_changes": "apply"}
+    settings = {
+        "environment": environment,
+        "undeployed_changes": "apply",
+        "promotion": "after_build",
+    }
     copy = alone.copied(project, tmp_path / "copy")
     project.model("bad", "SELECT word::INT AS id FROM demo.text")
     run = run_in_process(project.definitions(**settings), instance)

@@ -104,11 +104,6 @@ class CheckedRunOptions(RunOptions):
         return cls(**{**given, "restate": is_restated})
 
     @property
-    def is_of_all_time(self) -> bool:
-        """Whether a run builds all that is missing, whatever it is of."""
-        return not (self.start or self.end or self.is_restatement)
-
-    @property
     def is_restatement(self) -> bool:
         """Whether what is done may be built again."""
         return self.restate or self.partitions is not None

@@ -115,8 +115,7 @@ class ProjectSettings(BaseModel):
         " `after_build`, once all of them are built, as `sqlmesh plan` does, so that nobody reads an"
         " empty table; or `before_build`, so that the run builds what it selects and nothing else, and"
         " audits and Python models may read the views of what is new by name. By default `after_build`"
-        " for `prod`, and elsewhere where the run selects all that it deploys and all of that is new to"
-        " the environment; else `before_build`.",
+        " for `prod` and `before_build` elsewhere.",
     )
     execution: str = Field(
         default="shared",
@@ -204,7 +203,7 @@ class ProjectSettings(BaseModel):
             _at_least(0, cancel_timeout=self.cancel_timeout)
         choice("execution", settings.execution, _EXECUTIONS)
         choice("nothing_due", settings.nothing_due, _NOTHING_DUE)
-        settings.builds_before_promotion()
+        _ = settings.builds_before_promotion
         _ = settings.deployment_policy, settings.upstream_policy, settings.without_range
         return settings
 
@@ -219,18 +218,14 @@ class ProjectSettings(BaseModel):
         value = default if self.undeployed_changes is None else self.undeployed_changes
         return choice("undeployed_changes", value, _UNDEPLOYED_CHANGES)
 
-    def builds_before_promotion(self, *, is_new_and_selected: bool = False) -> bool:
+    @property
+    def builds_before_promotion(self) -> bool:
         """Whether a deployment builds what it promotes.
-
-        Args:
-            is_new_and_selected: Whether the run selects all that it deploys, and the environment has
-                had none of it: then what fails must leave no empty view, and nothing else is built.
 
         Raises:
             InvalidSettingError: `promotion` is none of its choices.
         """
-        is_first = self.environment == "prod" or is_new_and_selected
-        default: Promotion = "after_build" if is_first else "before_build"
+        default: Promotion = "after_build" if self.environment == "prod" else "before_build"
         value = default if self.promotion is None else self.promotion
         return choice("promotion", value, _PROMOTIONS) == "after_build"
 

@@ -54,13 +54,11 @@ def prepare_environment(
     console: CaptureConsole,
     log: Callable[[int, str], None],
     lock: StateLock,
-    taken: Collection[str] = (),
     held: Collection[str] = (),
 ) -> Refused:
     """Compares the files with the environment, and deploys, warns or refuses, by the settings.
 
     Args:
-        taken: Models that the run builds, as far as it says which.
         held: Models that must not be built yet; a new environment begins without them.
 
     Returns:
@@ -95,7 +93,6 @@ def prepare_environment(
                     manifest,
                     environment,
                     difference,
-                    taken,
                     held,
                     console,
                     log,
@@ -168,7 +165,6 @@ def _deploy(
     manifest: Manifest,
     environment: Environment | None,
     difference: Difference,
-    taken: Collection[str],
     held: Collection[str],
     console: CaptureConsole,
     log: Callable[[int, str], None],
@@ -176,11 +172,11 @@ def _deploy(
     """Plans and applies without prompts; the run afterwards builds the selected models.
 
     A model that cannot be deployed is left out with what is downstream of it, and the rest is planned
-    again. Production is backfilled by the plan before it is promoted, as its readers must never see an
-    empty table. So is what is new to a development environment, if the run selects all of it; otherwise
-    it is planned without a backfill, so that models that are not selected are not touched. The setting
-    `promotion` says otherwise. Previews are off: with them, one forward-only model makes SQLMesh build
-    every model since yesterday only.
+    again. A development environment is planned without a backfill, so that models that are not
+    selected are not touched, and each step ends with its model. Production is backfilled by the plan
+    before it is promoted, as its readers must never see an empty table. The setting `promotion` says
+    otherwise. Previews are off: with them, one forward-only model makes SQLMesh build every model since
+    yesterday only.
 
     Raises:
         PlanFailedError: Nothing can be deployed.
@@ -198,11 +194,7 @@ def _deploy(
     changed = loaded_difference(context, environment, difference)
     later = {*held, *(below for name in held for below in context.dag.downstream(name))}
     now = changed - later if environment is None else changed
-    is_built_first = settings.builds_before_promotion(
-        is_new_and_selected=options.is_of_all_time
-        and _is_new(environment, now)
-        and _built(context, now) <= set(taken)
-    )
+    is_built_first = settings.builds_before_promotion
     is_partial = environment is None and is_built_first and not changed.isdisjoint(later)
     changed = now if is_partial else changed  # the next part of the Dagster run deploys the rest
     found = _findings(context, changed)
@@ -243,17 +235,6 @@ def _deploy(
                 f" they are deployed. {cause.strip()}",
             )
         return refused
-
-
-def _is_new(environment: Environment | None, names: Collection[str]) -> bool:
-    """Whether an environment has none of these, in any version."""
-    deployed = {snapshot.name for snapshot in environment.snapshots} if environment else set()
-    return deployed.isdisjoint(names)
-
-
-def _built(context: CaptureContext, names: Collection[str]) -> set[str]:
-    """Those of these names that are models with a table or a view."""
-    return {n for n in names if n in context.models and not context.models[n].kind.is_symbolic}
 
 
 def _is_whole(context: CaptureContext, settings: ProjectSettings) -> bool:
