@@ -56,7 +56,7 @@ class _Served:
 
     def node(self, name: str) -> Mapping[str, Any]:
         """What the asset's page shows."""
-        key = {"path": ["warehouse", "demo", name]}
+        key = {"path": ["demo", name]}
         return dict(self.ask(_STATUS, key=key)["assetNodeOrError"])
 
     def built_at(self, name: str) -> dict[str, str]:
@@ -188,7 +188,7 @@ def test_a_range_goes_downstream_when_its_run_option_says_so(platform: _Served) 
 
 
 def _selection(names: Sequence[str]) -> list[dict[str, list[str]]]:
-    return [{"path": ["warehouse", "demo", name]} for name in names]
+    return [{"path": ["demo", name]} for name in names]
 
 
 def _changed(platform: _Served, before: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ def orders(sqlmesh: SQLMeshResource) -> None:
         adapter.execute("CREATE OR REPLACE TABLE raw.orders AS SELECT unnest([1, 2, 3]) AS id")
 
 
-@dg.asset(key=["raw", "scored"], deps=[["warehouse", "demo", "staged"]])
+@dg.asset(key=["raw", "scored"], deps=[["demo", "staged"]])
 def scored(sqlmesh: SQLMeshResource) -> None:
     with sqlmesh.connection() as adapter:
         rows = adapter.fetchall("SELECT id FROM demo__dev.staged ORDER BY id")
@@ -35,7 +35,7 @@ def scored(sqlmesh: SQLMeshResource) -> None:
         )
 
 
-@dg.asset(deps=[["warehouse", "demo", "final"]])
+@dg.asset(deps=[["demo", "final"]])
 def published(sqlmesh: SQLMeshResource) -> dg.MaterializeResult:
     with sqlmesh.connection() as adapter:
         [(total,)] = adapter.fetchall("SELECT sum(score) FROM demo__dev.final")
@@ -47,15 +47,15 @@ _BEFORE_ALL = [
 ]
 """A plan looks at the tables that its models read, also at one that an asset is still to make."""
 _NAMES = ["staged", "final", "blocked", "below_blocked", "broken"]
-_MODELS = " or ".join(f'key:"warehouse/demo/{name}"' for name in _NAMES)
+_MODELS = " or ".join(f'key:"demo/{name}"' for name in _NAMES)
 _STARTED = {
     "raw__orders",
-    "warehouse__demo__staged",
+    "demo__staged",
     "raw__scored",
-    "warehouse__demo__final",
+    "demo__final",
     "published",
-    "warehouse__demo__blocked",
-    "warehouse__demo__broken",
+    "demo__blocked",
+    "demo__broken",
 }
 """Every step but the one below the blocked model."""
 _OF_THE_EXECUTOR = {
@@ -148,8 +148,8 @@ def _check_mixed(project: Generated, run: Run) -> None:
         "staged:no_three": False,
         "blocked:no_two": False,
     }
-    assert set(run.failed) == {"warehouse__demo__blocked", "warehouse__demo__broken"}
-    assert "boom" in run.failed["warehouse__demo__broken"]
+    assert set(run.failed) == {"demo__blocked", "demo__broken"}
+    assert "boom" in run.failed["demo__broken"]
     assert run.metadata("published")["total"] == 60
     assert project.query("FROM demo__dev.final ORDER BY id") == [(1, 10), (2, 20), (3, 30)]
     assert project.query("SELECT count(*) FROM demo__dev.below_blocked") == [(0,)]
@@ -161,7 +161,7 @@ def _check_models(project: Generated, run: Run) -> None:
     """The models alone, on the same day: what failed is tried again, and nothing else is due."""
     assert sorted(run.unchanged) == ["final", "staged"]
     assert run.materialized == []
-    assert set(run.failed) == {"warehouse__demo__blocked", "warehouse__demo__broken"}
+    assert set(run.failed) == {"demo__blocked", "demo__broken"}
     assert run.passed == {"blocked:no_two": False}
     assert project.sqlmesh_runs(run.run_id) == 1
 
@@ -213,7 +213,7 @@ def test_the_run_launcher_gives_what_a_command_gives(
         location = location_of(ask)
         mixed, models = (
             launch(ask, location, "__ASSET_JOB", config=run_config(), assetSelection=selection)
-            for selection in (None, [{"path": ["warehouse", "demo", name]} for name in _NAMES])
+            for selection in (None, [{"path": ["demo", name]} for name in _NAMES])
         )
     assert (mixed[1], models[1]) == ("FAILURE", "FAILURE")
     _check_mixed(project, project.recorded(mixed[0]))

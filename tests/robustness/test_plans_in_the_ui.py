@@ -53,7 +53,7 @@ def _entries(ask: Ask, run_id: str) -> dict[str, dict[str, Any]]:
 
 
 def _materializations(ask: Ask, name: str) -> list[dict[str, Any]]:
-    key = {"path": ["warehouse", "demo", name]}
+    key = {"path": ["demo", name]}
     asset = ask(_MATERIALIZATIONS, key=key)["assetOrError"]
     return list(asset.get("assetMaterializations", []))
 

@@ -34,7 +34,7 @@ class _Served:
 
     def launch(self, names: list[str], **more: Any) -> tuple[str, str]:
         """Materializes models: run id and status."""
-        selection = [{"path": ["warehouse", "demo", name]} for name in names]
+        selection = [{"path": ["demo", name]} for name in names]
         return launch(self.ask, self.location, "__ASSET_JOB", assetSelection=selection, **more)
 
     def retry_of(self, run_id: str) -> tuple[str, str]:
@@ -47,7 +47,7 @@ class _Served:
     def started(self, run_id: str) -> set[str]:
         """The models whose steps a run has started."""
         steps = self.project.recorded(run_id).started
-        return {step.removeprefix("warehouse__demo__") for step in steps}
+        return {step.removeprefix("demo__") for step in steps}
 
     def tags(self, run_id: str) -> dict[str, str]:
         """A run's tags."""
@@ -113,7 +113,7 @@ def test_the_daemon_retries_what_failed_as_often_as_it_is_told(platform: _Served
     assert platform.started(first[0]) == {"top", "beside", "flaky", "broken"}
     assert platform.started(second[0]) == {"flaky", "below_flaky", "both", "broken"}
     assert platform.started(third[0]) == {"broken"}
-    assert "the network is away" in project.recorded(first[0]).failed["warehouse__demo__flaky"]
+    assert "the network is away" in project.recorded(first[0]).failed["demo__flaky"]
     assert project.recorded(second[0]).materialized == ["flaky", "below_flaky", "both"]
     assert [project.sqlmesh_runs(run[0]) for run in (first, second, third)] == [1, 1, 1]
     assert project.query("FROM demo__dev.both") == [(2,)]
