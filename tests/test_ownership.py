@@ -11,7 +11,7 @@ from pathspec import PathSpec
 
 from tests.answers import ANSWERS, COPIER_YML
 from tests.conftest import ROOT, Render
-from tests.tree import files
+from tests.tree import files, tracked
 
 OWNERSHIP: dict[str, list[str]] = yaml.safe_load(
     (ROOT / "template/.template-ownership.yml").read_text()
@@ -57,6 +57,13 @@ def test_the_templates_files_are_verbatim() -> None:
     for path in (ROOT / "template").rglob("*.jinja"):
         name = path.relative_to(ROOT / "template").as_posix().removesuffix(".jinja")
         assert owners(name, "{{package_name}}") in (["yours"], ["shared"]) or "answers_file" in name
+
+
+def test_no_two_files_become_one() -> None:
+    """`name` beside `name.jinja` would leave it to chance which of them a project gets."""
+    template = ROOT / "template"
+    names = [str(path).removesuffix(".jinja") for path in tracked(template)]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_shared_files_say_where_the_owners_part_begins(render: Render) -> None:

@@ -62,6 +62,9 @@ def customise(project: Project) -> None:
     translator, check = (dedent(code) for code in examples())
     transform = project.root / "src/my_platform/defs/transform.py"
     before, rest = transform.read_text().split("class ProjectTranslator")
+    if "catalog_in_keys" not in rest:  # an older project, whose keys have the catalog
+        translator = re.sub(r"\n    catalog_in_keys.*\n", "", translator)
+        check = check.replace('["marts", ', '["warehouse", "marts", ')
     transform.write_text(
         f"{before}{translator}\n\n@dg.definitions{rest.partition('@dg.definitions')[2]}"
     )
@@ -190,7 +193,7 @@ print(*(s.key.to_user_string() for s in defs().resolve_all_asset_specs() if "dom
     )
     assert done.returncode == 0, done.stderr
     built, passed, tagged = (set(line.split()) for line in done.stdout.splitlines()[-3:])
-    assert "marts/ours" in built & tagged and "revenue_is_plausible" in passed
+    assert "warehouse/marts/ours" in built & tagged and "revenue_is_plausible" in passed
 
 
 @pytest.mark.parametrize(("old", "new"), CHANGED_PAIRS)
