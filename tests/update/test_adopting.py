@@ -198,8 +198,8 @@ def test_a_repository_with_a_sqlmesh_project_keeps_all_of_it(
         else:
             assert after[f"{name}.mine" if name in aside else name] == content, name
     assert built(project, template, "my_platform.definitions") == {
-        "warehouse/shop/numbers",
-        "warehouse/shop/orders",
+        "shop/numbers",
+        "shop/orders",
     }
     bring_back(project)
     updated_cleanly(project, template)
