@@ -192,11 +192,11 @@ def _deploy(
         return refused
     context.cancel_token.check()
     changed = loaded_difference(context, environment, difference)
-    later = {*held, *(below for name in held for below in context.dag.downstream(name))}
-    now = changed - later if environment is None else changed
-    is_built_first = settings.builds_before_promotion
-    is_partial = environment is None and is_built_first and not changed.isdisjoint(later)
-    changed = now if is_partial else changed  # the next part of the Dagster run deploys the rest
+    is_partial = False
+    if environment is None and settings.builds_before_promotion:
+        later = {*held, *(below for name in held for below in context.dag.downstream(name))}
+        is_partial = not changed.isdisjoint(later)
+        changed -= later  # the next part of the Dagster run deploys them
     found = _findings(context, changed)
     while True:
         refused = _refused(context, settings, environment, found)
@@ -207,17 +207,7 @@ def _deploy(
         else:
             try:
                 names = rest if refused.errors or is_partial else None
-                _plan(
-                    context,
-                    settings,
-                    options,
-                    environment,
-                    console,
-                    rest,
-                    names,
-                    refused,
-                    is_built_first=is_built_first,
-                )
+                _plan(context, settings, options, environment, console, rest, names, refused)
                 return refused
             except SQLMeshError as error:
                 new = _culprits(context, console, changed - refused.names, error)
@@ -252,8 +242,6 @@ def _plan(
     names: Sequence[str],
     selected: Sequence[str] | None,
     refused: Refused,
-    *,
-    is_built_first: bool,
 ) -> None:
     """Applies a plan of all local changes; if some are refused, of those of the other models.
 
@@ -270,7 +258,7 @@ def _plan(
             skip_linter=True,
             select_models=selected,
             backfill_models=[*names, *sorted(between)] if is_mixed else None,
-            skip_backfill=not (is_built_first or is_mixed),
+            skip_backfill=not (settings.builds_before_promotion or is_mixed),
             enable_preview=False,
             # without it, SQLMesh refuses a new environment that equals production
             include_unmodified=True if environment is None else None,
