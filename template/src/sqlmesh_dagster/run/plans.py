@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
@@ -19,7 +18,7 @@ from sqlmesh_dagster.options import InvalidateOptions, PlanOptions
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.promotion import Promoting
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
-from sqlmesh_dagster.run.verification_results import verification_results
+from sqlmesh_dagster.run.verification_results import report_verification
 from sqlmesh_dagster.run.work import record
 from sqlmesh_dagster.settings import ProjectSettings, checked_environment
 
@@ -108,10 +107,8 @@ def _plan(
         record(context.instance, asset, outcome, checks)
 
     def verified(verification: Verification) -> None:
-        for result in (
-            verification_results(project.verification_checks, verification) if is_recorded else ()
-        ):
-            context.instance.report_runless_asset_event(runless_check(result))
+        if is_recorded:
+            report_verification(context.instance, project.verification_checks, verification)
 
     def applied(tables: BuiltTables) -> None:
         if not is_recorded:

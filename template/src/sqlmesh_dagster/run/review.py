@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.gates import Stop, stops
@@ -26,7 +25,7 @@ from sqlmesh_dagster.run.overrides import Override, obey, override_of
 from sqlmesh_dagster.run.past import pasts_of
 from sqlmesh_dagster.run.reviewed import BASIS, REVIEWED_TAG, basis_json
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
-from sqlmesh_dagster.run.verification_results import verification_results
+from sqlmesh_dagster.run.verification_results import report_verification
 from sqlmesh_dagster.run.work import record
 from sqlmesh_dagster.settings import checked_environment
 from sqlmesh_dagster.upstream.dagster import add_run_tag
@@ -85,9 +84,8 @@ def _review(
                 record(context.instance, asset, outcome, checks, context.run_id)
 
     def verified(verification: Verification) -> None:
-        checks = project.verification_checks if is_recorded else ()
-        for result in verification_results(checks, verification):
-            context.instance.report_runless_asset_event(runless_check(result))
+        if is_recorded:
+            report_verification(context.instance, project.verification_checks, verification)
 
     def applied(tables: BuiltTables) -> None:
         if is_recorded:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
-from sqlmesh_dagster.run.verification_results import verification_results
+from sqlmesh_dagster.run.verification_results import report_verification, verification_results
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
@@ -24,8 +23,7 @@ def verify_job(project: DagsterProject) -> dg.JobDefinition:
         from sqlmesh_dagster.engine.verification import refuse_errors  # imports SQLMesh
 
         found = _verify(context, project, None)
-        for result in verification_results(project.verification_checks, found):
-            context.instance.report_runless_asset_event(runless_check(result))
+        report_verification(context.instance, project.verification_checks, found)
         facts: dict[str, Any] = {
             "sqlmesh/verification": dg.MetadataValue.md(found.markdown),
             "sqlmesh/unit_tests": found.test_count,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 import dagster as dg
 
+from sqlmesh_dagster.checks import runless_check
 from sqlmesh_dagster.definition.markdown import cell
 from sqlmesh_dagster.definition.project import VerificationCheck
 from sqlmesh_dagster.facts.verification import Finding, Verification, texts
@@ -40,6 +41,14 @@ def verification_results(
                 ),
             },
         )
+
+
+def report_verification(
+    instance: dg.DagsterInstance, checks: Collection[VerificationCheck], found: Verification
+) -> None:
+    """Reports the results to Dagster, from a job that has no step for them."""
+    for result in verification_results(checks, found):
+        instance.report_runless_asset_event(runless_check(result))
 
 
 def _description(check: VerificationCheck, own: list[Finding], tests: int) -> str:
