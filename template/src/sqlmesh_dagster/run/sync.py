@@ -21,7 +21,7 @@ from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.definition.partitions import keys_within
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import SQLMeshDagsterError
-from sqlmesh_dagster.facts.reported import has_moved
+from sqlmesh_dagster.facts.reported import Reported, has_moved
 from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.run.active import active_run
@@ -153,10 +153,14 @@ def report_moved(
     last = last_materializations(instance, [asset.spec.key for asset, _ in candidates])
     for asset, table in candidates:
         known = last.get(asset.spec.key)
-        is_newer = known and looked_at is not None and known.reported_at > looked_at
-        if not is_newer and has_moved(table, known):
+        if has_moved(table, known) and not _is_reported_since(known, looked_at):
             instance.report_runless_asset_event(events.built_outside(asset, table, more=more))
             yield asset.spec.key
+
+
+def _is_reported_since(known: Reported | None, looked_at: float | None) -> bool:
+    """Not what is of a time that has not come: it was reported before the clock was set back."""
+    return bool(known and looked_at and looked_at < known.reported_at <= time.time())
 
 
 def report_partitions(
