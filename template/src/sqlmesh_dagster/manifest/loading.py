@@ -159,7 +159,7 @@ def _write(store: ManifestStore, fresh: StoredManifest) -> None:
 def _is_of(manifest: Manifest, project: Path) -> bool:
     """Whether it was made of this project, or of a copy, and not of one that left its cache behind."""
     return manifest.project_dir == str(project) or any(
-        (project / model.path).is_file() for model in manifest.models
+        (project / model.path).is_file() for model in manifest.models if model.path
     )
 
 
