@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import check_names
 from sqlmesh_dagster.definition.partitions import merged
-from sqlmesh_dagster.engine.basis import PRODUCTION, basis_of
+from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.measure import (
@@ -34,6 +34,7 @@ from sqlmesh_dagster.engine.reader import audit_arguments
 from sqlmesh_dagster.engine.readers import check_readers, model_readers
 from sqlmesh_dagster.engine.sides import Change, Sides, key_of
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
+from sqlmesh_dagster.engine.versions import remember
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.review import (
     CheckReview,
@@ -49,6 +50,7 @@ from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.cancel import RunCancelled
 from sqlmesh_dagster.guard.secrets import mask, masked_texts
 from sqlmesh_dagster.options import PlanOptions
+from sqlmesh_dagster.settings import PRODUCTION
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     NoChangesPlanError,
@@ -109,6 +111,7 @@ class Reviewing:
             verified(verification)
             refuse_errors(verification)
             with self.planning.alone(context):
+                remember(context, session.log)
                 tests = verification.test_count
                 try:
                     self._build(context, console, options)

@@ -133,6 +133,7 @@ def report_moved(
     tables: Iterable[BuiltTable],
     looked_at: float | None = None,
     more: Mapping[str, Any] | None = None,
+    description: str = "Built outside Dagster.",
 ) -> Iterator[dg.AssetKey]:
     """Reports each table that is newer than its asset's last materialization; yields its key.
 
@@ -143,6 +144,7 @@ def report_moved(
         looked_at: When the tables were read, in epoch seconds, where others may have built since: what
             was reported later knows more than the tables.
         more: Further metadata, such as which change moved them.
+        description: Of the materializations.
     """
     assets = project.assets_by_fqn
     candidates = [
@@ -154,7 +156,8 @@ def report_moved(
     for asset, table in candidates:
         known = last.get(asset.spec.key)
         if has_moved(table, known) and not _is_reported_since(known, looked_at):
-            instance.report_runless_asset_event(events.built_outside(asset, table, more=more))
+            event = events.built_outside(asset, table, description=description, more=more)
+            instance.report_runless_asset_event(event)
             yield asset.spec.key
 
 

@@ -16,12 +16,14 @@ from sqlmesh.core.config.format import FormatConfig as FormatConfig
 from sqlmesh.core.console import Console as Console
 from sqlmesh.core.console import NoopConsole as NoopConsole
 from sqlmesh.core.console import set_console as set_console
+from sqlmesh.core.context_diff import ContextDiff as ContextDiff
 from sqlmesh.core.dialect import normalize_model_name as normalize_model_name
 from sqlmesh.core.engine_adapter.base import EngineAdapter as EngineAdapter
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter as DuckDBEngineAdapter
 from sqlmesh.core.engine_adapter.shared import CatalogSupport as CatalogSupport
 from sqlmesh.core.environment import Environment as Environment
 from sqlmesh.core.environment import EnvironmentNamingInfo as EnvironmentNamingInfo
+from sqlmesh.core.environment import EnvironmentStatements as EnvironmentStatements
 from sqlmesh.core.environment import (
     execute_environment_statements as execute_environment_statements,
 )
@@ -31,6 +33,7 @@ from sqlmesh.core.model import SeedModel as SeedModel
 from sqlmesh.core.model import ViewKind as ViewKind
 from sqlmesh.core.node import IntervalUnit as IntervalUnit
 from sqlmesh.core.plan import Plan as Plan
+from sqlmesh.core.plan import PlanBuilder as PlanBuilder
 from sqlmesh.core.plan.common import (
     identify_restatement_intervals_across_snapshot_versions as identify_restatement_intervals_across_snapshot_versions,
 )
@@ -72,6 +75,7 @@ __all__ = [
     "ConfigError",
     "ConnectionConfig",
     "Console",
+    "ContextDiff",
     "CroniterCache",
     "DeployabilityIndex",
     "DuckDBAttachOptions",
@@ -80,6 +84,7 @@ __all__ = [
     "EngineAdapter",
     "Environment",
     "EnvironmentNamingInfo",
+    "EnvironmentStatements",
     "FormatConfig",
     "GatewayConfig",
     "IntervalUnit",
@@ -90,6 +95,7 @@ __all__ = [
     "NodeAuditsErrors",
     "NoopConsole",
     "Plan",
+    "PlanBuilder",
     "RuntimeStage",
     "SQLMeshError",
     "Scheduler",
