@@ -66,6 +66,11 @@ _PARAMETERS = {
         "rollback.py plans what production ran before with it",
         "context_diff skip_backfill environment_suffix_target environment_catalog_mapping console",
     ),
+    "sqlmesh.core.test:run_tests": (
+        "code_reviews.py runs unit tests on production's models with it",
+        "model_test_metadata models config selected_gateway dialect default_catalog"
+        " default_catalog_dialect",
+    ),
     "sqlmesh.core.snapshot:SnapshotEvaluator.demote": (
         "rollback.py drops views that a killed plan has left",
         "target_snapshots environment_naming_info",
@@ -427,6 +432,7 @@ _USED = {
     "normalize_model_name": "",
     "now": "",
     "now_timestamp": "",
+    "run_tests": "",
     "set_console": "",
     "snapshots_to_dag": "",
     "to_datetime": "",

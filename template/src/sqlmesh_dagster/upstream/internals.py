@@ -55,6 +55,7 @@ from sqlmesh.core.snapshot.definition import format_intervals as format_interval
 from sqlmesh.core.snapshot.definition import snapshots_to_dag as snapshots_to_dag
 from sqlmesh.core.state_sync import StateReader as StateReader
 from sqlmesh.core.state_sync import StateSync as StateSync
+from sqlmesh.core.test import run_tests as run_tests
 from sqlmesh.utils import CompletionStatus as CompletionStatus
 from sqlmesh.utils.cron import CroniterCache as CroniterCache
 from sqlmesh.utils.date import TimeLike as TimeLike
@@ -123,6 +124,7 @@ __all__ = [
     "normalize_model_name",
     "now",
     "now_timestamp",
+    "run_tests",
     "set_console",
     "snapshots_to_dag",
     "to_datetime",
