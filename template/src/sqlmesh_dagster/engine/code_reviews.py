@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from sqlmesh import Context
 
@@ -89,10 +90,12 @@ class CodeReviewing:
         if model is self.context.models[fqn]:
             return _by_rule(self.verification.failures, fqn)
 
+        models: Any = {**self.context.models, fqn: model}
+
         def run() -> Mapping[str, int]:
             result = run_tests(
                 model_test_metadata=self.context.select_tests(tests=list(names)),
-                models={**self.context.models, fqn: model},
+                models=models,
                 config=self.context.config,
                 selected_gateway=self.context.selected_gateway,
                 dialect=self.context.default_dialect,
@@ -124,8 +127,6 @@ class CodeReviewing:
             return None
         if model is self.context.models[fqn]:
             return _by_rule(self.verification.violations, fqn)
-        if model._path is None:  # rules look for places in its file
-            model._path = self.context.models[fqn]._path
 
         def run() -> Mapping[str, int]:
             return Counter(
