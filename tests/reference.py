@@ -89,6 +89,8 @@ def _options() -> Iterator[str]:
     yield from _fields(sqlmesh_dagster.SQLMeshPlanOptions)
     yield "\nOf `sqlmesh_review_job`, under `ops`, `sqlmesh_review`, `config`:\n"
     yield from _fields(sqlmesh_dagster.SQLMeshReviewOptions)
+    yield "\nOf `sqlmesh_rollback_job`, under `ops`, `sqlmesh_rollback`, `config`:\n"
+    yield from _fields(sqlmesh_dagster.SQLMeshRollbackOptions)
     yield "\nOf `sqlmesh_invalidate_job`, under `ops`, `sqlmesh_invalidate`, `config`:\n"
     yield from _fields(sqlmesh_dagster.SQLMeshInvalidateOptions)
     yield ""

@@ -350,6 +350,30 @@ def test_a_blocking_check_that_fails_is_on_the_page_though_nothing_can_be_built(
 ) -> None:
     """The environment stays as it was, and the reader sees why."""
     project.model("orders", ORDERS.replace("i::INT AS id", "(i % 50)::INT AS id"), GRAIN)
+    page = page_of_failure(project, instance)
+    assert "| warehouse.demo.orders | unique_values_id | newly failing | - | 50 |" in page
+    assert "`failing_checks`: `unique_values_id`" in page
+
+
+UNIT_TEST = """
+    test_{name}:
+      model: demo.emails
+      inputs:
+        demo.orders:
+          - {{id: 1, email: m1}}
+      outputs:
+        query:
+          - {{id: 1, email: {expected}}}
+"""
+LINTED = """
+linter:
+  enabled: true
+  warn_rules: [nomissingaudits, noselectstar]
+"""
+
+
+def page_of_failure(project: Project, instance: dg.DagsterInstance) -> str:
+    """The page of a review that fails before its environment is built."""
     result = (
         project.definitions()
         .resolve_job_def("sqlmesh_review_job")
@@ -365,9 +389,41 @@ def test_a_blocking_check_that_fails_is_on_the_page_though_nothing_can_be_built(
     (event,) = [e for e in result.all_events if e.is_step_failure]
     shown = event.step_failure_data.user_failure_data
     assert shown is not None
-    page = str(shown.metadata["sqlmesh/review"].value)
-    assert "| warehouse.demo.orders | unique_values_id | newly failing | - | 50 |" in page
-    assert "`failing_checks`: `unique_values_id`" in page
+    return str(shown.metadata["sqlmesh/review"].value)
+
+
+def test_unit_tests_and_linter_stand_beside_what_they_say_of_production(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Newly passing, newly failing, still failing; of what the change edits, and of what fails."""
+    config = project.root / "config.yaml"
+    config.write_text(config.read_text() + LINTED)
+    project.write("review.toml", "[gates]\nfewer_rows_percent = false\n")
+    project.write("tests/test_upper.yaml", UNIT_TEST.format(name="upper", expected="M1"))
+    project.model(
+        "emails",
+        "SELECT id, UPPER(email) AS email FROM demo.orders",
+        "kind FULL, grain id, audits (not_null(columns := (id)))",
+    )
+    project.model("amounts", "SELECT * FROM demo.by_city")
+    run, page = review(project, instance)
+    assert run.success, run.failed  # what the linter only mentions stops nothing
+    for line in (
+        "| emails | unit test: test_upper | newly passing | fails | passes |",
+        "| emails | linter: nomissingaudits | newly passing, a warning | 1 | 0 |",
+        "| amounts | linter: noselectstar | newly failing, a warning | 0 | 1 |",
+        "| amounts | linter: nomissingaudits | still failing, a warning | 1 | 1 |",
+    ):
+        assert line.replace("| ", "| warehouse.demo.", 1) in page
+    assert "1 unit tests passed, and the linter found no error." in page
+
+    project.write("tests/test_plain.yaml", UNIT_TEST.format(name="plain", expected="m1"))
+    page = page_of_failure(project, instance)
+    assert (
+        "| warehouse.demo.emails | unit test: test_plain | newly failing | passes | fails |" in page
+    )
+    assert "`failing_checks`: `test_plain` of `warehouse.demo.emails` newly fails" in page
+    assert "1 of 2 unit tests fail, and the linter finds 0 errors." in page
 
 
 def test_a_large_table_is_compared_in_part_and_the_page_says_so(

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         ProjectLoadError,
         PromotionStoppedError,
         RestatementRefusedError,
+        RollbackRefusedError,
         RunFailedError,
         SQLMeshDagsterError,
         StateVersionError,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         sqlmesh_plan_job_factory,
         sqlmesh_resources,
         sqlmesh_review_job_factory,
+        sqlmesh_rollback_job_factory,
         sqlmesh_sync_sensor_factory,
         sqlmesh_verify_job_factory,
     )
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     )
     from sqlmesh_dagster.run.results import SQLMeshResultsResource
     from sqlmesh_dagster.run.review import SQLMeshReviewOptions
+    from sqlmesh_dagster.run.rollback import SQLMeshRollbackOptions
     from sqlmesh_dagster.translator import (
         SQLMeshTranslator,
         TranslatorSettings,
@@ -127,6 +130,7 @@ _HOMES = {
         ProjectLoadError
         PromotionStoppedError
         RestatementRefusedError
+        RollbackRefusedError
         RunFailedError
         SQLMeshDagsterError
         StateVersionError
@@ -141,6 +145,7 @@ _HOMES = {
         sqlmesh_plan_job_factory
         sqlmesh_resources
         sqlmesh_review_job_factory
+        sqlmesh_rollback_job_factory
         sqlmesh_sync_sensor_factory
         sqlmesh_verify_job_factory
     """,
@@ -148,6 +153,7 @@ _HOMES = {
     "run.plans": "SQLMeshInvalidateOptions SQLMeshPlanOptions",
     "run.results": "SQLMeshResultsResource",
     "run.review": "SQLMeshReviewOptions",
+    "run.rollback": "SQLMeshRollbackOptions",
     "translator": "SQLMeshTranslator TranslatorSettings",
 }
 """Where each public name is: imported when it is asked for, as SQLMesh's config needs no Dagster."""
@@ -189,6 +195,7 @@ __all__ = [
     "ProjectLoadError",
     "PromotionStoppedError",
     "RestatementRefusedError",
+    "RollbackRefusedError",
     "RunFailedError",
     "SQLMeshDagsterError",
     "SQLMeshInvalidateOptions",
@@ -197,6 +204,7 @@ __all__ = [
     "SQLMeshResource",
     "SQLMeshResultsResource",
     "SQLMeshReviewOptions",
+    "SQLMeshRollbackOptions",
     "SQLMeshRunOptions",
     "SQLMeshTranslator",
     "StandaloneAuditRecord",
@@ -214,6 +222,7 @@ __all__ = [
     "sqlmesh_plan_job_factory",
     "sqlmesh_resources",
     "sqlmesh_review_job_factory",
+    "sqlmesh_rollback_job_factory",
     "sqlmesh_sync_sensor_factory",
     "sqlmesh_verify_job_factory",
 ]

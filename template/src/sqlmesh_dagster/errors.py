@@ -49,6 +49,10 @@ class PromotionStoppedError(SQLMeshDagsterError):
     """A rule of the owner's stops a promotion, or it would not do what was reviewed."""
 
 
+class RollbackRefusedError(SQLMeshDagsterError):
+    """What production ran before is not known, or production cannot go back to it."""
+
+
 class VerificationFailedError(SQLMeshDagsterError):
     """SQLMesh's unit tests fail, or its linter finds errors."""
 

@@ -32,6 +32,7 @@ from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.run.plans import invalidate_job, plan_job
 from sqlmesh_dagster.run.results import SQLMeshResultsResource
 from sqlmesh_dagster.run.review import review_job
+from sqlmesh_dagster.run.rollback import rollback_job
 from sqlmesh_dagster.run.schedule import adaptive_schedule
 from sqlmesh_dagster.run.steps import StepEvent, check_table, materialize_model
 from sqlmesh_dagster.run.sync import sync_sensor
@@ -161,6 +162,13 @@ def sqlmesh_review_job_factory(
     return review_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
+def sqlmesh_rollback_job_factory(
+    *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
+) -> dg.JobDefinition:
+    """The job `<project_name>_rollback_job`: production goes back to what it ran before."""
+    return rollback_job(_project(sqlmesh_resource, project_name, project_name, None))
+
+
 def sqlmesh_invalidate_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -278,6 +286,7 @@ def project_definitions(
             job,
             plan_job(project),
             review_job(project),
+            rollback_job(project),
             invalidate_job(project),
             verify_job(project),
         ],

@@ -182,6 +182,25 @@ class ReviewOptions(PlannedOptions):
     )
 
 
+class RollbackOptions(BaseModel):
+    """How production goes back to what it ran before; one line for each option, as above."""
+
+    model_config = ConfigDict(frozen=True)
+
+    apply: bool = Field(
+        default=False, description="Do it after it is shown; otherwise nothing is changed."
+    )
+    to: str | None = Field(
+        default=None,
+        description="The plan whose version production goes back to, by its id; by default the one before."
+        " The run's page shows all that are known.",
+    )
+    of: str | None = Field(
+        default=None,
+        description="The plan that production has to be at, by its id, as when it was shown.",
+    )
+
+
 class InvalidateOptions(BaseModel):
     """Which environment is invalidated, and how; one line for each option, as above."""
 

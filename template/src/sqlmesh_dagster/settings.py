@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sqlmesh_dagster.errors import InvalidSettingError
 
+PRODUCTION = "prod"
+"""What SQLMesh calls the environment of production."""
 UndeployedChanges = Literal["apply", "warn", "fail"]
 MissingUpstream = Literal["build", "wait"]
 Promotion = Literal["after_build", "before_build"]

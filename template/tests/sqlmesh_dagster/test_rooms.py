@@ -22,11 +22,18 @@ from sqlmesh_dagster import (
     SQLMeshProjectComponent,
     SQLMeshResource,
     SQLMeshReviewOptions,
+    SQLMeshRollbackOptions,
     SQLMeshRunOptions,
     sqlmesh_definitions_factory,
 )
 from sqlmesh_dagster.moved import MOVED
-from sqlmesh_dagster.options import InvalidateOptions, PlanOptions, ReviewOptions, RunOptions
+from sqlmesh_dagster.options import (
+    InvalidateOptions,
+    PlanOptions,
+    ReviewOptions,
+    RollbackOptions,
+    RunOptions,
+)
 from sqlmesh_dagster.settings import DefinitionOptions, ProjectSettings
 
 PACKAGE = Path(sqlmesh_dagster.__file__).parent
@@ -323,6 +330,7 @@ def test_a_setting_is_declared_once() -> None:
         (PlanOptions, SQLMeshPlanOptions),
         (InvalidateOptions, SQLMeshInvalidateOptions),
         (ReviewOptions, SQLMeshReviewOptions),
+        (RollbackOptions, SQLMeshRollbackOptions),
     ],
 )
 def test_an_option_of_the_launchpad_is_declared_once(

@@ -57,6 +57,24 @@ _PARAMETERS = {
         "upstream.sqlmesh.read_state_anew clears its cache",
         "state_sync",
     ),
+    "sqlmesh.core.context_diff:ContextDiff.create": (
+        "rollback.py plans what production ran before with it",
+        "environment snapshots create_from state_reader provided_requirements infer_python_dependencies"
+        " environment_statements gateway_managed_virtual_layer",
+    ),
+    "sqlmesh.core.plan:PlanBuilder.__init__": (
+        "rollback.py plans what production ran before with it",
+        "context_diff skip_backfill environment_suffix_target environment_catalog_mapping console",
+    ),
+    "sqlmesh.core.test:run_tests": (
+        "code_reviews.py runs unit tests on production's models with it",
+        "model_test_metadata models config selected_gateway dialect default_catalog"
+        " default_catalog_dialect",
+    ),
+    "sqlmesh.core.snapshot:SnapshotEvaluator.demote": (
+        "rollback.py drops views that a killed plan has left",
+        "target_snapshots environment_naming_info",
+    ),
     "sqlmesh.core.context:Context.run": (
         "session.py leads runs with it",
         "environment start end execution_time skip_janitor ignore_cron",
@@ -321,17 +339,25 @@ _USED = {
     "ConfigError": "",
     "ConnectionConfig": "",
     "Console": "plan",
+    "ContextDiff": (
+        "added create modified_snapshots new_snapshots removed_snapshots requirements snapshots"
+    ),
     "CroniterCache": "get_next get_prev",
     "DeployabilityIndex": "all_deployable create is_deployable is_representative",
     "DuckDBAttachOptions": "",
     "DuckDBConnectionConfig": "",
     "DuckDBEngineAdapter": "catalog_support",
     "EngineAdapter": (
-        "DIALECT close columns connection cursor default_catalog execute fetchall fetchdf fetchone "
-        "session"
+        "DIALECT close columns connection create_state_table cursor default_catalog delete_from "
+        "execute fetchall fetchdf fetchone get_data_object session transaction"
     ),
-    "Environment": "expiration_ts finalized_ts name plan_id promoted_snapshots snapshots",
+    "Environment": (
+        "expiration_ts finalized_ts gateway_managed name naming_info plan_id "
+        "previous_finalized_snapshots previous_plan_id promoted_snapshots requirements snapshots "
+        "suffix_target"
+    ),
     "EnvironmentNamingInfo": "name",
+    "EnvironmentStatements": "after_all before_all model_dump model_validate",
     "FormatConfig": "",
     "GatewayConfig": "",
     "IntervalUnit": "__name__",
@@ -348,6 +374,7 @@ _USED = {
         "modified_snapshots plan_id requires_backfill skip_backfill snapshots start "
         "uncategorized"
     ),
+    "PlanBuilder": "build",
     "RuntimeStage": "EVALUATING __name__",
     "SQLMeshError": "",
     "Scheduler": "audit evaluate merged_missing_intervals run",
@@ -367,10 +394,12 @@ _USED = {
         "is_materialized is_materialized_view is_model is_paused is_seed is_symbolic "
         "is_view last_altered_ts missing_intervals model model_gateway name "
         "next_auto_restatement_ts node parents pending_restatement_intervals snapshot_id "
-        "table_name version"
+        "table_name unrestorable version"
     ),
-    "SnapshotEvaluator": "audit close create evaluate get_adapter",
-    "SnapshotFingerprint": "data_hash metadata_hash parent_data_hash parent_metadata_hash",
+    "SnapshotEvaluator": "audit close create demote evaluate get_adapter",
+    "SnapshotFingerprint": (
+        "data_hash metadata_hash parent_data_hash parent_metadata_hash to_identifier"
+    ),
     "SnapshotId": "identifier name snapshot_id",
     "SnapshotToIntervals": "",
     "StandaloneAudit": (
@@ -403,6 +432,7 @@ _USED = {
     "normalize_model_name": "",
     "now": "",
     "now_timestamp": "",
+    "run_tests": "",
     "set_console": "",
     "snapshots_to_dag": "",
     "to_datetime": "",

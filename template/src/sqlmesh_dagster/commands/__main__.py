@@ -138,6 +138,24 @@ def promote(
 
 
 @main.command()
+@_yes
+@click.option("--to", help="The plan whose version it goes back to; by default the one before.")
+@_verbose
+def rollback(yes: bool, to: str | None, verbose: bool) -> None:
+    """Show what production ran before, ask, and let it run that again; builds nothing."""
+    options: dict[str, Any] = {"to": to}
+    if not yes:
+        _must_be_asked("poe rollback --yes")
+        shown = _run_job("_rollback_job", options, is_verbose=verbose)
+        _confirm(f"Let `{_PRODUCTION}` go back to this?")
+        options = {"to": shown["sqlmesh/restores"], "of": shown["sqlmesh/rolls_back"]}
+    facts = _run_job("_rollback_job", {**options, "apply": True}, is_verbose=verbose)
+    changed, was = facts.get("sqlmesh/models_changed", 0), facts.get("sqlmesh/rolls_back")
+    _say(f"`{_PRODUCTION}` runs what it ran before: {changed} changed, nothing built.")
+    _say(f"The files are as they were. `poe rollback --to {was}` takes this back.")
+
+
+@main.command()
 @click.argument("environment", envvar="SQLMESH_ENVIRONMENT")
 @_yes
 @_verbose

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 _MINUTES = 60
+_DAY = 24 * 3600
+_QUARTER = timedelta(minutes=15)
+"""Zones change by a multiple of it."""
 _NUMBERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _STEPS = re.compile(r"\*/(\d+)")
 
@@ -30,6 +36,51 @@ def even_steps(period: float) -> str:
     """A cron that ticks at least as often; hourly at least, as time zones agree on the full hour or half."""
     minutes = max(1, int(period // 60))
     return f"*/{minutes} * * * *" if minutes < _MINUTES else "0 * * * *"
+
+
+@lru_cache(maxsize=256)
+def after_a_skipped_hour(cron: str, period: float, zone: str) -> str | None:
+    """A second tick, an hour later, for a cron at an hour that the zone's summer time skips.
+
+    In that night SQLMesh's tick and Dagster's differ in some zones, by an hour at most: Dagster's
+    came first, found nothing due, and the next came a day or a week later.
+
+    Args:
+        cron: One that Dagster takes.
+    """
+    minute, hour, *days = (*cron.split(), "", "")[:5]
+    if period < _DAY or not _NUMBERS.fullmatch(hour):
+        return None
+    hours = {int(number) for number in re.findall(r"\d+", hour)} & _skipped_hours(zone)
+    if not hours:
+        return None
+    later = ",".join(str((number + 1) % 24) for number in sorted(hours))
+    return " ".join((minute, later, *(["*"] * 3 if 23 in hours else days)))
+
+
+@lru_cache(maxsize=16)
+def _skipped_hours(zone: str) -> frozenset[int]:
+    """The hours that no clock shows, at least in part, in some night of this year or the next."""
+    begin = datetime(datetime.now(timezone.utc).year, 1, 1, tzinfo=timezone.utc)
+    days = [(begin + timedelta(days=number)).astimezone(ZoneInfo(zone)) for number in range(732)]
+    changes = [pair for pair in pairwise(days) if _offset(pair[0]) < _offset(pair[1])]
+    return frozenset(hour for day, _ in changes for hour in _skipped_in(day))
+
+
+def _skipped_in(day: datetime) -> Iterator[int]:
+    """Summer time begins within a day after this moment."""
+    moments = [
+        (day.astimezone(timezone.utc) + n * _QUARTER).astimezone(day.tzinfo) for n in range(97)
+    ]
+    before, after = next(pair for pair in pairwise(moments) if _offset(pair[0]) < _offset(pair[1]))
+    shown = (before + _QUARTER).replace(tzinfo=None)
+    while shown < after.replace(tzinfo=None):
+        yield shown.hour
+        shown += _QUARTER
+
+
+def _offset(moment: datetime) -> timedelta:
+    return moment.utcoffset() or timedelta()
 
 
 def _candidates(cron: str) -> Iterator[str]:

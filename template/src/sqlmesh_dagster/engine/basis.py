@@ -10,9 +10,8 @@ from sqlmesh import Context
 from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.facts.review import Basis
+from sqlmesh_dagster.settings import PRODUCTION
 from sqlmesh_dagster.upstream.internals import Environment, Plan, now_timestamp
-
-PRODUCTION = "prod"
 
 
 def basis_of(context: Context, plan: Plan, environment: str) -> Basis:

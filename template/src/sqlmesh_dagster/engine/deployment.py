@@ -18,12 +18,20 @@ from sqlmesh_dagster.engine.ownership import (
     loaded_difference,
     refuse_endangering,
 )
+from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.engine.state_lock import StateLock
 from sqlmesh_dagster.engine.verification import verify
+from sqlmesh_dagster.engine.versions import known_versions, remember
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome
+from sqlmesh_dagster.facts.versions import (
+    ProductionVersion,
+    held_back,
+    own_differences,
+    undone,
+)
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.options import CheckedRunOptions
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot, SQLMeshError
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
@@ -71,11 +79,20 @@ def prepare_environment(
     """
     environment, difference = _compared(context, settings, manifest)
     policy = settings.deployment_policy if throw_away_folder() is None else "apply"
+    recorded: ProductionVersion | None = None
+    if environment is not None and settings.environment == PRODUCTION:
+        recorded = remember(context, log, environment=environment)
     if environment is not None and not difference.names:
         if difference.endangered:
             log(logging.WARNING, endangerment(settings, difference.endangered))
         is_broken = policy == "apply" and manifest.problem is not None
         return unreadable(manifest, manifest.problem or "") if is_broken else Refused()
+    if recorded is not None and environment is not None and recorded.restores:
+        back = _rolled_back(context, recorded, environment, manifest, difference)
+        is_all = back == _changed_themselves(environment, manifest, difference)
+        if back and (policy == "apply" or is_all):
+            log(logging.WARNING, _told_rollback(recorded, back))
+            return Refused()
     if policy == "apply":
         with lock.comparing():
             environment, difference = _compared(context, settings, manifest)
@@ -145,6 +162,41 @@ def _compared(
     state = context.state_reader
     environment = state.get_environment(settings.environment)
     return environment, compare(manifest, environment, state)
+
+
+def _rolled_back(
+    context: CaptureContext,
+    recorded: ProductionVersion,
+    environment: Environment,
+    manifest: Manifest,
+    difference: Difference,
+) -> frozenset[str]:
+    """What of the local changes production was rolled back from: no run deploys that again by itself."""
+    versions = undone(recorded, known_versions(context))
+    found = held_back(dict(manifest.fingerprints), _deployed(environment), versions)
+    return found & difference.names
+
+
+def _changed_themselves(
+    environment: Environment, manifest: Manifest, difference: Difference
+) -> frozenset[str]:
+    """What differs by its own text, and not by what it reads."""
+    local = dict(manifest.fingerprints)
+    found = own_differences(local, _deployed(environment))
+    return found & difference.names
+
+
+def _deployed(environment: Environment) -> dict[str, str]:
+    return {s.name: fingerprint_text(s.fingerprint) for s in environment.snapshots}
+
+
+def _told_rollback(recorded: ProductionVersion, names: Collection[str]) -> str:
+    run = f" by Dagster run `{recorded.run}`" if recorded.run else ""
+    return (
+        f"Production was rolled back{run} from what the project's files say of"
+        f" {_shortened(sorted(names))}. This run builds what production runs, and deploys nothing. Take"
+        " the change out of the files; or `poe promote` deploys it again."
+    )
 
 
 def _told_difference(

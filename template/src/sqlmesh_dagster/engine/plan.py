@@ -22,6 +22,7 @@ from sqlmesh_dagster.engine.deployment import deployed_snapshots
 from sqlmesh_dagster.engine.ownership import refuse_dropping
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
+from sqlmesh_dagster.engine.versions import remember
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import (
     PlannedBackfill,
@@ -33,7 +34,7 @@ from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.options import CheckedRunOptions, PlanOptions
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
 from sqlmesh_dagster.upstream.internals import Plan, Snapshot, SQLMeshError, format_intervals
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
@@ -60,6 +61,8 @@ class Planning:
         verified: Callable[[Verification], None] = lambda verification: None,
         approve: Callable[[Basis], None] = lambda basis: None,
         reviewed: str | None = None,
+        run: str | None = None,
+        commit: str | None = None,
     ) -> None:
         """Verifies the files, plans them, and applies the plan that was shown.
 
@@ -70,6 +73,7 @@ class Planning:
             verified: Receives what unit tests and linter say of the files.
             approve: Receives what the plan stands on, before it is applied; may raise.
             reviewed: The environment in which it was reviewed.
+            run: The Dagster run, and the commit of the files, for the record of what production ran.
 
         Raises:
             VerificationFailedError: A unit test fails, or the linter finds an error.
@@ -90,11 +94,14 @@ class Planning:
                 refuse_uncategorized(plan, session.settings)
                 self.refuse_dropping(context, plan)
                 approve(basis_of(context, plan, reviewed or session.settings.environment))
+                remember(context, session.log)
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
                 with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
                     context.apply(plan)
                     self._audit_the_rest(context, console)
                 console.finish()
+                if session.settings.environment == PRODUCTION:
+                    remember(context, session.log, run, commit)
                 applied(read_built(session.settings, context.state_reader))
 
     def refuse_dropping(self, context: CaptureContext, plan: Plan) -> None:

@@ -13,8 +13,9 @@ from datetime import datetime, timedelta, timezone
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import check_names
 from sqlmesh_dagster.definition.partitions import merged
-from sqlmesh_dagster.engine.basis import PRODUCTION, basis_of
+from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
+from sqlmesh_dagster.engine.code_reviews import CodeReviewing
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.measure import (
     Comparison,
@@ -34,6 +35,8 @@ from sqlmesh_dagster.engine.reader import audit_arguments
 from sqlmesh_dagster.engine.readers import check_readers, model_readers
 from sqlmesh_dagster.engine.sides import Change, Sides, key_of
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
+from sqlmesh_dagster.engine.versions import remember
+from sqlmesh_dagster.errors import SQLMeshDagsterError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.review import (
     CheckReview,
@@ -49,6 +52,7 @@ from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.cancel import RunCancelled
 from sqlmesh_dagster.guard.secrets import mask, masked_texts
 from sqlmesh_dagster.options import PlanOptions
+from sqlmesh_dagster.settings import PRODUCTION
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     NoChangesPlanError,
@@ -107,20 +111,20 @@ class Reviewing:
         with self.planning.opened(console, load=True) as context:
             verification = verify(context, session.cancel)
             verified(verification)
-            refuse_errors(verification)
             with self.planning.alone(context):
-                tests = verification.test_count
+                remember(context, session.log)
                 try:
+                    refuse_errors(verification)
                     self._build(context, console, options)
                 except RunCancelled:
                     raise
                 except Exception as error:
-                    problems.append(mask(console.errors or str(error)).strip())
+                    problems.append(mask(console.errors or _told(error)).strip())
                     console.finish()
-                    show(self._failed(context, options, tests, outcomes, problems[0]))
+                    show(self._failed(context, options, verification, outcomes, problems[0]))
                     raise
                 applied(read_built(session.settings, context.state_reader))
-                show(self._measured(context, options, tests, outcomes))
+                show(self._measured(context, options, verification, outcomes))
 
     def _build(
         self, context: CaptureContext, console: CaptureConsole, options: PlanOptions
@@ -175,7 +179,7 @@ class Reviewing:
         self,
         context: CaptureContext,
         options: PlanOptions,
-        tests: int,
+        verification: Verification,
         outcomes: Sequence[ModelOutcome],
         problem: str,
     ) -> Review:
@@ -187,7 +191,15 @@ class Reviewing:
             for a in o.audits
             if a.failing_rows
         )
-        return replace(self._begun(context, plan, tests), checks=checks, problem=problem)
+        code = self._code_checks(context, plan, verification)
+        begun = self._begun(context, plan, verification.test_count)
+        return replace(begun, checks=(*checks, *code), problem=problem)
+
+    def _code_checks(
+        self, context: CaptureContext, plan: Plan, verification: Verification
+    ) -> tuple[CheckReview, ...]:
+        cancel = self.planning.session.cancel
+        return tuple(CodeReviewing(context, plan, verification, cancel).checks())
 
     def _begun(
         self,
@@ -209,11 +221,11 @@ class Reviewing:
         self,
         context: CaptureContext,
         options: PlanOptions,
-        tests: int,
+        verification: Verification,
         outcomes: Sequence[ModelOutcome],
     ) -> Review:
         plan = self._plan_of_production(context, options)
-        begun = self._begun(context, plan, tests)
+        begun = self._begun(context, plan, verification.test_count)
         sides = Sides(context, plan)
         measuring = _Measuring(sides, self.rules)
         models = []
@@ -238,11 +250,15 @@ class Reviewing:
             begun,
             models=tuple(models),
             readers=readers,
-            checks=checks,
+            checks=(*checks, *self._code_checks(context, plan, verification)),
             costs=costs,
             reused=len(every) - len(costs),
             built_seconds=sum(o.duration_ms for o in outcomes) / 1000 or None,
         )
+
+
+def _told(error: Exception) -> str:
+    return (error.description if isinstance(error, SQLMeshDagsterError) else None) or str(error)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlmesh_dagster.facts.review import Review
+from sqlmesh_dagster.facts.review import CheckReview, Review
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,16 @@ def _rows(gates: Gates, review: Review) -> Iterator[Stop]:
 
 def _checks(gates: Gates, review: Review) -> Iterator[Stop]:
     for check in review.checks if gates.failing_checks else ():
-        if check.fate == "newly failing":
-            found = check.problem or f"finds {check.after:,} rows"
+        if check.fate == "newly failing" and not check.is_warning_of_linter:
+            found = check.problem or _found(check)
             yield Stop("failing_checks", f"`{check.name}` of `{check.model}` newly fails: {found}.")
+
+
+def _found(check: CheckReview) -> str:
+    if check.kind == "unit test":
+        return "the unit test fails"
+    what = "rows" if check.kind == "audit" else "places, as the linter says"
+    return f"finds {check.after:,} {what}"
 
 
 def _cost(gates: Gates, review: Review) -> Iterator[Stop]:

@@ -263,9 +263,12 @@ def _caseless(names: Iterable[str]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class CheckReview:
-    """An audit on both sides: how many rows it finds; None where it has not run, or is not there.
+    """A check on both sides, and how much it finds; None where it has not run, or is not there.
 
     Attributes:
+        before: Rows that an audit finds, places that break a rule of the linter, 1 for a test that fails.
+        blocking: Whether it stops more than a warning would.
+        kind: `audit`, `unit test` or `linter`.
         problem: Why it could not run after the change.
     """
 
@@ -275,6 +278,12 @@ class CheckReview:
     after: int | None
     blocking: bool = True
     problem: str | None = None
+    kind: str = "audit"
+
+    @property
+    def is_warning_of_linter(self) -> bool:
+        """Whether it is what the linter only mentions."""
+        return self.kind == "linter" and not self.blocking
 
     @property
     def fate(self) -> str:

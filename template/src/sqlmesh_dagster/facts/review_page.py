@@ -192,18 +192,38 @@ def _checks(review: Review) -> Iterator[str]:
         return
     yield "### Checks"
     told = [c for c in review.checks if c.fate != "passing"]
-    passing = len(review.checks) - len(told)
     if told:
         order = ("newly failing", "newly passing", "still failing", "unknown", "removed")
-        told.sort(key=lambda c: (order.index(c.fate), c.model, c.name))
-        yield table(("model", "check", "", "rows found before", "after"), [_check(c) for c in told])
-    yield f"{passing} audits pass as before. {tests} unit tests passed, and the linter found no error."
+        told.sort(key=lambda c: (order.index(c.fate), c.model, c.kind, c.name))
+        header = ("model", "check", "", "found before", "after")
+        yield table(header, [_check(c) for c in told])
+    passing = [c for c in review.checks if c.fate == "passing"]
+    audits = sum(c.kind == "audit" for c in passing)
+    yield f"{audits} audits pass as before. {_code(review)}"
+
+
+def _code(review: Review) -> str:
+    """Unit tests and linter, in a sentence."""
+    tests = review.plan.unit_tests
+    failing = [c for c in review.checks if c.kind != "audit" and c.after and c.blocking]
+    failed = sum(c.kind == "unit test" for c in failing)
+    errors = sum((c.after or 0) for c in failing if c.kind == "linter")
+    if not failing:
+        return f"{tests} unit tests passed, and the linter found no error."
+    return f"{failed} of {tests} unit tests fail, and the linter finds {errors} errors."
 
 
 def _check(check: CheckReview) -> tuple[str, ...]:
     fate = f"{check.fate}{'' if check.blocking else ', a warning'}"
+    name = check.name if check.kind == "audit" else f"{check.kind}: {check.name}"
+    if check.kind == "unit test":
+        return (check.model, name, fate, _verdict_of(check.before), _verdict_of(check.after))
     after = cell(check.problem) if check.problem else _number(check.after)
-    return (check.model, check.name, fate, _number(check.before), after)
+    return (check.model, name, fate, _number(check.before), after)
+
+
+def _verdict_of(found: int | None) -> str:
+    return _NONE if found is None else "fails" if found else "passes"
 
 
 def _cost(review: Review) -> Iterator[str]:

@@ -78,8 +78,9 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
     folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
     if throw_away_folder() is not None:  # its names may differ from those of the real warehouse
         folder, baked = folder / _OF_TESTS, ()
-    store = ManifestStore.in_folder(folder, settings.gateway, settings.project_paths[1:])
-    known = [s for s in (store.read(), *(ManifestStore(path).read() for path in baked)) if s]
+    store = ManifestStore.in_folder(folder, settings.gateway, settings.project_paths[1:], project)
+    stores = (store, *(ManifestStore(path, project) for path in baked))
+    known = [stored for one in stores if (stored := one.read())]
     seen = known[0].inputs if known else Inputs()
     try:
         for stored in known:
@@ -90,10 +91,11 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
         forget = not is_known and any(may_hide_reads(f) for f in settings.project_paths)
         manifest, inputs = _load(settings, resource.translator, seen, forget)
     except ProjectLoadError as error:
-        if not (resource.keep_last_good and known):
+        good = next((stored for stored in known if _is_of(stored.manifest, project)), None)
+        if not (resource.keep_last_good and good):
             raise
         _log.error("The definitions are those of the last good load. %s", error)
-        last = _here(known[0], settings)
+        last = _here(good, settings)
         return replace(last, manifest=replace(last.manifest, problem=str(error)))
     last_manifest = _last_of(known, settings)
     if manifest.state_problem:
@@ -152,6 +154,13 @@ def _write(store: ManifestStore, fresh: StoredManifest) -> None:
             store.path,
             error,
         )
+
+
+def _is_of(manifest: Manifest, project: Path) -> bool:
+    """Whether it was made of this project, or of a copy, and not of one that left its cache behind."""
+    return manifest.project_dir == str(project) or any(
+        (project / model.path).is_file() for model in manifest.models if model.path
+    )
 
 
 def _reader(translator: SQLMeshTranslator) -> Path | None:

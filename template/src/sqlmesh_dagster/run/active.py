@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -75,7 +76,7 @@ def _process(
     """The run's own process; the processes of its steps come and go, and say on which host they are."""
     sign = read_sign(Path(instance.storage_directory()) / RECORDS / run.run_id / SIGN)
     if sign is not None:
-        return RunProcess(pid, sign.host, began_at, sign.seen_at)
+        return replace(sign, pid=pid, began_at=began_at)
     if launches_here(instance):
         return RunProcess(pid, this_host(), began_at, began_at)
     return None

@@ -4,7 +4,7 @@
 |----------------------------------------------------------------|--------------------------------|
 | it waits in the queue                                          | alive                          |
 | it holds the project's lock                                    | alive                          |
-| it has not started for 15 minutes                              | dead                           |
+| it has not started, and is 15 minutes old, or from the future  | dead                           |
 | its process was on this host, and is gone or is another one    | dead                           |
 | its process is on another host, and gave a sign within 6 hours | alive |
 | … and gave none for longer                                     | dead                           |
@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -29,7 +31,11 @@ START_SECONDS = 15 * 60
 SILENCE_SECONDS = 6 * 3600
 """Longest time without a sign of life from another host; steps outside SQLMesh give none."""
 _CLOCK_SECONDS = 5
-"""How much later the start of a process may seem than its first event."""
+"""How much later the start of a process may seem than its first event, where a clock must say so."""
+_TICK_SECONDS = 0.1
+"""Processes begin at whole ticks of the kernel's clock."""
+_STARTED = 19
+"""Place of a process's start in `/proc/<pid>/stat`, after its name; see `man 5 proc`."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,16 @@ class RunProcess:
         host: Name of the host, and its process namespace, as containers have their own.
         began_at: When it said so first, in epoch seconds.
         seen_at: When it gave its last sign, in epoch seconds.
+        boot: Which start of the host it was; empty where that is not known.
+        since_boot: Seconds from there to its first sign, which no clock that is set changes.
     """
 
     pid: int
     host: str
     began_at: float
     seen_at: float
+    boot: str = ""
+    since_boot: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,7 @@ def death_of(signs: RunSigns, now: float) -> str | None:
     if signs.is_queued or signs.holds_lock:
         return None
     if not signs.has_started:
-        waited = now - signs.created_at
-        return (
-            f"it has not started for {waited / 60:.0f} minutes" if waited > START_SECONDS else None
-        )
+        return _never_started(now - signs.created_at)
     process = signs.process
     if process is None:
         return None
@@ -85,6 +92,13 @@ def death_of(signs: RunSigns, now: float) -> str | None:
     if silence > SILENCE_SECONDS:
         return f"its host `{process.host}` has given no sign for {silence / 3600:.0f} hours"
     return None
+
+
+def _never_started(waited: float) -> str | None:
+    """A run that is created later than now waits for nothing: its clock was ahead, and was set right."""
+    if waited < -START_SECONDS:
+        return "it has not started, and the clock was set back since"
+    return f"it has not started for {waited / 60:.0f} minutes" if waited > START_SECONDS else None
 
 
 def this_host() -> str:
@@ -103,8 +117,10 @@ def give_sign(path: Path) -> None:
     """
     before = read_sign(path)
     now = time.time()
-    began_at = before.began_at if before and _is_this(before) else now
-    sign = RunProcess(os.getpid(), this_host(), began_at, now)
+    if before and _is_this(before):
+        sign = replace(before, seen_at=now)
+    else:
+        sign = RunProcess(os.getpid(), this_host(), now, now, _boot(), _since_boot())
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +139,7 @@ def read_sign(path: Path) -> RunProcess | None:
 
 
 def _is_this(process: RunProcess) -> bool:
-    return process.pid == os.getpid() and process.host == this_host()
+    return (process.pid, process.host) == (os.getpid(), this_host()) and process.boot == _boot()
 
 
 def _is_running(process: RunProcess) -> bool:
@@ -133,13 +149,46 @@ def _is_running(process: RunProcess) -> bool:
     """
     if sys.platform == "win32":
         return True
+    if process.boot and process.boot != _boot():
+        return False
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # another user's
         pass
-    with suppress(OSError):  # only Linux says when a process began
-        began_at = Path(f"/proc/{process.pid}").stat().st_ctime
-        return began_at <= process.began_at + _CLOCK_SECONDS
-    return True
+    return _began(process.pid) <= _latest_begin(process)
+
+
+def _latest_begin(process: RunProcess) -> float:
+    """Until when a process with its number is the run's own, in seconds since the host's start."""
+    if process.since_boot is not None:
+        return process.since_boot + _TICK_SECONDS
+    since = _since_boot()
+    if since is None:
+        return math.inf
+    return since - (time.time() - process.began_at) + _CLOCK_SECONDS
+
+
+def _began(pid: int) -> float:
+    """Seconds from the host's start to that of a process; 0 where only its number is known.
+
+    Not the time of its folder in `/proc`, which is that of the first look at it, and of the first one
+    since the kernel needed the memory.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            return int(fields[_STARTED]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def _since_boot() -> float | None:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else None
+
+
+@cache
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -20,12 +20,10 @@ from sqlmesh_dagster.run.promotion import Promoting
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.verification_results import report_verification
 from sqlmesh_dagster.run.work import record
-from sqlmesh_dagster.settings import ProjectSettings, checked_environment
+from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings, checked_environment
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
-
-_PRODUCTION = "prod"
 
 
 class SQLMeshPlanOptions(PlanOptions, dg.Config):
@@ -75,15 +73,15 @@ def _plan(
     resource = resource_of(context, project)
     own = resource.settings
     settings = _settings_of(own, config.environment)
-    if settings.environment == _PRODUCTION and config.apply and not config.allow_production:
+    if settings.environment == PRODUCTION and config.apply and not config.allow_production:
         raise InvalidSettingError(
-            f"A plan of `{_PRODUCTION}` is applied only if `allow_production` is on as well as `apply`."
+            f"A plan of `{PRODUCTION}` is applied only if `allow_production` is on as well as `apply`."
             " Look at the plan without `apply` first."
         )
     config.check()
     is_recorded = settings.environment == own.environment
     promotion: Promoting | None = None
-    if settings.environment == _PRODUCTION and config.apply:
+    if settings.environment == PRODUCTION and config.apply:
         promotion = Promoting.begin(context, project, settings, config)
     shown: list[PlanSummary] = []
     built: list[str] = []
@@ -139,6 +137,8 @@ def _plan(
             verified,
             approve=promotion.approve if promotion else lambda basis: None,
             reviewed=promotion.environment if promotion else None,
+            run=context.run_id,
+            commit=promotion.commit if promotion else None,
         )
 
     try:
@@ -176,10 +176,8 @@ def _invalidate(
     resource = resource_of(context, project)
     settings = _settings_of(resource.settings, config.environment)
     name = settings.environment
-    if name == _PRODUCTION:
-        raise InvalidSettingError(
-            f"`{_PRODUCTION}` is never invalidated. Name another environment."
-        )
+    if name == PRODUCTION:
+        raise InvalidSettingError(f"`{PRODUCTION}` is never invalidated. Name another environment.")
 
     def work(session: "Session") -> bool:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh

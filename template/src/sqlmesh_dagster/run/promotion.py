@@ -14,6 +14,7 @@ from sqlmesh_dagster.facts.review import Basis
 from sqlmesh_dagster.facts.rules import Rules, read_rules
 from sqlmesh_dagster.options import PlanOptions
 from sqlmesh_dagster.resource import SQLMeshResource
+from sqlmesh_dagster.run.commits import commit_of
 from sqlmesh_dagster.run.jobs import in_session
 from sqlmesh_dagster.run.overrides import Override, obey, override_of
 from sqlmesh_dagster.run.reviewed import PROMOTED_TAG, Reviewed, newest_review
@@ -36,6 +37,7 @@ class Promoting:
     rules: Rules
     reviewed: Reviewed | None
     override: Override | None
+    checked_out: str | None = None
     before: list[Basis] = field(default_factory=list)
 
     @classmethod
@@ -61,7 +63,8 @@ class Promoting:
             )
         if found is not None:
             obey(context, found.stops, override)
-        return cls(context, settings, rules, found, override)
+        commit = commit_of(settings.project_path)
+        return cls(context, settings, rules, found, override, commit)
 
     @property
     def environment(self) -> str | None:
@@ -84,6 +87,11 @@ class Promoting:
             )
 
     @property
+    def commit(self) -> str | None:
+        """Of the files: the reviewed one, which they still are."""
+        return self.reviewed.commit if self.reviewed else self.checked_out
+
+    @property
     def change(self) -> Mapping[str, Any]:
         """What production's assets show of the change that moved them."""
         facts: dict[str, Any] = {
@@ -91,8 +99,8 @@ class Promoting:
         }
         if self.reviewed:
             facts["sqlmesh/reviewed_in"] = dg.MetadataValue.dagster_run(self.reviewed.run_id)
-        if self.reviewed and self.reviewed.commit:
-            facts["sqlmesh/commit"] = self.reviewed.commit
+        if self.commit:
+            facts["sqlmesh/commit"] = self.commit
         return facts
 
     def finish(self, resource: SQLMeshResource, seconds: float) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the types of an op's arguments unquoted.
 
-import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -19,6 +17,7 @@ from sqlmesh_dagster.facts.rules import read_rules
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.options import PlanOptions, ReviewOptions
+from sqlmesh_dagster.run.commits import commit_of
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.outside import outside_readers
 from sqlmesh_dagster.run.overrides import Override, obey, override_of
@@ -27,13 +26,11 @@ from sqlmesh_dagster.run.reviewed import BASIS, REVIEWED_TAG, basis_json
 from sqlmesh_dagster.run.sync import report_moved, report_partitions
 from sqlmesh_dagster.run.verification_results import report_verification
 from sqlmesh_dagster.run.work import record
-from sqlmesh_dagster.settings import checked_environment
+from sqlmesh_dagster.settings import PRODUCTION, checked_environment
 from sqlmesh_dagster.upstream.dagster import add_run_tag
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
-
-_PRODUCTION = "prod"
 
 
 class SQLMeshReviewOptions(ReviewOptions, dg.Config):
@@ -64,9 +61,9 @@ def _review(
     resource = resource_of(context, project)
     own = resource.settings
     name = checked_environment("environment", config.environment or own.environment)
-    if name == _PRODUCTION:
+    if name == PRODUCTION:
         raise InvalidSettingError(
-            f"A change is reviewed before it is in `{_PRODUCTION}`. Name another environment, which the"
+            f"A change is reviewed before it is in `{PRODUCTION}`. Name another environment, which the"
             " review builds it in: `poe review --environment dev_ada`."
         )
     settings = own.model_copy(update={"environment": name})
@@ -150,23 +147,3 @@ def review_metadata(
         **({"sqlmesh/commit": review.commit} if review.commit else {}),
         **(override.metadata if override and broken else {}),
     }
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit that is checked out, with `+` where files differ from it; None outside of git."""
-    try:
-        head = _git(folder, "rev-parse", "HEAD")
-        return f"{head}+" if _git(folder, "status", "--porcelain", "--", ".") else head
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
-    return done.stdout.strip()

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
-from sqlmesh_dagster.definition.crons import dagster_cron, even_steps
+from sqlmesh_dagster.definition.crons import after_a_skipped_hour, dagster_cron, even_steps
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.definition.records import CronRecord, ModelRecord
 from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
@@ -60,7 +60,8 @@ def finest_crons(
     tables that have audits. If several crons share that period, such as `0 5 * * *`
     and `0 7 * * *`, all are returned: a model would otherwise wait for almost a whole period. If the
     cron pauses, as `*/15 8-18 * * 1-5` does, crons that tick more often than the pause is long are
-    returned, too. Other models wait for the next tick.
+    returned, too. Other models wait for the next tick. A cron at an hour that summer time skips has a
+    second look an hour later.
 
     Raises:
         InvalidSettingError: There is no model but seeds.
@@ -75,7 +76,10 @@ def finest_crons(
     zones = {cron.zone for cron in finest}
     if len(zones) > 1:  # a schedule has one time zone; even steps fit all whose full hours agree
         return (even_steps(shortest),), "UTC"
-    return tuple(sorted({dagster_cron(c.text, c.period) for c in finest})), zones.pop()
+    (zone,) = zones
+    taken = {dagster_cron(c.text, c.period): c.period for c in finest}
+    later = {after_a_skipped_hour(cron, period, zone) for cron, period in taken.items()}
+    return tuple(sorted({*taken, *(cron for cron in later if cron)})), zone
 
 
 def _evaluate(

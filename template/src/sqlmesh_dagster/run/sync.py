@@ -21,7 +21,7 @@ from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.definition.partitions import keys_within
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import SQLMeshDagsterError
-from sqlmesh_dagster.facts.reported import has_moved
+from sqlmesh_dagster.facts.reported import Reported, has_moved
 from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.run.active import active_run
@@ -133,6 +133,7 @@ def report_moved(
     tables: Iterable[BuiltTable],
     looked_at: float | None = None,
     more: Mapping[str, Any] | None = None,
+    description: str = "Built outside Dagster.",
 ) -> Iterator[dg.AssetKey]:
     """Reports each table that is newer than its asset's last materialization; yields its key.
 
@@ -143,6 +144,7 @@ def report_moved(
         looked_at: When the tables were read, in epoch seconds, where others may have built since: what
             was reported later knows more than the tables.
         more: Further metadata, such as which change moved them.
+        description: Of the materializations.
     """
     assets = project.assets_by_fqn
     candidates = [
@@ -153,10 +155,15 @@ def report_moved(
     last = last_materializations(instance, [asset.spec.key for asset, _ in candidates])
     for asset, table in candidates:
         known = last.get(asset.spec.key)
-        is_newer = known and looked_at is not None and known.reported_at > looked_at
-        if not is_newer and has_moved(table, known):
-            instance.report_runless_asset_event(events.built_outside(asset, table, more=more))
+        if has_moved(table, known) and not _is_reported_since(known, looked_at):
+            event = events.built_outside(asset, table, description=description, more=more)
+            instance.report_runless_asset_event(event)
             yield asset.spec.key
+
+
+def _is_reported_since(known: Reported | None, looked_at: float | None) -> bool:
+    """Not what is of a time that has not come: it was reported before the clock was set back."""
+    return bool(known and looked_at and looked_at < known.reported_at <= time.time())
 
 
 def report_partitions(

@@ -16,12 +16,14 @@ from sqlmesh.core.config.format import FormatConfig as FormatConfig
 from sqlmesh.core.console import Console as Console
 from sqlmesh.core.console import NoopConsole as NoopConsole
 from sqlmesh.core.console import set_console as set_console
+from sqlmesh.core.context_diff import ContextDiff as ContextDiff
 from sqlmesh.core.dialect import normalize_model_name as normalize_model_name
 from sqlmesh.core.engine_adapter.base import EngineAdapter as EngineAdapter
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter as DuckDBEngineAdapter
 from sqlmesh.core.engine_adapter.shared import CatalogSupport as CatalogSupport
 from sqlmesh.core.environment import Environment as Environment
 from sqlmesh.core.environment import EnvironmentNamingInfo as EnvironmentNamingInfo
+from sqlmesh.core.environment import EnvironmentStatements as EnvironmentStatements
 from sqlmesh.core.environment import (
     execute_environment_statements as execute_environment_statements,
 )
@@ -31,6 +33,7 @@ from sqlmesh.core.model import SeedModel as SeedModel
 from sqlmesh.core.model import ViewKind as ViewKind
 from sqlmesh.core.node import IntervalUnit as IntervalUnit
 from sqlmesh.core.plan import Plan as Plan
+from sqlmesh.core.plan import PlanBuilder as PlanBuilder
 from sqlmesh.core.plan.common import (
     identify_restatement_intervals_across_snapshot_versions as identify_restatement_intervals_across_snapshot_versions,
 )
@@ -52,6 +55,7 @@ from sqlmesh.core.snapshot.definition import format_intervals as format_interval
 from sqlmesh.core.snapshot.definition import snapshots_to_dag as snapshots_to_dag
 from sqlmesh.core.state_sync import StateReader as StateReader
 from sqlmesh.core.state_sync import StateSync as StateSync
+from sqlmesh.core.test import run_tests as run_tests
 from sqlmesh.utils import CompletionStatus as CompletionStatus
 from sqlmesh.utils.cron import CroniterCache as CroniterCache
 from sqlmesh.utils.date import TimeLike as TimeLike
@@ -72,6 +76,7 @@ __all__ = [
     "ConfigError",
     "ConnectionConfig",
     "Console",
+    "ContextDiff",
     "CroniterCache",
     "DeployabilityIndex",
     "DuckDBAttachOptions",
@@ -80,6 +85,7 @@ __all__ = [
     "EngineAdapter",
     "Environment",
     "EnvironmentNamingInfo",
+    "EnvironmentStatements",
     "FormatConfig",
     "GatewayConfig",
     "IntervalUnit",
@@ -90,6 +96,7 @@ __all__ = [
     "NodeAuditsErrors",
     "NoopConsole",
     "Plan",
+    "PlanBuilder",
     "RuntimeStage",
     "SQLMeshError",
     "Scheduler",
@@ -117,6 +124,7 @@ __all__ = [
     "normalize_model_name",
     "now",
     "now_timestamp",
+    "run_tests",
     "set_console",
     "snapshots_to_dag",
     "to_datetime",

@@ -222,6 +222,17 @@ def read_state_anew(context: Context) -> None:
     cached.engine_adapter._connection_pool.rollback()
 
 
+def state_tables(context: Context) -> tuple[EngineAdapter, str | None]:
+    """Through what SQLMesh reads and writes its state, and the schema of its tables; the state is there.
+
+    Leans on `EngineAdapterStateSync`, which the public `Context.state_sync` wraps.
+    """
+    state: Any = context.state_sync
+    while hasattr(state, "state_sync"):
+        state = state.state_sync
+    return state.engine_adapter, state.schema
+
+
 def has_state(context: Context) -> bool:
     """Whether the project has a state; unlike `Context.state_sync` it creates none, nor a file.
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise, takewhile
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
 from croniter import croniter  # type: ignore[import-untyped]
+from dagster._utils.schedules import schedule_execution_time_iterator
+from sqlmesh.utils.cron import CroniterCache
 
 from sqlmesh_dagster.definition.crons import dagster_cron
+from sqlmesh_dagster.run.schedule import finest_crons
+from tests.sqlmesh_dagster.pure.records import model
 
 _DAY = 86400.0
+_WEEKS = timedelta(days=32)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +56,56 @@ def test_a_tick_follows_within_the_hour_of_each_tick_of_sqlmeshs(
         due = theirs.get_next(datetime)
         tick = croniter(ours, due - timedelta(seconds=1)).get_next(datetime)
         assert timedelta(0) <= tick - due <= timedelta(hours=1), (cron, ours, due, tick)
+
+
+_ZONES = (
+    "Europe/Berlin",
+    "America/New_York",
+    "America/Santiago",
+    "America/Nuuk",
+    "Africa/Casablanca",
+    "Asia/Beirut",
+    "Australia/Lord_Howe",
+    "Pacific/Chatham",
+    "Asia/Kathmandu",
+)
+"""Summer time that begins at 2:00, at midnight, before it, by half an hour, at a quarter to, and none."""
+
+
+@pytest.mark.parametrize("zone", _ZONES)
+@pytest.mark.parametrize(
+    "cron",
+    ["@daily", "@hourly", "0 2 * * *", "45 2 * * *", "30 23 * * *", "0 2 * * 0", "15 3 1 * *"],
+)
+def test_no_night_of_a_clock_change_costs_a_day(zone: str, cron: str) -> None:
+    """Promise: what SQLMesh says is due is found due an hour later at most, and no model waits for the next day.
+
+    SQLMesh's tick and Dagster's are those of two programs, which differ in nights without 2:30.
+    """
+    local, this_year = ZoneInfo(zone), datetime.now(timezone.utc).year
+    period = {"@hourly": 3600.0, "0 2 * * 0": 7 * _DAY, "15 3 1 * *": 28 * _DAY}.get(cron, _DAY)
+    (crons, _) = finest_crons(
+        [model("m", cron=cron, cron_tz=zone, cron_period=period, cron_gap=period)]
+    )
+    days = (datetime(this_year, 1, 1, tzinfo=timezone.utc) + timedelta(days=n) for n in range(366))
+    changes = [
+        day for day, following in pairwise(days) if _offset(day, local) != _offset(following, local)
+    ]
+    for change in changes:
+        begin, end = change - timedelta(days=3), change + timedelta(days=4)
+        ticks = schedule_execution_time_iterator(
+            begin.timestamp(), list(crons), zone, ascending=True
+        )
+        until = end + (timedelta(days=2) if period <= _DAY else _WEEKS)
+        seen = [tick.timestamp() for tick in takewhile(until.__gt__, ticks)]
+        due, before = CroniterCache(cron, begin, local), begin.date()
+        while (moment := due.get_next()) < end:
+            late = min(tick for tick in seen if tick >= moment.timestamp()) - moment.timestamp()
+            day = moment.astimezone(timezone.utc).date()
+            # a time that the clock shows twice is two ticks of SQLMesh, and the end of one day
+            assert late <= 3600 or day == before, (moment, late)
+            before = day
+
+
+def _offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
+    return moment.astimezone(zone).utcoffset()

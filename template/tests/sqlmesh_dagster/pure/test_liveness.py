@@ -79,6 +79,37 @@ def test_a_process_that_got_the_number_of_a_dead_one_is_another_one() -> None:
         other.kill()
 
 
+@pytest.mark.parametrize("hours", [-48, 0, 48])
+def test_a_clock_that_was_set_ends_no_living_run(tmp_path: Path, hours: int) -> None:
+    """Promise: whatever the clock said when the run began, and whatever the kernel has forgotten since."""
+    path = tmp_path / "process.json"
+    give_sign(path)
+    sign = read_sign(path)
+    assert sign is not None
+    moved = replace(
+        sign, began_at=sign.began_at + hours * 3600, seen_at=sign.seen_at + hours * 3600
+    )
+    assert death_of(replace(STARTED, process=moved), time.time()) is None
+
+
+def test_a_process_of_before_the_hosts_start_is_dead(tmp_path: Path) -> None:
+    """Promise: after a power cut its number is another's, whatever the clock says."""
+    give_sign(tmp_path / "process.json")
+    sign = read_sign(tmp_path / "process.json")
+    if sign is not None and sign.boot:
+        before = replace(sign, boot="another")
+        assert "is gone" in str(death_of(replace(STARTED, process=before), time.time()))
+    if sign is not None and sign.since_boot:
+        younger = replace(sign, since_boot=sign.since_boot - 3600)
+        assert "is gone" in str(death_of(replace(STARTED, process=younger), time.time()))
+
+
+def test_a_run_of_the_future_that_has_not_started_is_dead() -> None:
+    """Promise: a launch that was lost while the clock was a year ahead does not stop the schedule for a year."""
+    signs = replace(STARTED, has_started=False, created_at=NOW + 2 * START_SECONDS)
+    assert death_of(signs, NOW) == "it has not started, and the clock was set back since"
+
+
 def test_a_run_that_never_started_is_dead_after_a_while() -> None:
     """Promise: a launch that was lost stops no schedule."""
     for minutes in (16, 600):

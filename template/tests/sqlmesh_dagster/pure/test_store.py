@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +155,94 @@ def test_a_project_of_several_folders_has_a_file_of_its_own(tmp_path: Path) -> N
     assert len(set(names)) == len(names)
     assert names[1].startswith("manifest-with-") and names[6].startswith("manifest-g-with-")
     assert ManifestStore.in_folder(tmp_path, "g", (Path("/b"),)).path.name == names[6]
+
+
+class _Payload:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("executed",)
+
+
+def _edited(content: bytes) -> bytes:
+    return content.replace(b'"digest":"digest"', b'"digest":"forged"')
+
+
+def _nested(content: bytes) -> bytes:
+    return content.replace(b'"n":[1]', b'"n":' + b"[" * 100_000 + b"]" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda _: pickle.dumps(_Payload()), "validation error"),
+        (lambda _: b"!!python/object/apply:os.mkdir [executed]", "validation error"),
+        (lambda whole: whole + whole, "validation error"),
+        (lambda whole: whole[: len(whole) // 2], "validation error"),
+        (lambda whole: whole.replace(b"demo.m", b"demo.\xff"), "validation error"),
+        (_nested, "validation error"),
+        (_edited, "changed after it was written"),
+        (lambda whole: whole.replace(b'"m"', b'"n"', 1), "changed after it was written"),
+        (lambda whole: whole[:-1] + b" }", "changed after it was written"),
+    ],
+)
+def test_a_hostile_manifest_is_neither_executed_nor_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[bytes], bytes],
+    reason: str,
+) -> None:
+    """Promise: it is made again with one line that says why; nothing of it was run, and no part of it used."""
+    monkeypatch.chdir(tmp_path)
+    store = ManifestStore.in_folder(tmp_path, None)
+    store.write(STORED)
+    store.path.write_bytes(spoil(store.path.read_bytes()))
+    with caplog.at_level(logging.INFO):
+        assert store.read() is None
+    (line,) = caplog.messages
+    assert "is made again" in line and reason in line
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    store.path.unlink()
+    store.write(STORED)
+    assert store.read() == STORED
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and owners of files")
+@pytest.mark.parametrize("what", ["pipe", "device", "huge", "loop", "other's"])
+def test_what_is_no_file_of_ours_where_the_manifest_is_stops_no_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Promise: a load waits for no pipe, reads no endless file, and trusts no other user's."""
+    store = ManifestStore.in_folder(tmp_path, None)
+    if what == "pipe":
+        os.mkfifo(store.path)
+    elif what == "loop":
+        store.path.symlink_to(store.path)
+    elif what == "device":
+        store.path.symlink_to("/dev/zero")
+    elif what == "huge":
+        with store.path.open("wb") as file:
+            file.truncate(2**40)  # no disk has it: the file is a hole
+    elif os.geteuid() == 0:
+        store.write(STORED)
+        os.chown(store.path, 12345, 12345)
+    else:
+        pytest.skip("only root gives files away")
+    with caplog.at_level(logging.INFO):
+        assert store.read() is None
+    (line,) = caplog.messages
+    assert f"The manifest `{store.path}` cannot be used and is made again: " in line
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="only root gives files away"
+)
+def test_a_manifest_of_the_projects_owner_is_trusted(tmp_path: Path) -> None:
+    """Promise: one user builds the image or deploys the project, and another one runs it."""
+    store = ManifestStore.in_folder(tmp_path / "cache", None, project=tmp_path)
+    store.write(STORED)
+    os.chown(store.path, 12345, 12345)
+    assert store.read() is None
+    os.chown(tmp_path, 12345, 12345)
+    assert store.read() == STORED

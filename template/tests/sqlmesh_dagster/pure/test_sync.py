@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import time_machine
 
 from sqlmesh_dagster.definition.project import DagsterProject, translate
 from sqlmesh_dagster.facts.tables import BuiltTable
@@ -90,6 +91,14 @@ def test_what_was_reported_after_the_look_knows_more_than_the_look(
     newer = [replace(TABLE, version="v2")]
     assert list(report_moved(instance, PROJECT, newer, looked_at)) == []
     assert list(report_moved(instance, PROJECT, newer, time.time() + 1)) == [KEY]
+
+
+def test_a_clock_that_was_set_back_hides_no_table(instance: dg.DagsterInstance) -> None:
+    """Promise: what was reported at a time that has not come again was there before the look."""
+    list(report_moved(instance, PROJECT, [TABLE]))
+    with time_machine.travel(time.time() - 3600):
+        newer = [replace(TABLE, version="v2")]
+        assert list(report_moved(instance, PROJECT, newer, time.time())) == [KEY]
 
 
 def test_a_table_of_no_asset_is_left_out(instance: dg.DagsterInstance) -> None:
