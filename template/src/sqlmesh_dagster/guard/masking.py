@@ -55,10 +55,38 @@ _SPACED = re.compile(
     rf"\b\w*(?:{_NAMES}|identified\s+by)\w*\s+(?P<secret>{_QUOTED})", re.IGNORECASE | re.DOTALL
 )
 _HINTS = tuple(
-    "://|pass|pwd|secret|token|cred|key|connect|author|bearer|bas|nput_value|dent".split("|")
+    [
+        "://",
+        "pass",
+        "pwd",
+        "secret",
+        "token",
+        "cred",
+        "key",
+        "connect",
+        "author",
+        "bearer",
+        "bas",
+        "nput_value",
+        "dent",
+    ]
 )
 _EXACT_HINTS = tuple(
-    "AKIA|ghp_|gho_|ghu_|ghs_|ghr_|github_pat_|glpat-|xox|sk-|dapi|AIza|eyJ".split("|")
+    [
+        "AKIA",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "github_pat_",
+        "glpat-",
+        "xox",
+        "sk-",
+        "dapi",
+        "AIza",
+        "eyJ",
+    ]
 )
 """Each pattern needs one of these, the first ones in any case: most texts have none, and are not searched.
 
