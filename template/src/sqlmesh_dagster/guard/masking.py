@@ -54,39 +54,35 @@ _STATEMENTS = re.compile(
 _SPACED = re.compile(
     rf"\b\w*(?:{_NAMES}|identified\s+by)\w*\s+(?P<secret>{_QUOTED})", re.IGNORECASE | re.DOTALL
 )
-_HINTS = tuple(
-    [
-        "://",
-        "pass",
-        "pwd",
-        "secret",
-        "token",
-        "cred",
-        "key",
-        "connect",
-        "author",
-        "bearer",
-        "bas",
-        "nput_value",
-        "dent",
-    ]
+_HINTS = (
+    "://",
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "cred",
+    "key",
+    "connect",
+    "author",
+    "bearer",
+    "bas",
+    "nput_value",
+    "dent",
 )
-_EXACT_HINTS = tuple(
-    [
-        "AKIA",
-        "ghp_",
-        "gho_",
-        "ghu_",
-        "ghs_",
-        "ghr_",
-        "github_pat_",
-        "glpat-",
-        "xox",
-        "sk-",
-        "dapi",
-        "AIza",
-        "eyJ",
-    ]
+_EXACT_HINTS = (
+    "AKIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xox",
+    "sk-",
+    "dapi",
+    "AIza",
+    "eyJ",
 )
 """Each pattern needs one of these, the first ones in any case: most texts have none, and are not searched.
 
