@@ -55,14 +55,26 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
     _holder: str = PrivateAttr(default_factory=lambda: f"process {os.getpid()}")
     _work: Worker | None = PrivateAttr(default=None)
     _messages: deque[tuple[int, str]] = PrivateAttr(default_factory=deque)
+    _is_in_run: bool = PrivateAttr(default=False)
+    _of_run: ProjectSettings | None = PrivateAttr(default=None)
 
     @property
     def settings(self) -> ProjectSettings:
         """What this resource was configured with, checked; reads environment variables.
 
+        Within a run, once in each process.
+
         Raises:
             InvalidSettingError: A setting that makes no sense, such as an unset variable.
         """
+        if self._of_run is None:
+            checked = self._checked()
+            if not self._is_in_run:
+                return checked
+            self._of_run = checked
+        return self._of_run
+
+    def _checked(self) -> ProjectSettings:
         given = {name: getattr(self, name) for name in ProjectSettings.model_fields}
         return ProjectSettings.model_construct(**given).checked()
 
@@ -110,6 +122,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Remembers which Dagster run this is; opens nothing."""
+        self._is_in_run, self._of_run = context.run is not None, None
         if context.run is not None:
             self._holder = f"Dagster run {context.run.run_id}"
 

@@ -7,8 +7,11 @@ Whatever fails here names what has moved and who uses it; fix that module before
 
 import importlib
 import inspect
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import dagster as dg
 import duckdb
 import pytest
 from dagster._core.definitions.utils import DISALLOWED_NAMES
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
@@ -35,6 +39,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.settings import environment_name
 from sqlmesh_dagster.upstream import dagster as in_dagster
+from sqlmesh_dagster.upstream import event_rows as in_rows
 from sqlmesh_dagster.upstream import internals
 from sqlmesh_dagster.upstream import launch as in_launch
 from sqlmesh_dagster.upstream import sqlmesh as in_sqlmesh
@@ -204,6 +209,9 @@ _PARAMETERS = {
             "has_table": "table_name",
             "has_secondary_index": "name",
             "_has_asset_key_col_on_connection": "conn column_name",
+            "get_asset_records": "asset_keys",
+            "_event_to_row": "event",
+            "_tags_for_asset_event": "event",
             "watch": "run_id cursor callback",
             "end_watch": "run_id handler",
             "wipe": "",
@@ -831,6 +839,105 @@ def test_the_event_log_connects_where_event_log_py_overrides_it(tmp_path: Path) 
         f"`SqliteEventLogStorage.store_event` used {storage.asked} (event_log.py)."
     )
     storage.dispose()
+
+
+def _entries() -> list[dg.EventLogEntry]:
+    """What a run with assets, checks and partitions logs, and what is reported without a run."""
+    days = dg.StaticPartitionsDefinition(["a", "b"])
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec("fine", asset="table")])
+    def table(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        context.log.info("a message")
+        yield dg.MaterializeResult(metadata={"rows": 3}, tags={"of": "mine"})
+        yield dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN)
+        yield dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey("other"), check_name="not planned", passed=True, metadata={}
+        )
+        yield dg.AssetObservation("seen", tags={"dagster/data_version": "1"})
+
+    @dg.asset(partitions_def=days)
+    def parted() -> None: ...
+
+    @dg.asset(deps=[table])
+    def broken() -> None:
+        raise ValueError
+
+    found: list[dg.EventLogEntry] = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for turn in range(2):
+            run = dg.materialize([table, broken], instance=instance, raise_on_error=False)
+            found += instance.all_logs(run.run_id)
+            ran = dg.materialize([parted], instance=instance, partition_key="ab"[turn])
+            found += instance.all_logs(ran.run_id)
+        for event in (
+            dg.AssetMaterialization("parted", partition="a"),
+            dg.AssetObservation("seen"),
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey("table"), check_name="fine", passed=True, metadata={}
+            ),
+        ):
+            instance.report_runless_asset_event(event)
+        found += instance.all_logs("")
+    return found
+
+
+_OF_THE_MOMENT = {
+    "id",
+    "create_timestamp",
+    "migration_completed",
+    "wipe_timestamp",
+    "asset_details",
+}
+
+
+def _all_rows(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table of a log's files."""
+    found = {}
+    for path in sorted(folder.glob("*.db")):
+        with closing(sqlite3.connect(path)) as connection:
+            tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            for (table,) in tables.fetchall():
+                columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+                kept = ", ".join(f"`{c}`" for c in columns if c not in _OF_THE_MOMENT)
+                rows = connection.execute(f"SELECT {kept or '1'} FROM {table}").fetchall()
+                found[f"{path.name} {table}"] = sorted(rows, key=str)
+    return found
+
+
+def test_events_are_written_as_dagster_writes_them(tmp_path: Path) -> None:
+    """Promise: row by row, in each table of each file, though the statements are not Dagster's."""
+    assert in_rows.changed_methods() == (), (
+        "Dagster's event log has changed, so that its own statements are used, which are slower: compare"
+        " these methods with event_rows.py, then write their digests there anew."
+    )
+    entries = _entries()
+    kinds = {entry.dagster_event_type for entry in entries if entry.is_dagster_event}
+    assert {*in_rows._FOLLOWING} <= kinds
+    assert all(in_rows.is_known(entry) for entry in entries)
+    assert {*ASSET_EVENTS, *ASSET_CHECK_EVENTS} == {
+        *in_rows._FOLLOWING,
+        *in_rows._LEFT_TO_DAGSTER,
+    }
+    logs = (SqliteEventLogStorage(str(tmp_path / "0")), PooledSqliteEventLog(str(tmp_path / "1")))
+    for log in logs:
+        for entry in entries:
+            log.store_event(entry)
+        log.wipe_asset(dg.AssetKey("other"))
+    planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    keys = [dg.AssetKey(name) for name in ("table", "parted", "seen", "broken", "other", "none")]
+    for asked in (keys, keys[:2], [], None):
+        assert logs[1].get_asset_records(asked) == logs[0].get_asset_records(asked)
+    later = time.time() + 60
+    of_table = [e for e in entries if e.dagster_event and e.dagster_event.asset_key == keys[0]]
+    for log in logs:
+        log.wipe_asset(keys[0])  # planned again, it is there, and has no materialization
+        again = next(e for e in of_table if e.dagster_event_type is planned)
+        log.store_event(again._replace(timestamp=later))
+        assert [r.asset_entry.last_materialization for r in log.get_asset_records(keys[:1])] == [
+            None
+        ]
+        log.dispose()
+    assert _all_rows(tmp_path / "1") == _all_rows(tmp_path / "0")
 
 
 def test_the_event_log_knows_which_files_it_has_initialized(tmp_path: Path) -> None:

@@ -54,6 +54,40 @@ _STATEMENTS = re.compile(
 _SPACED = re.compile(
     rf"\b\w*(?:{_NAMES}|identified\s+by)\w*\s+(?P<secret>{_QUOTED})", re.IGNORECASE | re.DOTALL
 )
+_HINTS = (
+    "://",
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "cred",
+    "key",
+    "connect",
+    "author",
+    "bearer",
+    "bas",
+    "nput_value",
+    "dent",
+)
+_EXACT_HINTS = (
+    "AKIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xox",
+    "sk-",
+    "dapi",
+    "AIza",
+    "eyJ",
+)
+"""Each pattern needs one of these, the first ones in any case: most texts have none, and are not searched.
+
+No `i`, for which a pattern that ignores case also takes letters that do not become one.
+"""
 _PLACEHOLDER = re.compile(r"\W*|[@$]\{?\w+\}?|\{\{.*\}\}|none|null|true|false", re.IGNORECASE)
 _CUT = re.compile(r"\.{3}|…")
 Span = tuple[int, int]
@@ -170,6 +204,9 @@ def _beside_cut(text: str, form: str, start: int, end: int) -> Iterator[Span]:
 
 
 def _written(text: str) -> Iterator[Span]:
+    folded = text.casefold()
+    if not any(hint in folded for hint in _HINTS) and not any(h in text for h in _EXACT_HINTS):
+        return
     patterns = (*_PATTERNS, _SPACED) if _STATEMENTS.search(text) else _PATTERNS
     for pattern in patterns:
         for match in pattern.finditer(text):

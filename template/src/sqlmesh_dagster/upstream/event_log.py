@@ -11,14 +11,16 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from dagster import EventLogEntry
+from dagster import AssetKey, EventLogEntry
 from dagster._core.event_api import EventHandlerFn
+from dagster._core.storage.event_log.base import AssetRecord
+from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
     SqliteEventLogStorage,
@@ -32,6 +34,14 @@ from sqlalchemy.pool import QueuePool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
 
+from sqlmesh_dagster.upstream.event_rows import (
+    AssetReader,
+    changed_methods,
+    has_the_tables,
+    is_known,
+    write_event,
+)
+
 _log = logging.getLogger(__name__)
 _MOST_OPEN_SHARDS = 16
 """Per process, three file handles each; a run needs two, a webserver one for each run it shows."""
@@ -40,9 +50,10 @@ _MOST_OPEN_SHARDS = 16
 class PooledSqliteStorage(DagsterSqliteStorage):
     """Dagster's default storage on SQLite, same files and tables, with an event log that writes faster.
 
-    For each record, Dagster's own opens a connection, waits for the disk, and closes; for one of an
-    asset or a check two or three times. Here connections stay open, a record is one transaction in
-    each of its files, and so is a batch: all that a run plans, or the partitions that a step built.
+    For each record, Dagster's own opens a connection, builds its statements, waits for the disk, and
+    closes; for one of an asset or a check two or three times. Here connections stay open, statements
+    are text (`event_rows`), a record is one transaction in each of its files, and so is a batch: all
+    that a run plans, or the partitions that a step built.
     The operating system has a record when the call returns (SQLite's `synchronous=NORMAL`):
     a process that dies loses nothing; when the machine does, the log may miss its last records, and
     stays intact.
@@ -79,6 +90,9 @@ _OVERRIDDEN = {
     "store_event_batch": ["self", "events"],
     "has_table": ["self", "table_name"],
     "has_secondary_index": ["self", "name"],
+    "get_asset_records": ["self", "asset_keys"],
+    "_event_to_row": ["self", "event"],
+    "_tags_for_asset_event": ["self", "event"],
     "_has_asset_key_col_on_connection": ["self", "conn", "column_name"],
     "watch": ["self", "run_id", "cursor", "callback"],
     "path_for_shard": ["self", "run_id"],
@@ -120,6 +134,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         self._shards: OrderedDict[str, _Shard] = OrderedDict()
         self._transaction: _Transaction | None = None
         self._present: set[str] = set()
+        self._reader = AssetReader()
+        self._is_verified = not changed_methods()
         _guard_forks()
         _logs.add(self)
         weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite tidies up
@@ -133,13 +149,37 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
 
     def store_event(self, event: EventLogEntry) -> None:
         with self._written_together():
-            super().store_event(event)
+            self._store(event)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """All of them or, if one cannot be stored, none: Dagster then stores them one by one."""
         with self._written_together():
             for event in events:
-                super().store_event(event)
+                self._store(event)
+
+    def _store(self, event: EventLogEntry) -> None:
+        """In the transaction that goes on."""
+        if is_known(event) and self._has_the_tables():
+            row = self._event_to_row(event)
+            write_event(row, event, self._began, self._tags_for_asset_event)
+        else:
+            super().store_event(event)
+
+    def get_asset_records(
+        self, asset_keys: Sequence[AssetKey] | None = None
+    ) -> Sequence[AssetRecord]:
+        """Before each step, Dagster asks for the assets that the step's own reads."""
+        if asset_keys is not None and self.has_secondary_index(ASSET_KEY_INDEX_COLS):
+            with self._written_together():
+                is_readable = self._has_the_tables()
+                found = (
+                    self._reader.read(self._began(INDEX_SHARD_NAME), asset_keys)
+                    if is_readable
+                    else None
+                )
+            if found is not None:
+                return found
+        return super().get_asset_records(asset_keys)
 
     def has_table(self, table_name: str) -> bool:
         """Asks until it is there: Dagster does for each record of a check."""
@@ -181,49 +221,64 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
             self._present.add(what)
         return what in self._present
 
+    def _has_the_tables(self) -> bool:
+        """Whether files and methods are those that `event_rows` knows."""
+        return self._is_verified and self._is_present(
+            "all tables", lambda: has_the_tables(self._began(INDEX_SHARD_NAME))
+        )
+
     @contextmanager
     def _connection(self, shard: str) -> Iterator[Connection]:
         with _lock:
             if self._transaction is not None:
                 yield self._transaction.connection(shard)
             else:
-                with self._open(shard).connect() as connection, connection.begin():
+                with self._open(shard).begin() as connection:
                     yield connection
 
     @contextmanager
     def _written_together(self) -> Iterator[None]:
         """One transaction in each shard for all that is written meanwhile; nothing of it after an error."""
-        with _lock, ExitStack() as closing:
-            transaction = _Transaction(lambda shard: closing.enter_context(self._begun(shard)))
-            self._transaction = transaction
-            closing.callback(setattr, self, "_transaction", None)
-            yield
-            transaction.commit()
+        with _lock:
+            if self._transaction is not None:
+                yield
+                return
+            self._transaction = transaction = _Transaction(self._open)
+            try:
+                yield
+                transaction.commit()
+            finally:
+                self._transaction = None
+                transaction.roll_back()
 
-    @contextmanager
-    def _begun(self, shard: str) -> Iterator[Connection]:
-        with self._open(shard).connect() as connection:
-            connection.begin()
-            yield connection
+    def _began(self, shard: str) -> sqlite3.Connection:
+        """The driver's connection in the transaction that goes on."""
+        assert self._transaction is not None
+        connection = self._transaction.connection(shard).connection.dbapi_connection
+        assert isinstance(connection, sqlite3.Connection)
+        return connection
 
-    def _open(self, name: str) -> Engine:
-        path = Path(self.path_for_shard(name))
+    def _open(self, name: str) -> _Shard:
+        path = self.path_for_shard(name)
         file = _identity(path)
         shard = self._shards.get(name)
         if shard is not None and shard.file == file:
             self._shards.move_to_end(name)
-            return shard.engine
+            return shard
         if shard is not None:  # another process has deleted the file
-            self._shards.pop(name).engine.dispose()
+            self._shards.pop(name).close()
         if file is None:
             self._initialized_dbs.discard(name)
         if name not in self._initialized_dbs:
             with super().run_connection(name):  # creates what is missing
                 file = _identity(path)
-        while len(self._shards) >= _MOST_OPEN_SHARDS:
-            self._shards.popitem(last=False)[1].engine.dispose()
-        self._shards[name] = _Shard(_engine(self.conn_string_for_shard(name)), file)
-        return self._shards[name].engine
+        in_use = self._transaction.begun if self._transaction else {}
+        for other in [each for each in self._shards if each not in in_use]:
+            if len(self._shards) >= _MOST_OPEN_SHARDS:
+                self._shards.pop(other).close()
+        engine = _engine(self.conn_string_for_shard(name))
+        self._shards[name] = shard = _Shard(engine, engine.connect(), file)
+        return shard
 
 
 class _Watchdog(SqliteEventLogStorageWatchdog):
@@ -239,14 +294,16 @@ class _Watchdog(SqliteEventLogStorageWatchdog):
 
 @dataclass(frozen=True)
 class _Transaction:
-    """The connections that one thread writes to, with `_lock`; whoever opens them closes them."""
+    """The connections that one thread writes to, with `_lock`."""
 
-    begin: Callable[[str], Connection]
+    open: Callable[[str], _Shard]
     begun: dict[str, Connection] = field(default_factory=dict)
 
     def connection(self, shard: str) -> Connection:
         if shard not in self.begun:
-            self.begun[shard] = self.begin(shard)
+            connection = self.open(shard).connection
+            connection.begin()
+            self.begun[shard] = connection
         return self.begun[shard]
 
     def commit(self) -> None:
@@ -254,13 +311,28 @@ class _Transaction:
         for connection in self.begun.values():
             connection.commit()
 
+    def roll_back(self) -> None:
+        """What is not committed."""
+        for connection in self.begun.values():
+            connection.rollback()
+
 
 @dataclass(frozen=True)
 class _Shard:
-    """The pool of one connection to a file of the log, and the identity of that file."""
+    """The connection to a file of the log, and the identity of that file."""
 
     engine: Engine
+    connection: Connection
     file: tuple[int, int] | None
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with self.connection.begin():
+            yield self.connection
+
+    def close(self) -> None:
+        self.connection.close()
+        self.engine.dispose()
 
 
 def _engine(url: str) -> Engine:
@@ -281,10 +353,10 @@ def _wait_less(connection: sqlite3.Connection, record: object) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     """Which file this is, None if there is none; a number is not given again while the file is open."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 # for each record: a `Path` costs more than the look
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
@@ -292,7 +364,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _close(shards: OrderedDict[str, _Shard]) -> None:
     while shards:
-        shards.popitem()[1].engine.dispose()
+        shards.popitem()[1].close()
 
 
 _lock = threading.RLock()
