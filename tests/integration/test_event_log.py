@@ -17,6 +17,7 @@ import pytest
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster_shared.check import CheckError
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import OperationalError
 
 pytestmark = pytest.mark.slow
 
@@ -379,6 +380,44 @@ def test_an_old_log_is_migrated_while_it_is_open(home: Path) -> None:
         assert storage.alembic_version() == (head, head)
         _write(other, "new")
         assert _read(instance) == ["old", "too", "new"]
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Meanwhile no file of SQLite may grow by a page, which it takes for a full disk."""
+
+    def limit(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute("PRAGMA max_page_count=1")
+
+    event.listen(Engine, "connect", limit)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", limit)
+
+
+def test_a_full_disk_is_named_and_nothing_is_half_written(home: Path) -> None:
+    """Promise: SQLite says neither which file nor which disk; with room again, all goes on from what was written."""
+    with _opened(home) as instance:
+        _write(instance, "first")
+    written = ["first"]
+    with _full_disk(), _opened(home) as instance:
+        with pytest.raises(OperationalError) as error:
+            for number in range(1000):
+                _write(instance, f"{number} " + "x" * 5000)
+                written.append(f"{number} " + "x" * 5000)
+        with pytest.raises(OperationalError) as of_run:
+            instance.add_run(dg.DagsterRun("x" * 100_000))
+        for told in (str(error.value), str(of_run.value)):
+            assert told.startswith(
+                f"Dagster's records in `{home}` (`DAGSTER_HOME`) cannot be written"
+            )
+            assert "disk is full" in told and "Make room on its disk" in told
+        assert instance.get_runs() == []
+    with _opened(home) as instance:
+        _write(instance, "last")
+        assert _read(instance) == [*written, "last"]
+    assert _is_intact(home)
 
 
 @pytest.mark.parametrize(("journal", "synchronous"), [("WAL", 1), ("DELETE", 2)])

@@ -32,7 +32,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from sqlmesh_dagster.errors import EnvironmentBusyError
+from sqlmesh_dagster.errors import EnvironmentBusyError, SQLMeshDagsterError
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 
 _log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class ProjectLock:
 
         Raises:
             EnvironmentBusyError: Another user made the lock, and this one may not use it.
+            SQLMeshDagsterError: Its file cannot be made.
         """
         if self._lock.is_locked:  # by this object: a `FileLock` can be taken twice
             return None
@@ -101,9 +102,21 @@ class ProjectLock:
             return self.take(holder)
         except PermissionError as error:
             raise EnvironmentBusyError(_not_ours(Path(self._lock.lock_file))) from error
-        self._holder.unlink(missing_ok=True)  # another user's may not be writable
-        self._holder.write_text(json.dumps({"holder": holder, "pid": os.getpid()}))
+        except OSError as error:
+            raise SQLMeshDagsterError(
+                f"The project's lock `{self._lock.lock_file}` cannot be taken: {error.strerror or error}."
+                " Make room on its disk, or let this user write there; then run again: nothing was begun."
+            ) from error
+        self._note(holder)
         return Lease(self._lock)
+
+    def _note(self, holder: str) -> None:
+        """Who holds it, for those who wait; without it, as on a full disk, they wait for a process without a name."""
+        try:
+            self._holder.unlink(missing_ok=True)  # another user's may not be writable
+            self._holder.write_text(json.dumps({"holder": holder, "pid": os.getpid()}))
+        except OSError as error:
+            _log.warning("The note `%s` cannot be written: %s", self._holder, error)
 
     def holder(self) -> str:
         """The holder that was given to `take` last; empty if not known."""

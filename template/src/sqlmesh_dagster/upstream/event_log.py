@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import shutil
 import sqlite3
 import sys
 import threading
@@ -29,7 +30,8 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
@@ -68,6 +70,8 @@ class PooledSqliteStorage(DagsterSqliteStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data)
+        _homes.add(Path(base_dir).resolve())
+        _explain_errors()
         moved = moved_names()
         if moved:
             _warn_that_it_is_slower(moved)
@@ -118,6 +122,54 @@ def _warn_that_it_is_slower(moved: tuple[str, ...]) -> None:
         " log is used, with the same files. Run `poe update` for one that fits.",
         ", ".join(f"`{name}`" for name in moved),
     )
+
+
+class StorageFullError(OperationalError):
+    """Dagster's records cannot be written; still an error of SQLAlchemy, as Dagster looks for those."""
+
+    def __str__(self) -> str:
+        return str(self.statement)
+
+
+_homes: set[Path] = set()
+_CANNOT_WRITE = (
+    "disk is full",
+    "disk I/O error",
+    "unable to open database file",
+    "readonly database",
+)
+"""What SQLite says, without the name of the file."""
+
+
+@cache
+def _explain_errors() -> None:
+    """Also of Dagster's own files of runs and ticks, whose engines are made anew all the time."""
+    event.listen(Engine, "handle_error", _with_place, retval=True)
+
+
+def _with_place(context: ExceptionContext) -> BaseException | None:
+    """The error to raise in place of one that does not say which disk is full; None for any other."""
+    said = str(context.original_exception)
+    if context.engine is None or not any(words in said for words in _CANNOT_WRITE):
+        return None
+    file = Path(context.engine.url.database or "").resolve()
+    home = next((home for home in _homes if file.is_relative_to(home)), None)
+    if home is None:
+        return None
+    return StorageFullError(_unwritable(home, said), None, context.original_exception)
+
+
+def _unwritable(home: Path, said: str) -> str:
+    is_full = shutil.disk_usage(home).free < _LITTLE
+    remedy = "Make room on its disk" if is_full else "Make room on its disk, or let this user write"
+    return (
+        f"Dagster's records in `{home}` (`DAGSTER_HOME`) cannot be written: {said}. {remedy}; then run"
+        " again. SQLMesh's own records are elsewhere, and say what is still missing."
+    )
+
+
+_LITTLE = 2**20
+"""Bytes; a write-ahead log grows in steps that are smaller."""
 
 
 def _allow_batches() -> None:

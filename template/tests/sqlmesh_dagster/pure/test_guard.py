@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sqlmesh_dagster.errors import EnvironmentBusyError
+from sqlmesh_dagster.errors import EnvironmentBusyError, SQLMeshDagsterError
 from sqlmesh_dagster.guard import locks
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.locks import Patience, ProjectLock, wait_for
@@ -117,7 +117,7 @@ def test_a_folder_that_somebody_else_planted_is_refused(tmp_path: Path, plant: s
 _AS_ANOTHER = """
 import os
 from pathlib import Path
-from sqlmesh_dagster.errors import EnvironmentBusyError
+from sqlmesh_dagster.errors import EnvironmentBusyError, SQLMeshDagsterError
 from sqlmesh_dagster.guard.locks import ProjectLock
 os.setgid(54321)
 os.setuid(54321)  # an id without a name, as Kubernetes gives one
@@ -168,6 +168,28 @@ def test_two_users_wait_for_each_other_or_are_told_why_they_cannot(shared_folder
 def test_a_user_without_a_name_has_a_lock(shared_folder: Path) -> None:
     """Promise: Kubernetes' `runAsUser` needs no entry in the list of users."""
     assert _as_another_user(None, shared_folder) == "True other"
+
+
+def test_a_note_that_cannot_be_written_keeps_no_lock(tmp_path: Path) -> None:
+    """Promise: on a full disk the lock is taken and given back all the same; who holds it has no name."""
+    lock = ProjectLock("one", tmp_path)
+    (tmp_path / ".cache/dagster/locks/one.json").mkdir()  # nothing can be written in its place
+    for _ in range(2):
+        lease = lock.take("me")
+        assert lease is not None and ProjectLock("one", tmp_path).take("you") is None
+        assert lock.holder() == ""
+        lease.release()
+
+
+def test_a_lock_whose_file_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """Promise: the message has the file, the reason and the next step, and nobody believes to hold it."""
+    lock = ProjectLock("one", tmp_path)
+    place = tmp_path / ".cache/dagster/locks/one.lock"
+    place.mkdir()
+    with pytest.raises(SQLMeshDagsterError, match=r"one\.lock` cannot be taken: .*Make room"):
+        lock.take("me")
+    place.rmdir()
+    (lock.take("me") or pytest.fail("it is free")).release()
 
 
 def test_a_lock_is_free_again_when_its_process_dies() -> None:
