@@ -494,3 +494,25 @@ def test_one_look_finds_all_inputs_however_many_models_there_are(
         assert looks(3) == looks(30) > 0
     finally:
         event.remove(Engine, "before_cursor_execute", ask)
+
+
+def test_a_wiped_history_is_begun_anew_and_builds_nothing_twice(
+    source: Source, instance: dg.DagsterInstance
+) -> None:
+    """Promise: after `dagster asset wipe` of all, partitions too, the next run knows each asset again, and no row is there twice."""
+    project = source.project
+    project.model("whole", "SELECT id FROM raw.events")
+    project.model("appended", "SELECT @start_ds::DATE AS day", "kind INCREMENTAL_UNMANAGED")
+    by_day = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
+    project.model(
+        "daily", "SELECT id, day FROM raw.events WHERE day BETWEEN @start_ds AND @end_ds", by_day
+    )
+    definitions = _definitions(source)
+    assert _run(definitions, instance, now=_NOW).success
+    tables = ("whole", "appended", "daily")
+    before = [project.query(f"FROM demo__dev.{name} ORDER BY ALL") for name in tables]
+    keys = list(definitions.resolve_asset_graph().executable_asset_keys)
+    instance.wipe_assets(keys)
+    assert _run(definitions, instance).success
+    assert [project.query(f"FROM demo__dev.{name} ORDER BY ALL") for name in tables] == before
+    assert all(instance.get_latest_materialization_event(key) for key in keys)

@@ -32,9 +32,9 @@ _DAYS = (
     ("2026-03-30T12:00", "2026-03-29T12:00"),
     ("2026-03-31T00:10", "2026-04-10T00:10"),  # ten days too late, and seen soon
     ("2026-04-01T00:10", None),
-    ("2026-10-25T00:45", "2026-10-25T00:15"),  # 2:45 in Berlin, which comes twice
-    ("2026-10-25T01:45", None),
-    ("2026-10-26T12:00", None),
+    ("2026-04-05T02:45", "2026-04-05T02:15"),  # 23:45 in Santiago, which comes twice
+    ("2026-04-05T03:45", None),
+    ("2026-04-06T12:00", None),
 )
 _ZONES = ("UTC", "Pacific/Chatham", "America/New_York", "Europe/Berlin", "Asia/Kathmandu")
 _COMMON = """
@@ -111,13 +111,14 @@ _OURS = """
 def _project(folder: Path) -> Project:
     project = Project(folder)
     times = "@start_dt AS began, @end_dt AS ended"
-    by_time = "kind INCREMENTAL_BY_TIME_RANGE (time_column at), start '2026-03-26'"
-    hours = "SELECT h AS at FROM generate_series(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 HOUR) AS t(h)"
+    by_time = "kind INCREMENTAL_BY_TIME_RANGE (time_column moment), start '2026-03-26'"
+    hours = "SELECT h AS moment FROM generate_series(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 HOUR) AS t(h)"
     project.model("hourly", hours, f"{by_time}, cron '@hourly'")
     days = (
         hours.replace("HOUR", "DAY").replace("@start_dt", "@start_ds").replace("@end_dt", "@end_ds")
     )
     project.model("berlin", days, f"{by_time}, cron '30 2 * * *', cron_tz 'Europe/Berlin'")
+    project.model("santiago", days, f"{by_time}, cron '30 23 * * *', cron_tz 'America/Santiago'")
     project.model(
         "appended",
         f"SELECT {times}",
@@ -180,10 +181,16 @@ def test_under_a_clock_that_jumps_dagster_builds_what_bare_sqlmesh_does(tmp_path
     bare, ours = _project(tmp_path / "bare"), _project(tmp_path / "dagster" / "project")
     _run(bare, _BARE)
     _run(ours, _OURS)
-    columns = {"hourly": "at", "berlin": "at", "appended": "began, ended", "whole": "day"}
+    columns = {
+        "hourly": "moment",
+        "berlin": "moment",
+        "santiago": "moment",
+        "appended": "began, ended",
+        "whole": "day",
+    }
     for model, names in columns.items():
         assert _rows(ours, model, names) == _rows(bare, model, names), model
-    twice = [row for row in _rows(ours, "hourly", "at") if row[-1] != 1]
+    twice = [row for row in _rows(ours, "hourly", "moment") if row[-1] != 1]
     assert not twice
-    hours = {f"{at:%Y-%m-%d-%H:%M}" for at, _ in _rows(ours, "hourly", "at")}
+    hours = {f"{moment:%Y-%m-%d-%H:%M}" for moment, _ in _rows(ours, "hourly", "moment")}
     assert set(json.loads((ours.root / "hours.json").read_text())) == hours

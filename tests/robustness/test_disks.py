@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import duckdb
 import pytest
-from tests.sqlmesh_dagster.projects import Project, last_run
+from tests.sqlmesh_dagster.projects import Project, last_run, run_config
 
 from tests.integration.conftest import own_process
 
@@ -28,8 +30,8 @@ defs = dg.Definitions.merge(
     dg.Definitions(executor={executor}),
 )
 """
-_PLACES = ("home", "warehouse", "temp", "cache")
-_EXECUTORS = ("dg.in_process_executor", "dg.multiprocess_executor")
+_SHOWN = int(os.environ.get("DISKS_SHOWN", "0"))
+"""Characters of what each run said, with `-s`."""
 
 
 @contextmanager
@@ -54,12 +56,10 @@ def _fill(place: Path) -> Path:
 
 
 def _run(folder: Path, day: int) -> subprocess.CompletedProcess[str]:
-    config = (
-        f"{{resources: {{sqlmesh_run_options: {{config: {{execution_time: '2025-01-{day}'}}}}}}}}"
-    )
+    config = run_config(now=f"2025-01-{day}")
     command = ["dagster", "asset", "materialize", "--select", "*", "-f", str(folder / "defs.py")]
     return subprocess.run(
-        [sys.executable, "-m", *command, "--config-json", _json(config)],
+        [sys.executable, "-m", *command, "--config-json", json.dumps(config)],
         cwd=folder,
         env={
             **os.environ,
@@ -73,66 +73,6 @@ def _run(folder: Path, day: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _json(config: str) -> str:
-    import json
-
-    import yaml
-
-    return json.dumps(yaml.safe_load(config))
-
-
-@pytest.mark.parametrize("executor", _EXECUTORS)
-@pytest.mark.parametrize("place", _PLACES)
-def test_a_full_disk_is_named_and_nothing_is_half_recorded(
-    tmp_path: Path, place: str, executor: str
-) -> None:
-    """Promise: the message says which folder; with room again the next run builds what is missing, once."""
-    project = Project(tmp_path / "project")
-    places = {
-        "home": tmp_path / "home",
-        "warehouse": tmp_path / "warehouse",
-        "temp": tmp_path / "temp",
-        "cache": project.root / ".cache",
-    }
-    for folder in places.values():
-        folder.mkdir(exist_ok=True)
-    database = places["warehouse"] / "warehouse.duckdb"
-    config = (project.root / "config.yaml").read_text()
-    project.write("config.yaml", config.replace(str(project.database), str(database)))
-    (tmp_path / "home" / "dagster.yaml").touch()
-    (tmp_path / "defs.py").write_text(_CODE.format(root=str(project.root), executor=executor))
-    project.model(
-        "days",
-        "SELECT @start_ds::DATE AS day, i, hash(i)::TEXT AS text FROM range(20000) AS t(i)",
-        "kind INCREMENTAL_UNMANAGED, start '2025-01-08'",
-    )
-    project.model("below", "SELECT count(*) AS n FROM demo.days")
-    with _small_disk(places[place]):
-        if place == "home":
-            (tmp_path / "home" / "dagster.yaml").write_text(_STORAGE.format(home=tmp_path / "home"))
-        first = _run(tmp_path, 10)
-        assert first.returncode == 0, first.stderr[-3000:]
-        filler = _fill(places[place])
-        full = _run(tmp_path, 11)
-        said = full.stdout + full.stderr
-        print(
-            f"=== {place} {executor}: rc {full.returncode}\n",
-            said[-int(os.environ.get("SHOWN", "6000")) :],
-        )
-        filler.unlink()
-        again = _run(tmp_path, 12)
-        assert again.returncode == 0, again.stderr[-3000:]
-        assert last_run(tmp_path / "home").success
-        import duckdb
-
-        with duckdb.connect(str(database), read_only=True) as connection:
-            rows = connection.execute(
-                "SELECT day::TEXT, count(*) FROM demo__dev.days GROUP BY 1 ORDER BY 1"
-            ).fetchall()
-            print(rows)
-    assert sum(count for _, count in rows) % 20000 == 0
-
-
 _STORAGE = """
 storage:
   custom:
@@ -141,3 +81,95 @@ storage:
     config:
       base_dir: {home}
 """
+
+
+_FILLER = """
+import typing as t
+from contextlib import suppress
+from pathlib import Path
+import pandas as pd
+from sqlmesh import ExecutionContext, model
+
+@model("demo.filler", columns={"n": "int"}, kind="FULL", cron="@daily")
+def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
+    place = Path(PLACE)
+    if (place / "fill").exists():
+        with (place / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while filler.write(bytes(2**12)):
+                pass
+    return pd.DataFrame({"n": [1]})
+"""
+"""A model in which the disk becomes full, if it is to."""
+
+
+def _places(root: Path) -> dict[str, Path]:
+    places = {"home": "home", "warehouse": "warehouse", "temp": "temp", "cache": "project/.cache"}
+    return {name: root / path for name, path in places.items()}
+
+
+def _project(root: Path, place: Path, executor: str) -> Project:
+    project = Project(root / "project")
+    for folder in _places(root).values():
+        folder.mkdir(parents=True, exist_ok=True)
+    config = (project.root / "config.yaml").read_text()
+    project.write("config.yaml", config.replace(str(project.database), str(_database(root))))
+    (root / "defs.py").write_text(_CODE.format(root=str(project.root), executor=executor))
+    rows = "SELECT @start_ds::DATE AS day, i, hash(i)::TEXT AS text FROM range(20000) AS t(i), demo.filler"
+    project.model("days", rows, "kind INCREMENTAL_UNMANAGED, start '2025-01-08'")
+    project.model("below", "SELECT count(*) AS n FROM demo.days")
+    project.write("models/filler.py", _FILLER.replace("PLACE", repr(str(place))))
+    return project
+
+
+def _database(root: Path) -> Path:
+    return root / "warehouse" / "warehouse.duckdb"
+
+
+@pytest.mark.parametrize(
+    ("place", "moment", "executor"),
+    [
+        ("home", "before", "in_process"),
+        ("home", "during", "in_process"),
+        ("home", "during", "multiprocess"),
+        ("warehouse", "before", "in_process"),
+        ("warehouse", "during", "in_process"),
+        ("temp", "before", "multiprocess"),
+        ("temp", "during", "in_process"),
+        ("cache", "before", "in_process"),
+        ("cache", "during", "in_process"),
+    ],
+)
+def test_a_full_disk_is_named_and_nothing_is_half_recorded(
+    tmp_path: Path, place: str, moment: str, executor: str
+) -> None:
+    """Promise: the message names the folder, or the run needs none; with room again the next builds what is missing, once."""
+    disk = _places(tmp_path)[place]
+    project = _project(tmp_path, disk, f"dg.{executor}_executor")
+    with _small_disk(disk):
+        (tmp_path / "home" / "dagster.yaml").write_text(_STORAGE.format(home=tmp_path / "home"))
+        first = _run(tmp_path, 10)
+        assert first.returncode == 0, first.stderr[-3000:]
+        if moment == "during":
+            (disk / "fill").touch()
+        else:
+            _fill(disk)
+        if place == "cache":  # what SQLMesh, and this package, made of the files is made anew
+            project.model("below", "SELECT count(*) AS n, 2 AS more FROM demo.days")
+        full = _run(tmp_path, 11)
+        said = full.stdout + full.stderr
+        print(
+            f"=== {place} {moment} {executor}: {full.returncode}\n{said[-_SHOWN:] if _SHOWN else ''}"
+        )
+        (disk / "fill").unlink(missing_ok=True)
+        (disk / "filler").unlink()
+        again = _run(tmp_path, 12)
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert last_run(tmp_path / "home").success
+        with duckdb.connect(str(_database(tmp_path)), read_only=True) as connection:
+            rows = connection.execute(
+                "SELECT day::TEXT, count(*) FROM demo__dev.days GROUP BY 1 ORDER BY 1"
+            ).fetchall()
+    built_in_between = [("2025-01-08", 20000), ("2025-01-10", 20000), ("2025-01-11", 20000)]
+    assert rows == (built_in_between if len(rows) == 3 else built_in_between[:2])
+    if full.returncode:
+        assert str(disk) in said

@@ -69,9 +69,9 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data)
         _homes.add(Path(base_dir).resolve())
         _explain_errors()
+        super().__init__(base_dir, inst_data)
         moved = moved_names()
         if moved:
             _warn_that_it_is_slower(moved)

@@ -1,0 +1,190 @@
+"""A server that is cut off in each phase of a run, by a proxy: for SQLMesh's data and state, and for Dagster's records."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+from tests.integration.conftest import instance, own_process, project
+from tests.postgres import Server, postgres
+from tests.robustness.proxy import Proxy, proxy
+from tests.robustness.test_state_locks import _on_postgres
+
+__all__ = ["instance", "own_process", "project"]
+pytestmark = [pytest.mark.slow, pytest.mark.storm]
+
+_PHASES = {
+    "taking the lock": "pg_try_advisory_lock",
+    "the plan": r"INSERT INTO [^;]*_environments",
+    "a table": "CREATE TABLE [^;]*demo__days",
+    "the build": "INSERT INTO [^;]*demo__days",
+    "the record": r"INSERT INTO [^;]*_intervals",
+    "release": "pg_advisory_unlock",
+}
+_SECONDS = 90
+_LATER = "2025-01-12T00:30:00"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """One Postgres for all tests."""
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def database(server: Server, tmp_path: Path) -> str:
+    """An empty one."""
+    name = re.sub(r"\W", "_", tmp_path.name).lower()[-60:]
+    server.create_database(name)
+    return name
+
+
+@pytest.fixture
+def cutter(server: Server) -> Iterator[Proxy]:
+    """In front of the server."""
+    with proxy(server.port) as running:
+        yield running
+
+
+def _write_models(project: Project) -> None:
+    by_day = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2025-01-08'"
+    rows = "SELECT d::DATE AS day FROM generate_series(@start_ds::DATE, @end_ds::DATE, '1 day') AS t(d)"
+    project.model("days", rows, by_day)
+    project.model("below", "SELECT count(*) AS n FROM demo.days", "kind FULL, cron '@daily'")
+
+
+@pytest.mark.parametrize("when", ["first", "later"])
+@pytest.mark.parametrize("phase", _PHASES)
+def test_a_cut_in_any_phase_ends_the_run_and_the_next_one_completes_it(
+    project: Project,
+    instance: dg.DagsterInstance,
+    server: Server,
+    database: str,
+    cutter: Proxy,
+    phase: str,
+    when: str,
+) -> None:
+    """Promise: one message that says the server is gone; no interval is lost, and no row is there twice."""
+    _on_postgres(project, cutter.port, database)
+    _write_models(project)
+    definitions = project.definitions(wait_timeout=5)
+    if when == "later":
+        assert run_in_process(definitions, instance).success
+    cutter.cut_at(_PHASES[phase])
+    begin = time.monotonic()
+    cut = run_in_process(definitions, instance, now=_LATER)
+    assert time.monotonic() - begin < _SECONDS
+    if cutter.cuts == 0:
+        pytest.skip(f"{phase} does not come in a {when} run")
+    if not cut.success:
+        errors = set(cut.failed.values())
+        assert all(_is_told(error) for error in errors), errors
+    again = run_in_process(definitions, instance, now=_LATER)
+    assert again.success, again.failed
+    assert server.query(database, "SELECT count(*), count(DISTINCT day) FROM demo__dev.days") == [
+        (4, 4)
+    ]
+    assert server.query(database, "SELECT n FROM demo__dev.below") == [(4,)]
+
+
+def _is_told(error: str) -> bool:
+    """In words of ours, or as a model that was skipped because of it."""
+    return (
+        "cannot be reached, or has ended the" in error
+        or "held the lock on SQLMesh's state was lost" in error
+        or "Upstream" in error
+        or "skipped" in error
+    )
+
+
+def test_a_server_that_falls_silent_ends_the_run(
+    project: Project, instance: dg.DagsterInstance, server: Server, database: str, cutter: Proxy
+) -> None:
+    """Promise: a firewall that drops what it has let pass for an hour holds no run for ever."""
+    _on_postgres(project, cutter.port, database)
+    _write_models(project)
+    definitions = project.definitions(wait_timeout=5)
+    assert run_in_process(definitions, instance).success
+    cutter.cut_at("SELECT pg_backend_pid", silently=True)
+    begin = time.monotonic()
+    silent = run_in_process(definitions, instance, now=_LATER)
+    assert time.monotonic() - begin < _SECONDS and cutter.cuts
+    assert not silent.success
+    assert run_in_process(definitions, instance, now=_LATER).success
+    rows = server.query(database, "SELECT count(*), count(DISTINCT day) FROM demo__dev.days")
+    assert rows == [(4, 4)]
+
+
+_DAGSTER = """
+import sys
+import dagster as dg
+from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+project = Project.__new__(Project)
+project.root, project.settings = __import__("pathlib").Path(sys.argv[1]), {"environment": "dev"}
+with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
+    run = run_in_process(project.definitions(), instance, now=sys.argv[3])
+    print("SUCCESS" if run.success else run.failed)
+"""
+_STORAGE = """
+storage:
+  postgres:
+    postgres_db: {{hostname: 127.0.0.1, port: {port}, username: postgres, password: "", db_name: {database}}}
+compute_logs: {{module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}}
+"""
+_RECORDS = {
+    "the run": "INSERT INTO runs ",
+    "the start": "INSERT INTO event_logs .*PIPELINE_START",
+    "a step": "INSERT INTO event_logs .*STEP_START",
+    "a materialization": "INSERT INTO event_logs .*ASSET_MATERIALIZATION['\"]",
+    "the end": "INSERT INTO event_logs .*PIPELINE_SUCCESS",
+}
+
+
+@pytest.mark.parametrize("moment", _RECORDS)
+def test_dagsters_records_are_cut_off_and_what_is_built_stays(
+    project: Project, server: Server, database: str, cutter: Proxy, tmp_path: Path, moment: str
+) -> None:
+    """Promise: whatever Dagster could not write, SQLMesh's record is whole, and the next run completes both."""
+    pytest.importorskip("dagster_postgres")
+    _write_models_on_duckdb(project)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(_STORAGE.format(port=cutter.port, database=database))
+    assert "SUCCESS" in _in_a_process(project, home, "2025-01-10")
+    cutter.cut_at(_RECORDS[moment])
+    begin = time.monotonic()
+    said = _in_a_process(project, home, "2025-01-12")
+    assert time.monotonic() - begin < _SECONDS and cutter.cuts, said[-3000:]
+    print(f"=== {moment}: {said[-400:]}")
+    assert "SUCCESS" in _in_a_process(project, home, "2025-01-12")
+    assert project.query("SELECT count(*), count(DISTINCT day) FROM demo__dev.days") == [(4, 4)]
+    assert project.query("SELECT n FROM demo__dev.below") == [(4,)]
+
+
+def _write_models_on_duckdb(project: Project) -> None:
+    rows = "SELECT d::DATE AS day FROM generate_series(@start_ds::DATE, @end_ds::DATE, INTERVAL 1 DAY) AS t(d)"
+    by_day = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2025-01-08'"
+    project.model("days", rows, by_day)
+    project.model("below", "SELECT count(*) AS n FROM demo.days", "kind FULL, cron '@daily'")
+
+
+def _in_a_process(project: Project, home: Path, now: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", _DAGSTER, str(project.root), str(home), now],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return done.stdout + done.stderr
