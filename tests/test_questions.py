@@ -61,7 +61,7 @@ BAD_ANSWERS = {
         *("", "data", "team:", "team: data", "team:a\nb", 'team:"a"', "team:" + "x" * 200),
         *("ada@", "@example.com", "ada@example", "ada@example.com\n", "a b@example.com", "../evil"),
     ],
-    "python_version": ["3.9", "3.14", "python3", ""],
+    "python_version": ["3.9", "3.15", "python3", ""],
     "sample": ["huge", ""],
     "sqlmesh_project_dir": ["transform", *BAD_FOLDERS],
     "warehouse": ["oracle", "Postgres", ""],
