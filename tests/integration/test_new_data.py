@@ -11,7 +11,7 @@ from sqlalchemy import Engine, event
 from tests.sqlmesh_dagster.projects import Project, Run, run_config
 
 from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator
-from sqlmesh_dagster.commands.newest import past_run
+from sqlmesh_dagster.commands.following import past_run
 from sqlmesh_dagster.commands.report import ending
 from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.manifest.loading import project_manifest

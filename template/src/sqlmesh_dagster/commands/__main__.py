@@ -14,12 +14,11 @@ from uuid import uuid4
 import click
 from dotenv import dotenv_values
 
-from sqlmesh_dagster.commands.location import code_location
+from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.request import RunRequest, Scope
-from sqlmesh_dagster.errors import InvalidSettingError
 
 if TYPE_CHECKING:
-    from sqlmesh_dagster.commands.launch import LaunchedRun
+    from sqlmesh_dagster.commands.progress import LaunchedRun
     from sqlmesh_dagster.commands.screen import Screen
 
 _PRODUCTION = "prod"
@@ -192,6 +191,7 @@ def verify(verbose: bool) -> None:
 def alert() -> None:
     """Send a test message to where alerts go."""
     from sqlmesh_dagster.alerts import Alert, send
+    from sqlmesh_dagster.errors import InvalidSettingError
 
     try:
         send(Alert("Alerts arrive here.", ("This is a test; nothing failed.",), ""), os.environ)
@@ -236,7 +236,7 @@ def format_models(check: bool) -> None:
 def _root() -> Path:
     try:
         return code_location(Path.cwd()).root
-    except InvalidSettingError as error:
+    except NotInAProjectError as error:
         raise click.ClickException(str(error)) from None
 
 

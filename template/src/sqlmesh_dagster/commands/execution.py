@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from sqlmesh_dagster.commands.following import followed
 from sqlmesh_dagster.commands.location import code_location
+from sqlmesh_dagster.commands.messages import Outbox
 from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
 from sqlmesh_dagster.commands.selection import is_model, loads, models_named, option_keys
 from sqlmesh_dagster.commands.source import is_yours
@@ -26,37 +27,31 @@ from sqlmesh_dagster.upstream.launch import (
 
 _DEFAULT_PROJECT = "sqlmesh"
 NOT_STARTED = 2
-"""Exit code where there is no run, and the report says why."""
+"""Exit code where there is no run, and a message says why."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Executes the request; its report says that it has begun, and later why it could not.
+    """Executes the request, and says what becomes of it.
 
     Args:
-        arguments: A `RunRequest` as JSON, and the file of the report.
+        arguments: A `RunRequest` as JSON, and the file of the messages.
     """
-    request, report = RunRequest.from_json(arguments[0]), Path(arguments[1])
+    request, outbox = RunRequest.from_json(arguments[0]), Outbox(Path(arguments[1]))
     with dg.DagsterInstance.get() as instance, interruptible():
-        _write(report, {})  # from here on the instance is ready for its readers
         try:
             location = code_location(Path.cwd())
             project = LocatedProject(location.module, str(location.root), location.name)
             job, assets, config = _run_of(request, project)
-            _write(report, {"files": _files(project.assets, location.root)})
+            files = _files(project.assets, location.root)
         except Exception as error:
-            _write(report, {"error": mask(explained(error, Path.cwd()))})
+            outbox.put("refused", {"error": mask(explained(error, Path.cwd()))})
             return NOT_STARTED
         tags = {LAUNCH_TAG: request.launch}
         level = "INFO" if request.is_verbose else "CRITICAL"
         if project.has_console_logger(job):
             config = {**config, "loggers": {"console": {"config": {"log_level": level}}}}
-        return int(not project.execute(instance, job, assets, config, tags))
-
-
-def _write(report: Path, facts: Mapping[str, Any]) -> None:
-    new = report.with_suffix(".new")
-    new.write_text(json.dumps(facts), encoding="utf-8")
-    new.replace(report)
+        with followed(outbox, request.launch, location.root, files):
+            return int(not project.execute(instance, job, assets, config, tags))
 
 
 def _run_of(

@@ -1,79 +1,58 @@
-"""Starts the process of a run, follows the run's events, and shows them."""
+"""Starts the process of a run, and shows what that says.
+
+Nothing here imports Dagster: the run's process does, and once is enough.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import dagster as dg
+from sqlmesh_dagster.commands.messages import Inbox
+from sqlmesh_dagster.commands.progress import AssetLine, LaunchedRun, RunProgress
+from sqlmesh_dagster.commands.request import RunRequest
 
-from sqlmesh_dagster.commands.progress import AssetLine, RunProgress
-from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
-from sqlmesh_dagster.guard.secret_values import secrets_of_variables
-from sqlmesh_dagster.guard.secrets import learn, mask
-from sqlmesh_dagster.upstream.dagster import end_dead_run
-from sqlmesh_dagster.upstream.launch import run_events
-
-_POLL_SECONDS = 0.2
-_LAST_LINES = 20
+_POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class LaunchedRun:
-    """A run that has ended, or why there is none.
-
-    Attributes:
-        run_id: None if the run could not begin.
-        error: Why there is no run, or why it ended without an end of its own.
-    """
-
-    run_id: str | None
-    is_success: bool
-    progress: RunProgress
-    error: str | None = None
-
-
-def launch(
-    request: RunRequest, root: Path, show: Callable[[AssetLine, RunProgress], None]
-) -> LaunchedRun:
+def launch(request: RunRequest, root: Path, show: Callable[[AssetLine, int], None]) -> LaunchedRun:
     """Executes the request in a process of its own, and shows each asset as it ends.
 
     What that process prints is kept from the terminal, unless the request asks for it: Dagster's run
     log has it.
+
+    Args:
+        show: Takes each line, and how wide the longest name is.
     """
-    progress = RunProgress(root)
     with tempfile.TemporaryDirectory(prefix="poe-run-") as folder:
-        report = Path(folder, "report.json")
-        with Path(folder, "output.txt").open("w+") as output:
-            process = _start(request, report, None if request.is_verbose else output)
+        messages, output = Path(folder, "messages.jsonl"), Path(folder, "output.txt")
+        with output.open("w") as file:
+            process = _start(request, messages, None if request.is_verbose else file)
             with _passing_on_signals(process):
-                run = _follow(request, process, report, progress, show)
-            output.seek(0)
-            if run is None:
-                return LaunchedRun(None, False, progress, _why_not_started(process, report, output))
-    if run.is_finished:
-        return LaunchedRun(run.run_id, run.is_success, progress)
-    return LaunchedRun(run.run_id, False, progress, _ended_as_dead(run, process))
+                last = _shown(process, Inbox(messages), show)
+        if last is not None:
+            return last
+        from sqlmesh_dagster.commands.aftermath import ended_without_a_word
+
+        return ended_without_a_word(request.launch, root, process.returncode, output)
 
 
-def _start(request: RunRequest, report: Path, output: TextIO | None) -> subprocess.Popen[bytes]:
+def _start(request: RunRequest, messages: Path, output: TextIO | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             sys.executable,
             "-m",
             "sqlmesh_dagster.commands.execution",
             request.to_json(),
-            str(report),
+            str(messages),
         ],
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -122,56 +101,25 @@ def _passing_on_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
             process.kill()
 
 
-def _follow(
-    request: RunRequest,
-    process: subprocess.Popen[bytes],
-    report: Path,
-    progress: RunProgress,
-    show: Callable[[AssetLine, RunProgress], None],
-) -> dg.DagsterRun | None:
-    """Feeds the run's events as they come; the run as it was at the end of its process."""
-    while not report.exists():
-        if process.poll() is not None:
-            return None
+def _shown(
+    process: subprocess.Popen[bytes], inbox: Inbox, show: Callable[[AssetLine, int], None]
+) -> LaunchedRun | None:
+    """Shows each asset as it ends; what the process said last, once it has ended."""
+    last = None
+    while True:
+        is_over = process.poll() is not None
+        for message in inbox.take():
+            if message["kind"] == "asset":
+                show(AssetLine.from_data(message["line"]), message["width"])
+            else:
+                last = _end_of(message)
+        if is_over:
+            return last
         time.sleep(_POLL_SECONDS)
-    run, cursor = None, None
-    with dg.DagsterInstance.get() as instance:
-        while True:
-            is_over = process.poll() is not None
-            run = _run_of(instance, request)
-            if run is not None:
-                progress.files = progress.files or _read(report).get("files", {})
-                entries, cursor = run_events(instance, run.run_id, cursor)
-                for entry in entries:
-                    for line in progress.feed(entry):
-                        show(line, progress)
-                if entries:
-                    continue
-            if is_over:
-                return run
-            time.sleep(_POLL_SECONDS)
 
 
-def _run_of(instance: dg.DagsterInstance, request: RunRequest) -> dg.DagsterRun | None:
-    runs = instance.get_run_records(dg.RunsFilter(tags={LAUNCH_TAG: request.launch}), limit=1)
-    return runs[0].dagster_run if runs else None
-
-
-def _read(report: Path) -> dict[str, Any]:
-    return dict(json.loads(report.read_text(encoding="utf-8")))
-
-
-def _why_not_started(process: subprocess.Popen[bytes], report: Path, output: TextIO) -> str:
-    if report.exists() and "error" in _read(report):
-        return str(_read(report)["error"])
-    learn(secrets_of_variables(os.environ))
-    last = mask("".join(output.readlines()[-_LAST_LINES:]))
-    return f"The run's process ended with exit code {process.returncode}.\n{last}".strip()
-
-
-def _ended_as_dead(run: dg.DagsterRun, process: subprocess.Popen[bytes]) -> str:
-    """Ends a run whose process is gone, so that nothing waits for it."""
-    message = f"The run's process ended with exit code {process.returncode} before the run did."
-    with dg.DagsterInstance.get() as instance:
-        end_dead_run(instance, run, message)
-    return message
+def _end_of(message: Mapping[str, Any]) -> LaunchedRun:
+    if message["kind"] == "refused":
+        return LaunchedRun(None, False, RunProgress(), message["error"])
+    progress = RunProgress.from_data(message["progress"])
+    return LaunchedRun(message["run_id"], message["is_success"], progress)

@@ -6,12 +6,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlmesh_dagster.errors import InvalidSettingError
-
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+class NotInAProjectError(Exception):
+    """A command was started outside every project."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def code_location(folder: Path) -> CodeLocation:
     """The project that a folder is in, as `dg` finds it.
 
     Raises:
-        InvalidSettingError: There is no `pyproject.toml` of a `dg` project.
+        NotInAProjectError: There is no `pyproject.toml` of a `dg` project.
     """
     for root in (folder, *folder.parents):
         file = root / "pyproject.toml"
@@ -41,7 +43,7 @@ def code_location(folder: Path) -> CodeLocation:
             project = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("dg", {})
             if "root_module" in project.get("project", {}):
                 return _location(root, project["project"])
-    raise InvalidSettingError(
+    raise NotInAProjectError(
         f"`{folder}` is in no project: no `pyproject.toml` has `root_module` under `[tool.dg.project]`."
         " Run the command in the project's folder."
     )

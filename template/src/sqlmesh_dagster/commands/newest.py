@@ -6,10 +6,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from sqlmesh_dagster.commands.progress import RunProgress
+from sqlmesh_dagster.commands.following import past_run
 from sqlmesh_dagster.commands.report import asset_line, ending, total
 from sqlmesh_dagster.commands.screen import Screen
-from sqlmesh_dagster.upstream.launch import run_events
 
 
 def show_newest(root: Path) -> int:
@@ -33,14 +32,3 @@ def show_newest(root: Path) -> int:
     else:
         screen.say(f"Run {run.run_id[:8]} goes on: {progress.total_text or run.status.value}.")
     return 0
-
-
-def past_run(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> RunProgress:
-    """The progress of a run up to now."""
-    progress, cursor = RunProgress(root), None
-    while True:
-        entries, cursor = run_events(instance, run.run_id, cursor)
-        if not entries:
-            return progress
-        for entry in entries:
-            list(progress.feed(entry))

@@ -1,28 +1,14 @@
-"""What becomes of each asset of one run, from the run's events in their order."""
+"""What a command knows of one run: plain data, which needs no Dagster and goes through a file."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-import dagster as dg
-
-from sqlmesh_dagster.commands.source import your_places
-
-FAILED, SKIPPED = "FAILED", "skipped"
-_PLAN = ("sqlmesh/plan_summary", "sqlmesh/review", "sqlmesh/verification")
-_IDLE = "up to date"
-_ENDS = {
-    dg.DagsterEventType.RUN_SUCCESS,
-    dg.DagsterEventType.RUN_FAILURE,
-    dg.DagsterEventType.RUN_CANCELED,
-}
-_WARNING = 30
-"""Level of Python's logging."""
+FAILED, SKIPPED, IDLE = "FAILED", "skipped", "up to date"
 
 
 @dataclass(frozen=True)
@@ -42,6 +28,11 @@ class AssetLine:
     total: int
     details: tuple[str, ...] = ()
 
+    @classmethod
+    def from_data(cls, given: Mapping[str, Any]) -> AssetLine:
+        """From the other process."""
+        return cls(**{**given, "details": tuple(given["details"])})
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -59,15 +50,18 @@ class Problem:
 
 @dataclass
 class RunProgress:
-    """The state of one run; `feed` it with each of its events.
+    """The state of one run, up to now.
 
     Attributes:
-        root: The project's folder.
-        files: File and line of each model, by asset key.
+        lines: Of the assets that have ended, by name, in their order.
+        stale: Models that are behind their inputs.
+        plans: Pages that the run shows, as Markdown.
+        facts: Metadata of what the run's steps put out.
+        next_due: Seconds since the epoch.
+        total: Assets that the run takes.
+        width: Of the longest name.
     """
 
-    root: Path
-    files: Mapping[str, str] = field(default_factory=dict)
     lines: dict[str, AssetLine] = field(default_factory=dict)
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -75,170 +69,51 @@ class RunProgress:
     plans: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     next_due: float | None = None
-    _steps: dict[str, str] = field(default_factory=dict)
-    _checked: dict[str, str] = field(default_factory=dict)
-    _started: set[str] = field(default_factory=set)
-    _materialized: dict[str, dg.AssetMaterialization] = field(default_factory=dict)
-    _observed: dict[str, str] = field(default_factory=dict)
-    _results: dict[tuple[str, str], bool] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        """Assets that the run takes."""
-        return len(self._steps)
-
-    @property
-    def width(self) -> int:
-        """Of the longest name."""
-        return max(map(len, self._steps), default=0)
+    total: int = 0
+    width: int = 0
+    checks: int = 0
+    checks_passed: int = 0
 
     @property
     def total_text(self) -> str:
         """`6 materialized, 17 up to date (next due 2026-11-27 00:00 UTC), 66 of 67 checks passed`."""
         parts = [
             f"{count} {'failed' if status == FAILED else status}"
-            + (f" (next due {_utc(self.next_due)})" if status == _IDLE and self.next_due else "")
+            + (f" (next due {_utc(self.next_due)})" if status == IDLE and self.next_due else "")
             for status, count in Counter(line.status for line in self.lines.values()).items()
         ]
-        if self._results:
-            passed = sum(self._results.values())
-            parts.append(f"{passed} of {len(self._results)} checks passed")
+        if self.checks:
+            parts.append(f"{self.checks_passed} of {self.checks} checks passed")
         return ", ".join(parts)
 
-    def feed(self, entry: dg.EventLogEntry) -> Iterator[AssetLine]:
-        """Takes the next event; gives the lines of the assets that it ends."""
-        event = entry.dagster_event
-        if event is None:
-            # Dagster itself logs an error for each step that is not reached
-            if int(entry.level) >= _WARNING and entry.step_key in {*self._started, None}:
-                _add(
-                    self.warnings, Problem(entry.user_message.strip(), self._names(entry.step_key))
-                )
-            return
-        kind = event.event_type
-        key = event.asset_key.to_user_string() if event.asset_key else None
-        if kind is dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED and key and event.step_key:
-            self._steps[key] = event.step_key
-        elif kind is dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED and event.step_key:
-            check = event.asset_check_planned_data.asset_check_key
-            self._checked[event.step_key] = check.asset_key.to_user_string()
-        elif event.is_step_materialization and key:
-            self._materialized[key] = event.materialization
-        elif event.is_asset_observation and key:
-            self._observed[key] = _text(
-                event.asset_observation_data.asset_observation.metadata, "sqlmesh/status"
-            )
-        elif isinstance(event.event_specific_data, dg.AssetCheckEvaluation):
-            self._check(event.event_specific_data)
-        elif kind is dg.DagsterEventType.STEP_START and event.step_key:
-            self._started.add(event.step_key)
-        elif kind is dg.DagsterEventType.STEP_OUTPUT:
-            self._show(event.step_output_data.metadata)
-        elif kind is dg.DagsterEventType.STEP_SUCCESS:
-            yield from self._end(event.step_key, "")
-        elif kind is dg.DagsterEventType.STEP_FAILURE:
-            self._fail(event)
-            yield from self._end(event.step_key, FAILED)
-        elif event.is_job_event and kind in _ENDS:
-            for step in sorted(
-                {step for key, step in self._steps.items() if key not in self.lines}
-            ):
-                yield from self._end(step, SKIPPED)
+    def to_data(self) -> dict[str, Any]:
+        """For the other process."""
+        return asdict(self)
 
-    def _check(self, evaluation: dg.AssetCheckEvaluation) -> None:
-        name = evaluation.asset_key.to_user_string()
-        self._results[name, evaluation.check_name] = evaluation.passed
-        if not evaluation.passed:
-            text = f"check {evaluation.check_name}: {(evaluation.description or 'failed').strip()}"
-            is_warning = evaluation.severity is dg.AssetCheckSeverity.WARN
-            problems = self.warnings if is_warning else self.errors
-            _add(problems, Problem(text, (name,), self.files.get(name)))
-
-    def _fail(self, event: dg.DagsterEvent) -> None:
-        failure, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
-        names = self._names(event.step_key)
-        self._show(failure.metadata if failure else {})
-        if failure and failure.description:
-            place = next((self.files[name] for name in names if name in self.files), None)
-            _add(self.errors, Problem(failure.description.strip(), names, place))
-        elif error is not None:
-            cause = error
-            while cause.cause is not None:
-                cause = cause.cause
-            place = next(your_places("".join(cause.stack), self.root), None)
-            _add(self.errors, Problem(cause.message.strip(), names, place))
-
-    def _names(self, step: str | None) -> tuple[str, ...]:
-        """The assets of a step, or the one that it checks; any other step has its own name."""
-        names = tuple(key for key, key_step in self._steps.items() if key_step == step)
-        return names or ((self._checked.get(step, step),) if step else ())
-
-    def _show(self, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
-        for name in _PLAN:
-            text = metadata.get(name)
-            if isinstance(text, dg.MarkdownMetadataValue) and text.value not in (None, *self.plans):
-                self.plans.append(str(text.value))
-        self.facts.update({name: value.value for name, value in metadata.items()})
-
-    def _end(self, step: str | None, failed: str) -> Iterator[AssetLine]:
-        for name in [key for key, key_step in self._steps.items() if key_step == step]:
-            if name in self.lines and self.lines[name].status != FAILED:
-                continue  # a step that is tried again
-            line = AssetLine(name, failed or self._status(name), 0, self.total, self._details(name))
-            number = len({*self.lines, name})
-            self.lines[name] = replace(line, number=number)
-            yield self.lines[name]
-
-    def _status(self, name: str) -> str:
-        done = self._materialized.get(name)
-        if done is not None:
-            return _text(done.metadata, "sqlmesh/status") or "materialized"
-        return self._observed.get(name) or (
-            "observed" if name in self._observed else "left as it is"
-        )
-
-    def _details(self, name: str) -> tuple[str, ...]:
-        done = self._materialized.get(name)
-        metadata = done.metadata if done else {}
-        status = _text(metadata, "sqlmesh/status")
-        due = metadata.get("sqlmesh/next_due")
-        if isinstance(due, dg.TimestampMetadataValue):
-            self.next_due = min(self.next_due or due.value, due.value)
-        stale = _text(metadata, "sqlmesh/stale")
-        if stale:
-            _add(self.stale, Problem(stale, (name,)))
-        checked = [passed for (asset, _), passed in self._results.items() if asset == name]
-        facts = [
-            _counted(metadata.get("dagster/row_count"), "row"),
-            _seconds(metadata.get("sqlmesh/duration_seconds")) if status == "built" else None,
-            f"{sum(checked)} of {len(checked)} checks passed" if checked else None,
-        ]
-        return tuple(fact for fact in facts if fact)
+    @classmethod
+    def from_data(cls, given: Mapping[str, Any]) -> RunProgress:
+        """From the other process."""
+        lines = {name: AssetLine.from_data(line) for name, line in given["lines"].items()}
+        problems = {
+            kind: [Problem(**{**one, "names": tuple(one["names"])}) for one in given[kind]]
+            for kind in ("errors", "warnings", "stale")
+        }
+        return cls(**{**given, "lines": lines, **problems})
 
 
-def _add(problems: list[Problem], problem: Problem) -> None:
-    """Puts the message that is there already together with this one."""
-    for position, known in enumerate(problems):
-        if known.message == problem.message:
-            names = tuple(dict.fromkeys((*known.names, *problem.names)))
-            problems[position] = replace(known, names=names, place=known.place or problem.place)
-            return
-    problems.append(problem)
+@dataclass(frozen=True)
+class LaunchedRun:
+    """A run that has ended, or why there is none.
 
+    Attributes:
+        run_id: None if the run could not begin.
+        error: Why there is no run, or why it ended without an end of its own.
+    """
 
-def _text(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> str:
-    value = metadata.get(name)
-    return (value.text or "") if isinstance(value, dg.TextMetadataValue) else ""
-
-
-def _counted(value: dg.MetadataValue[Any] | None, noun: str) -> str | None:
-    if not isinstance(value, dg.IntMetadataValue) or value.value is None:
-        return None
-    return f"{value.value:,} {noun}{'' if value.value == 1 else 's'}"
-
-
-def _seconds(value: dg.MetadataValue[Any] | None) -> str | None:
-    return f"{value.value:.1f} s" if isinstance(value, dg.FloatMetadataValue) else None
+    run_id: str | None
+    is_success: bool
+    progress: RunProgress
+    error: str | None = None
 
 
 def _utc(epoch: float) -> str:

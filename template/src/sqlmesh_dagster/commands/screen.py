@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sqlmesh_dagster.commands.progress import FAILED, SKIPPED, AssetLine, RunProgress
+from sqlmesh_dagster.commands.progress import FAILED, SKIPPED, AssetLine
 from sqlmesh_dagster.commands.report import asset_line
 
 _STYLES = {FAILED: "bold red", SKIPPED: "yellow", "built": "green", "materialized": "green"}
@@ -43,10 +43,10 @@ class Screen:
     ) -> None:
         self._bar.stop()
 
-    def show(self, line: AssetLine, progress: RunProgress) -> None:
-        """An asset that has ended."""
+    def show(self, line: AssetLine, width: int) -> None:
+        """An asset that has ended; `width` is that of the longest name."""
         self._bar.update(self._task, description="Running", total=line.total, completed=line.number)
-        text = asset_line(line, progress.width)
+        text = asset_line(line, width)
         self.console.print(text, style=_STYLES.get(line.status))
 
     def say(self, text: str, *, style: str | None = None) -> None:

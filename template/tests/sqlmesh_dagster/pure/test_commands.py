@@ -2,6 +2,9 @@
 
 # No `from __future__ import annotations`: Dagster reads the type of a check's `context` unquoted.
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +12,9 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster.commands.execution import explained, job_named
-from sqlmesh_dagster.commands.location import code_location
-from sqlmesh_dagster.commands.newest import past_run
+from sqlmesh_dagster.commands.following import past_run
+from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
+from sqlmesh_dagster.commands.messages import Inbox, Outbox
 from sqlmesh_dagster.commands.progress import AssetLine, Problem, RunProgress
 from sqlmesh_dagster.commands.report import asset_line, ending, next_step, total
 from sqlmesh_dagster.commands.request import RunRequest
@@ -108,7 +112,7 @@ def test_only_a_run_that_succeeded_is_done() -> None:
 
 def test_one_message_names_all_that_it_is_about() -> None:
     """Promise: an error of the whole run is not repeated for each model; a long one is cut."""
-    progress = RunProgress(ROOT)
+    progress = RunProgress()
     names = tuple(f"model_{number}" for number in range(7))
     progress.errors.append(Problem("\n".join(["a line"] * 100), names, "models/a.sql:1"))
     text = "\n".join(ending(progress))
@@ -194,11 +198,40 @@ def test_a_request_goes_through_a_pipe() -> None:
     assert RunRequest.from_json(request.to_json()) == request
 
 
+def test_a_message_is_read_once_and_whole(tmp_path: Path) -> None:
+    """Promise: a command that reads while the run's process writes misses nothing, and doubles nothing."""
+    path = tmp_path / "messages.jsonl"
+    outbox, inbox = Outbox(path), Inbox(path)
+    assert list(inbox.take()) == []
+    outbox.put("asset", {"name": "Müll", "folder": tmp_path})
+    assert list(inbox.take()) == [{"kind": "asset", "name": "Müll", "folder": str(tmp_path)}]
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"kind": "en')
+    assert list(inbox.take()) == []
+    with path.open("a", encoding="utf-8") as file:
+        file.write('ded"}\n')
+    assert [list(inbox.take()), list(inbox.take())] == [[{"kind": "ended"}], []]
+
+
+def test_what_is_known_of_a_run_goes_through_a_file(instance: dg.DagsterInstance) -> None:
+    """Promise: the command shows what the run's process has read."""
+    progress = _run(instance, loaded, warns, broken, after)
+    assert RunProgress.from_data(json.loads(json.dumps(progress.to_data()))) == progress
+
+
+def test_a_command_imports_no_dagster() -> None:
+    """Promise: a second is paid once, by the process that executes the run."""
+    modules = "__main__", "launch", "report", "screen"
+    imports = "; ".join(f"import sqlmesh_dagster.commands.{module}" for module in modules)
+    code = f"import sys; {imports}; sys.exit('dagster' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_project_is_found_from_any_of_its_folders(tmp_path: Path) -> None:
     """Promise: module and name are those that `dg` takes; outside a project the message says so."""
     pyproject, below = tmp_path / "pyproject.toml", tmp_path / "a/b"
     below.mkdir(parents=True)
-    with pytest.raises(InvalidSettingError, match="is in no project"):
+    with pytest.raises(NotInAProjectError, match="is in no project"):
         code_location(below)
     pyproject.write_text('[tool.dg.project]\nroot_module = "shop"\n')
     found = code_location(below)

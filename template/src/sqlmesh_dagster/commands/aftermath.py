@@ -1,0 +1,41 @@
+"""What became of a run whose process ended before it could say so."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from sqlmesh_dagster.commands.following import past_run, run_of
+from sqlmesh_dagster.commands.progress import LaunchedRun, RunProgress
+from sqlmesh_dagster.guard.secret_values import secrets_of_variables
+from sqlmesh_dagster.guard.secrets import learn, mask
+from sqlmesh_dagster.upstream.dagster import end_dead_run
+
+_LAST_LINES = 20
+
+
+def ended_without_a_word(launch: str, root: Path, exit_code: int, output: Path) -> LaunchedRun:
+    """The run as the instance knows it; one that is still open is ended, so that nothing waits for it.
+
+    Args:
+        launch: Of the request.
+        output: What the process printed.
+    """
+    with dg.DagsterInstance.get() as instance:
+        run = run_of(instance, launch)
+        if run is None:
+            return LaunchedRun(None, False, RunProgress(), _why_not_started(exit_code, output))
+        progress, error = past_run(instance, run, root), None
+        if not run.is_finished:
+            error = f"The run's process ended with exit code {exit_code} before the run did."
+            end_dead_run(instance, run, error)
+        return LaunchedRun(run.run_id, run.is_success, progress, error)
+
+
+def _why_not_started(exit_code: int, output: Path) -> str:
+    learn(secrets_of_variables(os.environ))
+    lines = output.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    last = mask("".join(lines[-_LAST_LINES:]))
+    return f"The run's process ended with exit code {exit_code}.\n{last}".strip()

@@ -1,0 +1,80 @@
+"""Reads a run's events: while it goes on, for the command that shows it; or afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event, Thread
+
+import dagster as dg
+
+from sqlmesh_dagster.commands.messages import Outbox
+from sqlmesh_dagster.commands.progress import RunProgress
+from sqlmesh_dagster.commands.reading import RunReader
+from sqlmesh_dagster.commands.request import LAUNCH_TAG
+from sqlmesh_dagster.upstream.launch import run_events
+
+_POLL_SECONDS = 0.2
+
+
+def past_run(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> RunProgress:
+    """The progress of a run up to now."""
+    reader, cursor = RunReader(root), None
+    while True:
+        entries, cursor = run_events(instance, run.run_id, cursor)
+        if not entries:
+            return reader.progress
+        for entry in entries:
+            list(reader.feed(entry))
+
+
+def run_of(instance: dg.DagsterInstance, launch: str) -> dg.DagsterRun | None:
+    """The run that a command started, if it has begun."""
+    records = instance.get_run_records(dg.RunsFilter(tags={LAUNCH_TAG: launch}), limit=1)
+    return records[0].dagster_run if records else None
+
+
+@contextmanager
+def followed(outbox: Outbox, launch: str, root: Path, files: Mapping[str, str]) -> Iterator[None]:
+    """Tells the command of each asset that ends, and at the end of the run all there is to know.
+
+    On a thread with an instance of its own: a run that cannot be followed is not disturbed. Then the
+    command reads what became of it by itself.
+
+    Args:
+        launch: Of the request.
+        files: File and line of each model, by asset key.
+    """
+    is_over = Event()
+    arguments = (outbox, launch, RunReader(root, files), is_over)
+    thread = Thread(target=_follow, args=arguments, daemon=True, name="follow-run")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> None:
+    run, cursor = None, None
+    with dg.DagsterInstance.get() as instance:
+        while True:
+            is_last = is_over.wait(_POLL_SECONDS)
+            run = run or run_of(instance, launch)
+            while run is not None:
+                entries, cursor = run_events(instance, run.run_id, cursor)
+                if not entries:
+                    break
+                for entry in entries:
+                    for line in reader.feed(entry):
+                        width = reader.progress.width
+                        outbox.put("asset", {"line": asdict(line), "width": width})
+            if is_last:
+                break
+        ended = run_of(instance, launch)
+    if ended is not None and ended.is_finished:
+        facts = {"run_id": ended.run_id, "is_success": ended.is_success}
+        outbox.put("ended", {**facts, "progress": reader.progress.to_data()})
