@@ -1,5 +1,7 @@
 """Renders of the template as it is on disk, isolated from the machine's own settings."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections import Counter
@@ -9,6 +11,7 @@ from pathlib import Path
 import plumbum
 import pytest
 from copier import run_copy
+from filelock import FileLock
 
 from tests.tree import tracked
 
@@ -67,15 +70,21 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def render(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
-    """`render(sample="minimal")` is a project with these answers; one per session, so only read it."""
-    renders: dict[tuple[tuple[str, str], ...], Path] = {}
+    """`render(sample="minimal")` is a project with these answers; one for all workers, so only read it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # the folder that all workers' folders are in
 
     def render_once(**answers: str) -> Path:
-        key = tuple(sorted(answers.items()))
-        if key not in renders:
-            project = tmp_path_factory.mktemp("render") / "project"
-            run_copy(str(source), project, data=answers, defaults=True, unsafe=False, quiet=True)
-            renders[key] = project
-        return renders[key]
+        key = hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()[:12]
+        folder = shared / f"render-{key}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                project = tmp_path_factory.mktemp("render") / "project"
+                run_copy(
+                    str(source), project, data=answers, defaults=True, unsafe=False, quiet=True
+                )
+                project.parent.rename(folder)
+        return folder / "project"
 
     return render_once

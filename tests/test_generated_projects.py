@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -18,7 +18,7 @@ import pytest
 from tests.answers import EXAMPLE
 from tests.conftest import Render
 from tests.instance import instance_of
-from tests.webserver import launch, location_of, reexecute, served
+from tests.webserver import Ask, launch, location_of, reexecute, served
 
 pytestmark = pytest.mark.generated
 
@@ -161,7 +161,25 @@ def test_one_command_builds_every_asset_and_reports_every_check(project: Project
     assert not [e for e in events if e.event_type_value == "STEP_WORKER_STARTING"]
 
 
-def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
+@dataclass(frozen=True)
+class Served:
+    """A project's servers, and the warehouse that they work on."""
+
+    ask: Ask
+    warehouse: Path
+
+
+@pytest.fixture(scope="module")
+def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One for all tests of a project: starting it costs more than what they ask."""
+    warehouse = tmp_path_factory.mktemp("served") / "warehouse.duckdb"
+    shutil.copy(project.root / "warehouse.duckdb", warehouse)
+    environment = {**project.environment, "WAREHOUSE_PATH": str(warehouse)}
+    with served(project.root, environment) as ask:
+        yield Served(ask, warehouse)
+
+
+def test_the_ui_launches_models_and_checks_and_ticks(project: Project, server: Served) -> None:
     """Webserver, daemon, code server and run worker are processes of their own, and agree."""
     asset = {"path": ["marts", "daily_revenue"]}
     check = {"assetKey": asset, "name": "not_null_workshop_code_revenue_date_revenue"}
@@ -174,23 +192,21 @@ def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
           }
         }
     """
-    with served(project.root, project.environment) as ask:
-        location = location_of(ask)
-        schedule = {
-            "repositoryLocationName": location,
-            "repositoryName": "__repository__",
-            "scheduleName": "sqlmesh_adaptive_schedule",
-        }
-        built = launch(ask, location, "__ASSET_JOB", assetSelection=[asset])
-        checked = launch(
-            ask, location, "__ASSET_JOB", assetSelection=[], assetCheckSelection=[check]
-        )
-        # a dry run is of the first tick after its timestamp: midnight, of today and of next week
-        before_today = time.time() // 86400 * 86400 - 1
-        idle, due = (
-            ask(tick, selector=schedule, at=at)["scheduleDryRun"]["evaluationResult"]
-            for at in (before_today, before_today + 8 * 86400)
-        )
+    ask = server.ask
+    location = location_of(ask)
+    schedule = {
+        "repositoryLocationName": location,
+        "repositoryName": "__repository__",
+        "scheduleName": "sqlmesh_adaptive_schedule",
+    }
+    built = launch(ask, location, "__ASSET_JOB", assetSelection=[asset])
+    checked = launch(ask, location, "__ASSET_JOB", assetSelection=[], assetCheckSelection=[check])
+    # a dry run is of the first tick after its timestamp: midnight, of today and of next week
+    before_today = time.time() // 86400 * 86400 - 1
+    idle, due = (
+        ask(tick, selector=schedule, at=at)["scheduleDryRun"]["evaluationResult"]
+        for at in (before_today, before_today + 8 * 86400)
+    )
     assert (built[1], checked[1]) == ("SUCCESS", "SUCCESS")
     assert "No model is due" in str(idle["skipReason"]), idle
     requested = [
@@ -205,24 +221,23 @@ def test_the_ui_launches_models_and_checks_and_ticks(project: Project) -> None:
 
 @pytest.mark.parametrize("strategy", ["FROM_FAILURE", "FROM_ASSET_FAILURE"])
 def test_a_reexecution_runs_what_failed_and_what_is_below_it(
-    project: Project, tmp_path: Path, strategy: str
+    project: Project, server: Served, strategy: str
 ) -> None:
     """The raw data was wrong and is fixed: the models that succeeded are left alone."""
-    warehouse = tmp_path / "warehouse.duckdb"
+    ask, warehouse = server.ask, server.warehouse
+    warehouse.unlink()  # each strategy begins with nothing
     location_of_failure = ["staging", "payments"]
     raw = {"assetSelection": [{"path": ["raw", "payments"]}], "assetCheckSelection": []}
     models = [["reference", "workshops"], location_of_failure]
     models.append(["marts", "daily_revenue"])
-    environment = {**project.environment, "WAREHOUSE_PATH": str(warehouse)}
-    with served(project.root, environment) as ask:
-        location = location_of(ask)
-        launch(ask, location, "__ASSET_JOB", **raw)
-        with duckdb.connect(str(warehouse)) as connection:
-            connection.execute("DELETE FROM raw.payments")
-        selection = [{"path": path} for path in models]
-        failed = launch(ask, location, "__ASSET_JOB", assetSelection=selection)
-        launch(ask, location, "__ASSET_JOB", **raw)
-        again = reexecute(ask, failed[0], strategy)
+    location = location_of(ask)
+    launch(ask, location, "__ASSET_JOB", **raw)
+    with duckdb.connect(str(warehouse)) as connection:
+        connection.execute("DELETE FROM raw.payments")
+    selection = [{"path": path} for path in models]
+    failed = launch(ask, location, "__ASSET_JOB", assetSelection=selection)
+    launch(ask, location, "__ASSET_JOB", **raw)
+    again = reexecute(ask, failed[0], strategy)
     assert (failed[1], again[1]) == ("FAILURE", "SUCCESS")
     with instance_of(project.root / "dagster_home") as instance:
         events = [e.dagster_event for e in instance.all_logs(again[0]) if e.dagster_event]

@@ -290,7 +290,8 @@ def _finish(launched: LaunchedRun, screen: Screen, *, is_of_assets: bool) -> Non
     if launched.run_id and (is_of_assets or not is_success):
         screen.say(total(launched.progress, launched.run_id, is_success=is_success))
     if launched.run_id and is_of_assets:
-        screen.say(next_step(Path.cwd(), is_success=is_success))
+        was_stopped = launched.progress.was_stopped
+        screen.say(next_step(Path.cwd(), is_success=is_success, was_stopped=was_stopped))
     if not is_success:
         sys.exit(1)
 

@@ -73,6 +73,7 @@ class RunProgress:
     width: int = 0
     checks: int = 0
     checks_passed: int = 0
+    was_stopped: bool = False
 
     @property
     def total_text(self) -> str:

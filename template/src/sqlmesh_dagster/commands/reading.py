@@ -20,6 +20,7 @@ _ENDS = {
 }
 _WARNING = 30
 """Level of Python's logging."""
+_STOPPED = dg.DagsterExecutionInterruptedError.__name__
 
 
 @dataclass
@@ -79,6 +80,7 @@ class RunReader:
             self._fail(event)
             yield from self._end(event.step_key, FAILED)
         elif event.is_job_event and kind in _ENDS:
+            self.progress.was_stopped = _is_stop(event)
             for step in sorted(
                 {step for key, step in self._steps.items() if key not in self.progress.lines}
             ):
@@ -102,7 +104,7 @@ class RunReader:
         if failure and failure.description:
             place = next((self.files[name] for name in names if name in self.files), None)
             _add(self.progress.errors, Problem(failure.description.strip(), names, place))
-        elif error is not None:
+        elif error is not None and error.cls_name != _STOPPED:
             cause = error
             while cause.cause is not None:
                 cause = cause.cause
@@ -160,6 +162,14 @@ class RunReader:
             f"{sum(checked)} of {len(checked)} checks passed" if checked else None,
         ]
         return tuple(fact for fact in facts if fact)
+
+
+def _is_stop(event: dg.DagsterEvent) -> bool:
+    """Whether a person or a machine ended the run; Dagster calls Ctrl-C a failure with a reason."""
+    if event.event_type is dg.DagsterEventType.RUN_FAILURE:
+        reason = event.job_failure_data.failure_reason
+        return reason is not None and reason.value == "UNEXPECTED_TERMINATION"
+    return event.event_type is dg.DagsterEventType.RUN_CANCELED
 
 
 def _add(problems: list[Problem], problem: Problem) -> None:

@@ -34,7 +34,8 @@ def ending(progress: RunProgress) -> Iterator[str]:
                 yield from _problem(problem)
     skipped = [line.name for line in progress.lines.values() if line.status == SKIPPED]
     if skipped:
-        yield f"\nNot built, because of what failed before them: {_named(skipped)}."
+        why = "the run was stopped" if progress.was_stopped else "of what failed before them"
+        yield f"\nNot built, because {why}: {_named(skipped)}."
 
 
 def _problem(problem: Problem) -> Iterator[str]:
@@ -55,17 +56,18 @@ def _named(names: Sequence[str]) -> str:
 
 def total(progress: RunProgress, run_id: str, *, is_success: bool) -> str:
     """The last line but the next step."""
-    end = "succeeded" if is_success else "failed"
+    end = "succeeded" if is_success else "was stopped" if progress.was_stopped else "failed"
     facts = progress.total_text
     return f"Run {run_id[:8]} {end}{f': {facts}' if facts else ''}."
 
 
-def next_step(root: Path, *, is_success: bool) -> str:
+def next_step(root: Path, *, is_success: bool, was_stopped: bool = False) -> str:
     """What to do after a run of assets."""
+    if is_success:
+        done = "Done. Open the UI"
+    elif was_stopped:
+        done = "Not done. Run it again to go on; what was done is in the UI"
+    else:
+        done = "Not done. Repair what failed and run it again; the logs of its steps are in the UI"
     how = f"cd {root} && .venv/bin/poe dev  (or: uv run poe dev)"
-    done = (
-        "Done. Open the UI"
-        if is_success
-        else "Not done. Repair what failed and run it again; the logs of its steps are in the UI"
-    )
     return f"{done} on http://localhost:3000:  {how}"

@@ -107,7 +107,27 @@ def test_only_a_run_that_succeeded_is_done() -> None:
     assert next_step(ROOT, is_success=True).startswith(
         "Done. Open the UI on http://localhost:3000:  cd "
     )
-    assert next_step(ROOT, is_success=False).startswith("Not done.")
+    assert next_step(ROOT, is_success=False).startswith("Not done. Repair what failed")
+    assert next_step(ROOT, is_success=False, was_stopped=True).startswith("Not done. Run it again")
+
+
+def test_a_run_that_is_stopped_did_not_fail(instance: dg.DagsterInstance) -> None:
+    """Promise: nobody looks for an error that is not there."""
+
+    @dg.asset
+    def stopped() -> None:
+        raise dg.DagsterExecutionInterruptedError
+
+    @dg.asset(deps=[stopped])
+    def next_one() -> None:
+        """Not reached."""
+
+    with pytest.raises(dg.DagsterExecutionInterruptedError):
+        dg.materialize([stopped, next_one], instance=instance)
+    run = instance.get_run_records(limit=1)[0].dagster_run
+    progress = past_run(instance, run, ROOT)
+    assert "Not built, because the run was stopped: next_one." in "\n".join(ending(progress))
+    assert total(progress, "0123456789", is_success=False).startswith("Run 01234567 was stopped: ")
 
 
 def test_one_message_names_all_that_it_is_about() -> None:
