@@ -163,6 +163,9 @@ def test_a_run_that_is_interrupted_ends(project: Project, number: signal.Signals
         said += rest
     finally:
         slow.unlink()
-    assert "Stopping the run" in said and "Not done." in said, said
+    assert "Stopping the run" in said and "Not done. Run it again" in said, said
+    assert " was stopped: 1 materialized, 1 stopped, " in said, said
+    assert "Not built, because the run was stopped: " in said, said
     assert process.returncode == 1 and "Traceback" not in said, said
-    assert _newest(project).is_finished and not _newest(project).is_success
+    assert "Errors" not in said and "Interrupted" not in said, said
+    assert _newest(project).status is dg.DagsterRunStatus.CANCELED  # no asset of it is "Failed"

@@ -12,7 +12,9 @@ import dagster as dg
 
 from sqlmesh_dagster.definition import names
 from sqlmesh_dagster.definition.crons import dagster_cron
+from sqlmesh_dagster.definition.diagram import column_diagram
 from sqlmesh_dagster.definition.markdown import shortened, shortened_sql, sql_block
+from sqlmesh_dagster.definition.names import split_fqn as split_fqn
 from sqlmesh_dagster.definition.new_data import POLICIES, Policy, policies_of
 from sqlmesh_dagster.definition.partitions import interval_partitions
 from sqlmesh_dagster.definition.records import (
@@ -54,6 +56,8 @@ class TranslatorSettings:
         code_url: Where a git host shows the project's folder, such as
             `https://github.com/acme/platform/blob/main/sqlmesh_project`; the asset then leads there, too.
         column_lineage: Whether an asset's columns lead to, and name, the columns that they are made of.
+        column_diagram: Whether a model's description has a picture of its columns and of those that
+            they are made of.
         model_sql: Whether a model's description ends with its SQL, as it is written.
         external_assets: Whether an external table that no asset of yours loads is shown with its
             description and columns. Leave it off where another asset has the same key.
@@ -75,6 +79,7 @@ class TranslatorSettings:
     code_references: bool = True
     code_url: str | None = None
     column_lineage: bool = True
+    column_diagram: bool = True
     model_sql: bool = True
     external_assets: bool = False
     virtual_views: bool = False
@@ -177,10 +182,13 @@ class SQLMeshTranslator:
         return dg.AssetKey(path)
 
     def get_description(self, model: ModelRecord) -> str | None:
-        """The tag `dagster:description:…`, or the model's own description; its grain, and its SQL."""
+        """The tag `dagster:description:…`, or the model's own description; its grain, columns and SQL."""
         text = _property(model.tags, "description") or model.description or ""
         if text and model.grains and "grain" not in text.lower():
             text = f"{text}\n\nGrain: {', '.join(model.grains)}."
+        if self.settings.column_lineage and self.settings.column_diagram:
+            name = ".".join(split_fqn(model.fqn)[-2:])
+            text = f"{text}\n\n{column_diagram(name, model.columns) or ''}".strip()
         if model.query and self.settings.model_sql:
             text = f"{text}\n\n{shortened_sql(model.query)}".lstrip()
         return names.shown(text) or None
@@ -394,12 +402,6 @@ def _check_template(template: str) -> None:
         raise InvalidSettingError(
             "`external_asset_mapping` is empty. Write a key such as `raw/{node.name}`."
         )
-
-
-def split_fqn(fqn: str) -> list[str]:
-    """`"db"."sch.ema"."t"` → `["db", "sch.ema", "t"]`: dots inside quotes don't separate."""
-    parts = re.findall(r'"((?:[^"]|"")*)"|([^".]+)', fqn)
-    return [quoted.replace('""', '"') or plain for quoted, plain in parts]
 
 
 def _table_key(*parts: str) -> dg.AssetKey:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
+import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, main_thread
 
 import dagster as dg
 
@@ -14,6 +17,7 @@ from sqlmesh_dagster.commands.messages import Outbox
 from sqlmesh_dagster.commands.progress import RunProgress
 from sqlmesh_dagster.commands.reading import RunReader
 from sqlmesh_dagster.commands.request import LAUNCH_TAG
+from sqlmesh_dagster.upstream.dagster import begin_canceling
 from sqlmesh_dagster.upstream.launch import run_events
 
 _POLL_SECONDS = 0.2
@@ -43,12 +47,15 @@ def followed(outbox: Outbox, launch: str, root: Path, files: Mapping[str, str]) 
     On a thread with an instance of its own: a run that cannot be followed is not disturbed. Then the
     command reads what became of it by itself.
 
+    When the command asks for it, the run is canceled, which for Dagster is no failure of its assets.
+
     Args:
         launch: Of the request.
         files: File and line of each model, by asset key.
     """
     is_over = Event()
     arguments = (outbox, launch, RunReader(root, files), is_over)
+    outbox.put("following", {})
     thread = Thread(target=_follow, args=arguments, daemon=True, name="follow-run")
     thread.start()
     try:
@@ -59,11 +66,17 @@ def followed(outbox: Outbox, launch: str, root: Path, files: Mapping[str, str]) 
 
 
 def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> None:
-    run, cursor = None, None
+    run, cursor, is_canceled = None, None, False
     with dg.DagsterInstance.get() as instance:
         while True:
             is_last = is_over.wait(_POLL_SECONDS)
             run = run or run_of(instance, launch)
+            if not is_canceled and not is_last and outbox.is_asked_to_stop():
+                is_canceled = True
+                if run is not None:
+                    begin_canceling(instance, run)
+                outbox.put("stopping", {})
+                _interrupt_main_thread()
             while run is not None:
                 entries, cursor = run_events(instance, run.run_id, cursor)
                 if not entries:
@@ -78,3 +91,11 @@ def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> N
     if ended is not None and ended.is_finished:
         facts = {"run_id": ended.run_id, "is_success": ended.is_success}
         outbox.put("ended", {**facts, "progress": reader.progress.to_data()})
+
+
+def _interrupt_main_thread() -> None:
+    """As Ctrl-C would."""
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:  # wakes the thread also where it waits for the system
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGINT)

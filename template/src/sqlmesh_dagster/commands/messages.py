@@ -26,6 +26,10 @@ class Outbox:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **facts}, default=str) + "\n")
 
+    def is_asked_to_stop(self) -> bool:
+        """Whether the command wants the run to end."""
+        return _stop_file(self._path).exists()
+
 
 class Inbox:
     """The end of the command.
@@ -36,6 +40,10 @@ class Inbox:
 
     def __init__(self, path: Path) -> None:
         self._path, self._position = path, 0
+
+    def ask_to_stop(self) -> None:
+        """For a process that has said that it is following its run."""
+        _stop_file(self._path).touch()
 
     def take(self) -> Iterator[Mapping[str, Any]]:
         """Messages that have come since the last time; one that is half written waits."""
@@ -48,3 +56,7 @@ class Inbox:
                     return
                 self._position += len(line)
                 yield json.loads(line)
+
+
+def _stop_file(path: Path) -> Path:
+    return path.with_suffix(".stop")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-FAILED, SKIPPED, IDLE = "FAILED", "skipped", "up to date"
+FAILED, STOPPED, SKIPPED, IDLE = "FAILED", "stopped", "skipped", "up to date"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,14 @@ from typing import Any
 
 import dagster as dg
 
-from sqlmesh_dagster.commands.progress import FAILED, SKIPPED, AssetLine, Problem, RunProgress
+from sqlmesh_dagster.commands.progress import (
+    FAILED,
+    SKIPPED,
+    STOPPED,
+    AssetLine,
+    Problem,
+    RunProgress,
+)
 from sqlmesh_dagster.commands.source import your_places
 
 _PLAN = ("sqlmesh/plan_summary", "sqlmesh/review", "sqlmesh/verification")
@@ -20,7 +27,7 @@ _ENDS = {
 }
 _WARNING = 30
 """Level of Python's logging."""
-_STOPPED = dg.DagsterExecutionInterruptedError.__name__
+_INTERRUPTED = dg.DagsterExecutionInterruptedError.__name__
 
 
 @dataclass
@@ -77,8 +84,7 @@ class RunReader:
         elif kind is dg.DagsterEventType.STEP_SUCCESS:
             yield from self._end(event.step_key, "")
         elif kind is dg.DagsterEventType.STEP_FAILURE:
-            self._fail(event)
-            yield from self._end(event.step_key, FAILED)
+            yield from self._end(event.step_key, self._fail(event))
         elif event.is_job_event and kind in _ENDS:
             self.progress.was_stopped = _is_stop(event)
             for step in sorted(
@@ -97,19 +103,23 @@ class RunReader:
             problems = self.progress.warnings if is_warning else self.progress.errors
             _add(problems, Problem(text, (name,), self.files.get(name)))
 
-    def _fail(self, event: dg.DagsterEvent) -> None:
+    def _fail(self, event: dg.DagsterEvent) -> str:
+        """Keeps what went wrong; the status of what failed."""
         failure, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
         names = self._names(event.step_key)
         self._show(failure.metadata if failure else {})
         if failure and failure.description:
             place = next((self.files[name] for name in names if name in self.files), None)
             _add(self.progress.errors, Problem(failure.description.strip(), names, place))
-        elif error is not None and error.cls_name != _STOPPED:
+        elif error is not None and error.cls_name == _INTERRUPTED:
+            return STOPPED
+        elif error is not None:
             cause = error
             while cause.cause is not None:
                 cause = cause.cause
             place = next(your_places("".join(cause.stack), self.root), None)
             _add(self.progress.errors, Problem(cause.message.strip(), names, place))
+        return FAILED
 
     def _names(self, step: str | None) -> tuple[str, ...]:
         """The assets of a step, or the one that it checks; any other step has its own name."""

@@ -8,10 +8,16 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sqlmesh_dagster.commands.progress import FAILED, SKIPPED, AssetLine
+from sqlmesh_dagster.commands.progress import FAILED, SKIPPED, STOPPED, AssetLine
 from sqlmesh_dagster.commands.report import asset_line
 
-_STYLES = {FAILED: "bold red", SKIPPED: "yellow", "built": "green", "materialized": "green"}
+_STYLES = {
+    FAILED: "bold red",
+    SKIPPED: "yellow",
+    STOPPED: "yellow",
+    "built": "green",
+    "materialized": "green",
+}
 
 
 class Screen:

@@ -69,6 +69,12 @@ def digest(text: str, length: int = 6) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
+def split_fqn(fqn: str) -> list[str]:
+    """`"db"."sch.ema"."t"` → `["db", "sch.ema", "t"]`: dots inside quotes don't separate."""
+    parts = re.findall(r'"((?:[^"]|"")*)"|([^".]+)', fqn)
+    return [quoted.replace('""', '"') or plain for quoted, plain in parts]
+
+
 def shown(text: str) -> str:
     """A text for people, such as a description, without what cannot be stored."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)

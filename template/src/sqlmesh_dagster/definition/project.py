@@ -25,7 +25,7 @@ from sqlmesh_dagster.definition.records import (
     StandaloneAuditRecord,
 )
 from sqlmesh_dagster.errors import DuplicateAssetKeyError
-from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings, split_fqn
+from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 
 _log = logging.getLogger(__name__)
 _TABLE = "dagster/table_name"
@@ -312,7 +312,7 @@ class _Known:
 
     def with_view(self, spec: dg.AssetSpec, model: ModelRecord) -> dg.AssetSpec:
         """The spec with the view of this environment as its table, unless a translator names another."""
-        plain = ".".join(split_fqn(model.fqn))
+        plain = ".".join(names.split_fqn(model.fqn))
         suffix = self.manifest.environment_suffix
         if spec.metadata.get(_TABLE) != plain or self.environment == "prod" or suffix is None:
             return spec

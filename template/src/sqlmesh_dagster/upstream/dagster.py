@@ -320,6 +320,11 @@ def end_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str)
     instance.report_run_failed(run, message)
 
 
+def begin_canceling(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Makes the interrupt that follows a cancellation, as Dagster's run launchers do, and no failure."""
+    instance.report_run_canceling(run)
+
+
 CheckResult = tuple[dg.AssetCheckEvaluation, str, float]
 """A result, the id of its run (empty where there is none), and when it was found, in epoch seconds."""
 
