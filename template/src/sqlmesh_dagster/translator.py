@@ -186,12 +186,17 @@ class SQLMeshTranslator:
         text = _property(model.tags, "description") or model.description or ""
         if text and model.grains and "grain" not in text.lower():
             text = f"{text}\n\nGrain: {', '.join(model.grains)}."
-        if self.settings.column_lineage and self.settings.column_diagram:
-            name = ".".join(split_fqn(model.fqn)[-2:])
-            text = f"{text}\n\n{column_diagram(name, model.columns) or ''}".strip()
+        picture = self._column_diagram(model)
+        if picture:  # lists show the first words, which are no picture
+            text = f"{text or 'Columns, and what they are made of:'}\n\n{picture}"
         if model.query and self.settings.model_sql:
             text = f"{text}\n\n{shortened_sql(model.query)}".lstrip()
         return names.shown(text) or None
+
+    def _column_diagram(self, model: ModelRecord) -> str | None:
+        if not (self.settings.column_lineage and self.settings.column_diagram):
+            return None
+        return column_diagram(".".join(split_fqn(model.fqn)[-2:]), model.columns)
 
     def get_group_name(self, model: ModelRecord) -> str | None:
         """The tag `dagster:group_name:…`, or dbt's group; without one, the factory's `group_name` is used."""

@@ -17,7 +17,7 @@ from sqlmesh_dagster.definition.records import ColumnRecord
 _MOST_ROWS = 40
 """Of either side: a picture of more is longer than a page, and grows each project's definitions."""
 _MOST_LETTERS = 40
-_ROW, _LETTER, _EDGE, _GAP = 18, 7, 10, 110
+_ROW, _LETTER, _EDGE, _GAP = 18, 8, 10, 110
 """Pixels: a row's height, a letter's width, the space around text, and that between both sides."""
 _STYLE = (
     "text{font:12px ui-monospace,Menlo,Consolas,monospace;fill:#24323f}.t{font-weight:600}"

@@ -588,6 +588,23 @@ def test_the_page_of_a_model_shows_its_sql() -> None:
     assert text and "line 199" in text and "line 200" not in text and "and 100 more lines" in text
 
 
+def test_the_page_of_a_model_shows_its_columns() -> None:
+    """Promise: between the author's words and the SQL; each of two settings leaves the picture out."""
+    column = ColumnRecord("id", "INT", sources=(('"db"."raw"."t"', "key"),))
+    written = model("m", description="Text", query="SELECT 1 AS id", columns=(column,))
+    text = SQLMeshTranslator().get_description(written) or ""
+    words, picture, sql = text.split("\n\n")
+    assert words == "Text" and sql.startswith("```sql")
+    assert picture.startswith("![Columns of demo.m, and what they are made of](data:image/svg+xml;")
+    for settings in (
+        TranslatorSettings(column_diagram=False),
+        TranslatorSettings(column_lineage=False),
+    ):
+        assert "![" not in (SQLMeshTranslator(settings=settings).get_description(written) or "")
+    nameless = SQLMeshTranslator().get_description(model("m", columns=(column,))) or ""
+    assert nameless.startswith("Columns, and what they are made of:\n\n![")
+
+
 def test_columns_say_what_audits_promise_and_where_they_come_from() -> None:
     """Promise: only a blocking audit without a condition is a constraint."""
     columns = (
