@@ -58,26 +58,34 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of this repository, uncommitted ones too, outside git."""
-    copy = tmp_path_factory.mktemp("template")
-    for path in tracked(ROOT):
-        target = copy / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all workers of this session; what is made there is made under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def source(session_folder: Path) -> Path:
+    """The files of this repository, uncommitted ones too, outside git; only read it."""
+    copy = session_folder / "template"
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            begun = copy.with_name("template-begun")
+            for path in tracked(ROOT):
+                target = begun / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
+            begun.rename(copy)
     return copy
 
 
 @pytest.fixture(scope="session")
-def render(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
+def render(source: Path, session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
     """`render(sample="minimal")` is a project with these answers; one for all workers, so only read it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent  # the folder that all workers' folders are in
 
     def render_once(**answers: str) -> Path:
         key = hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()[:12]
-        folder = shared / f"render-{key}"
+        folder = session_folder / f"render-{key}"
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 project = tmp_path_factory.mktemp("render") / "project"

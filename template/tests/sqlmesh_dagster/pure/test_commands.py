@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: Dagster reads the type of a check's `context` unquoted.
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -246,7 +247,8 @@ def test_a_command_imports_no_dagster() -> None:
     modules = "__main__", "launch", "report", "screen"
     imports = "; ".join(f"import sqlmesh_dagster.commands.{module}" for module in modules)
     code = f"import sys; {imports}; sys.exit('dagster' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=here, check=False).returncode == 0
 
 
 def test_the_project_is_found_from_any_of_its_folders(tmp_path: Path) -> None:
