@@ -107,6 +107,7 @@ def test_its_own_tests_pass(project: Project) -> None:
     assert "SQLMesh works on DuckDB files that are thrown away" in said
 
 
+@pytest.mark.parametrize("project", ["full"], indirect=True)
 def test_the_tests_of_the_integration_run_in_parallel(project: Project) -> None:
     """By a verb of their own; here a few, all run in the template where they stand."""
     said = project.run("poe", "test-integration", "--verbose", "-k", "test_rooms or test_ledger")
