@@ -95,3 +95,7 @@ class ModelSkippedError(SQLMeshDagsterError):
 
 class RestatementRefusedError(SQLMeshDagsterError):
     """A model must not be restated, or the run does not say what happens to models downstream."""
+
+
+class MoveRefusedError(SQLMeshDagsterError):
+    """A project cannot be moved to another warehouse as it is; what a run sees was not changed."""

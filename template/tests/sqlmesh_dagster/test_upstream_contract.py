@@ -408,6 +408,8 @@ _USED = {
     "SnapshotFingerprint": (
         "data_hash metadata_hash parent_data_hash parent_metadata_hash to_identifier"
     ),
+    "SnapshotIntervals": "name identifier version dev_version intervals last_altered_ts",
+    "SnapshotNameVersion": "name version",
     "SnapshotId": "identifier name snapshot_id",
     "SnapshotToIntervals": "",
     "StandaloneAudit": (
@@ -677,6 +679,27 @@ def test_a_deployed_state_is_found(project: Project, heard: _Heard) -> None:
     assert in_sqlmesh.has_state(context)
     assert context.state_reader.get_environment("prod") is not None
     context.close()
+
+
+def test_a_state_is_read_without_being_writable_and_written_at_once(
+    project: Project, heard: _Heard
+) -> None:
+    """Promise: `upstream.sqlmesh.only_read` and `in_one_transaction`, which `poe move` leans on."""
+    project.model("full", "SELECT 1::INT AS id")
+    _planned(project).close()
+    context = Context(paths=str(project.root), load=False)
+    with in_sqlmesh.only_read(context):
+        assert in_sqlmesh.has_state(context)
+        with pytest.raises(duckdb.InvalidInputException, match="read-only"):
+            context.engine_adapter.execute("CREATE TABLE demo.mine AS SELECT 1 AS id")
+    context.close()
+    context = Context(paths=str(project.root), load=False)
+    state = context.state_sync
+    with pytest.raises(ZeroDivisionError), in_sqlmesh.in_one_transaction(state):
+        state.invalidate_environment("prod", protect_prod=False)
+        raise ZeroDivisionError
+    context.close()
+    assert project.query("SELECT count(*) FROM sqlmesh._environments WHERE name = 'prod'") == [(1,)]
 
 
 def test_the_files_of_a_duckdb_connection_are_known(tmp_path: Path) -> None:

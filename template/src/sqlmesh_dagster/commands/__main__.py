@@ -224,6 +224,14 @@ def doctor() -> None:
     sys.exit(known.returncode)
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def move(arguments: tuple[str, ...]) -> None:
+    """Copy an environment from the DuckDB file to the warehouse that SQLMESH_GATEWAY names."""
+    program = [sys.executable, "-m", "sqlmesh_dagster.engine.moving", *arguments]
+    sys.exit(subprocess.run(program, check=False).returncode)
+
+
 @main.command(name="format")
 @click.option("--check", is_flag=True, help="Change nothing; fail if a file would change.")
 def format_models(check: bool) -> None:

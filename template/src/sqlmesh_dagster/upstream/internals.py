@@ -44,6 +44,8 @@ from sqlmesh.core.snapshot import Snapshot as Snapshot
 from sqlmesh.core.snapshot import SnapshotEvaluator as SnapshotEvaluator
 from sqlmesh.core.snapshot import SnapshotFingerprint as SnapshotFingerprint
 from sqlmesh.core.snapshot import SnapshotId as SnapshotId
+from sqlmesh.core.snapshot import SnapshotIntervals as SnapshotIntervals
+from sqlmesh.core.snapshot import SnapshotNameVersion as SnapshotNameVersion
 from sqlmesh.core.snapshot import earliest_start_date as earliest_start_date
 from sqlmesh.core.snapshot import fingerprint_from_node as fingerprint_from_node
 from sqlmesh.core.snapshot import missing_intervals as missing_intervals
@@ -105,6 +107,8 @@ __all__ = [
     "SnapshotEvaluator",
     "SnapshotFingerprint",
     "SnapshotId",
+    "SnapshotIntervals",
+    "SnapshotNameVersion",
     "SnapshotToIntervals",
     "StandaloneAudit",
     "StateReader",

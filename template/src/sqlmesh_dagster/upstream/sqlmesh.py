@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqlmesh.core.engine_adapter.base import EngineAdapter
     from sqlmesh.core.model import Model
     from sqlmesh.core.snapshot import SnapshotEvaluator
+    from sqlmesh.core.state_sync import StateSync
 
 
 @contextmanager
@@ -338,6 +339,71 @@ def duckdb_files(connection: ConnectionConfig) -> list[Path]:
         for path in paths
         if path and not path.startswith((":memory:", "md:", "motherduck:"))
     ]
+
+
+def duckdb_catalogs(connection: ConnectionConfig) -> dict[str, str]:
+    """The files of a DuckDB connection by catalog, the default one first; none for other engines, or in memory."""
+    from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
+
+    if not isinstance(connection, DuckDBConnectionConfig):
+        return {}
+    if connection.database and connection.database != ":memory:":
+        return {str(connection.get_catalog()): connection.database}
+    found = {}
+    for name, item in (connection.catalogs or {}).items():
+        kind = item.type if isinstance(item, DuckDBAttachOptions) else "duckdb"
+        path = item.path if isinstance(item, DuckDBAttachOptions) else item
+        if kind == "duckdb" and _is_file(path):
+            found[name] = path
+    return found
+
+
+@contextmanager
+def only_read(context: Context) -> Iterator[None]:
+    """Meanwhile the DuckDB files of a context's data and state can only be read; call it before they are opened.
+
+    Leans on `_data_file_to_adapter`, where SQLMesh keeps adapters for the whole process: neither may
+    this context get one that writes, nor whoever opens the file later one that only reads.
+    """
+    from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig, DuckDBAttachOptions
+
+    paths = []
+    for connection in (context.connection_config, state_connection(context)):
+        files = duckdb_catalogs(connection)
+        if not files or not isinstance(connection, BaseDuckDBConnectionConfig):
+            continue
+        read = {
+            name: DuckDBAttachOptions(type="duckdb", path=path, read_only=True)
+            for name, path in files.items()
+        }
+        others = {n: item for n, item in (connection.catalogs or {}).items() if n not in read}
+        connection.catalogs = {**read, **others}
+        connection.database = None
+        paths += files.values()
+
+    def forget() -> None:
+        for path in paths:
+            adapter = BaseDuckDBConnectionConfig._data_file_to_adapter.pop(path, None)
+            if adapter is not None:
+                adapter.close()
+
+    forget()  # one that writes
+    try:
+        yield
+    finally:
+        forget()
+
+
+def in_one_transaction(state: StateSync) -> AbstractContextManager[None]:
+    """Writes to the state that count together, where its engine has transactions.
+
+    `StateSync` has none; SQLMesh's own, behind its cache, writes through an `engine_adapter`.
+    """
+    found: Any = state
+    while hasattr(found, "state_sync"):
+        found = found.state_sync
+    transaction: AbstractContextManager[None] = found.engine_adapter.transaction()
+    return transaction
 
 
 def is_duckdb_on_this_host(connection: ConnectionConfig) -> bool:

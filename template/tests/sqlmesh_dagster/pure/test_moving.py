@@ -1,0 +1,123 @@
+"""What a move copies, leaves and refuses, and when two tables are the same: pure."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from sqlmesh_dagster.facts.moving import (
+    MovedModel,
+    OtherTable,
+    Source,
+    Totals,
+    difference,
+    is_rebuilt,
+    missing_or_more,
+    plain_type,
+    refused,
+    uncopyable,
+)
+
+_DONE = ((0, 86_400_000),)
+
+
+def model(kind: str, **columns: str) -> MovedModel:
+    """A model that is done for a day."""
+    return MovedModel('"s"."m"', "s.m", kind, "1", _DONE, '"c"."s"."m"', columns)
+
+
+def source(*models: MovedModel, tables: tuple[OtherTable, ...] = ()) -> Source:
+    """A file with these."""
+    return Source("prod", {"c": "/c.duckdb"}, models, tables)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "same"),
+    [
+        (1, Decimal("1.00"), True),
+        (Decimal("0.10"), 0.1, True),
+        (Decimal("0.10"), Decimal("0.11"), False),
+        (0.1 + 0.2, 0.3, True),
+        (0.3, 0.31, False),
+        (float("nan"), float("nan"), True),
+        (float("nan"), 1.0, False),
+        (None, None, True),
+        (None, 0, False),
+        (None, 0.0, False),
+        (date(2025, 1, 1), datetime(2025, 1, 1), True),
+        (datetime(2025, 1, 1), datetime(2025, 1, 1, tzinfo=timezone.utc), True),
+        (datetime(2025, 1, 1), datetime(2025, 1, 1, 0, 0, 0, 1), False),
+        ("a", "b", False),
+    ],
+)
+def test_figures_are_compared_by_value(here: Any, there: Any, same: bool) -> None:
+    """Promise: what two drivers give for one value is the same, and nothing else is."""
+    found = difference(Totals(1, {"a": (here,)}), Totals(1, {"a": (there,)}))
+    assert (found == "") is same and (same or "column `a`" in found)
+
+
+def test_rows_are_compared_first() -> None:
+    """Promise: the difference that a person understands at once."""
+    assert difference(Totals(1000, {}), Totals(1, {})) == "1,000 rows in the file, 1 there"
+
+
+@pytest.mark.parametrize(
+    ("kind", "on_duckdb", "on_postgres", "on_others"),
+    [
+        ("VARCHAR", True, True, True),
+        ("DECIMAL(18,3)", True, True, True),
+        ("BLOB", True, True, False),
+        ("INTEGER[]", True, False, False),
+        ("VARCHAR[3]", True, False, False),
+        ("STRUCT(a INTEGER)", True, False, False),
+        ("MAP(VARCHAR, INTEGER)", True, False, False),
+    ],
+)
+def test_what_a_text_cannot_carry_is_known_before(
+    kind: str, on_duckdb: bool, on_postgres: bool, on_others: bool
+) -> None:
+    """Promise: each engine is asked for what it takes."""
+    for dialect, can in (("duckdb", on_duckdb), ("postgres", on_postgres), ("mysql", on_others)):
+        assert (uncopyable({"a": kind}, dialect) == []) is can
+
+
+def test_what_cannot_be_copied_is_built_again_or_refused() -> None:
+    """Promise: a full model is left to the next run; what is only there stops the move, by name."""
+    full, only = model("FULL", a="INTEGER[]"), model("SCD_TYPE_2_BY_COLUMN", a="INTEGER[]")
+    assert is_rebuilt(full, "postgres", is_wanted=False)
+    assert not is_rebuilt(full, "duckdb", is_wanted=False)
+    assert not is_rebuilt(only, "postgres", is_wanted=True)
+    raw = OtherTable("raw", "t", {"b": "MAP(INTEGER, INTEGER)", "c": "DATE"})
+    assert refused(source(full), "postgres") == []
+    assert refused(source(full, only, tables=(raw,)), "postgres") == [
+        "`s.m.a` (INTEGER[])",
+        "`raw.t.b` (MAP(INTEGER, INTEGER))",
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", ["INCREMENTAL_BY_TIME_RANGE", "INCREMENTAL_UNMANAGED", "SCD_TYPE_2_BY_TIME", "CUSTOM"]
+)
+def test_what_keeps_rows_is_never_left_to_a_run(kind: str) -> None:
+    """Promise: `--rebuild` takes only what is whole again whatever is gone upstream."""
+    assert not is_rebuilt(model(kind, a="DATE"), "postgres", is_wanted=True)
+    assert is_rebuilt(model("SEED", a="DATE"), "postgres", is_wanted=True)
+
+
+def test_a_type_that_others_lack_becomes_a_wider_one() -> None:
+    """Promise: no value is cut off."""
+    given = {"UBIGINT": "DECIMAL(20, 0)", "ENUM('a', 'b')": "VARCHAR", "DATE": "DATE"}
+    assert {kind: plain_type(kind, "postgres") for kind in given} == given
+    assert plain_type("UBIGINT", "duckdb") == "UBIGINT"
+
+
+def test_another_record_of_what_is_done_is_named() -> None:
+    """Promise: more is as wrong as less, unless the model is left to the next run."""
+    found = source(model("FULL"))
+    assert list(missing_or_more(found, {'"s"."m"': _DONE}, ())) == []
+    assert list(missing_or_more(found, {}, ())) == ["s.m"]
+    assert list(missing_or_more(found, {'"s"."m"': ((0, 1),)}, ())) == ["s.m"]
+    assert list(missing_or_more(found, {}, ['"s"."m"'])) == []
