@@ -224,11 +224,17 @@ def doctor() -> None:
     sys.exit(known.returncode)
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def move(arguments: tuple[str, ...]) -> None:
+@main.command()
+@click.option("--source", default="duckdb", show_default=True, help="The gateway that data is on.")
+@click.option("--environment", help="By default what SQLMESH_ENVIRONMENT says, or prod.")
+@click.option("--rebuild", is_flag=True, help="Let the next run build full models and seeds.")
+@_yes
+def move(source: str, environment: str | None, rebuild: bool, yes: bool) -> None:
     """Copy an environment from the DuckDB file to the warehouse that SQLMESH_GATEWAY names."""
-    program = [sys.executable, "-m", "sqlmesh_dagster.engine.moving", *arguments]
+    program = [sys.executable, "-m", "sqlmesh_dagster.engine.moving", "--source", source]
+    program += ["--environment", environment] if environment else []
+    program += ["--rebuild"] if rebuild else []
+    program += ["--yes"] if yes else []
     sys.exit(subprocess.run(program, check=False).returncode)
 
 

@@ -579,7 +579,7 @@ class _Move:
 
     def _left(self) -> Iterator[str]:
         if self._rebuilt:
-            names = ", ".join(model.name for model in self._rebuilt)
+            names = ", ".join(sorted(model.name for model in self._rebuilt))
             yield f"the next `poe run` builds {names}"
         for name in self._source.others:
             yield (
