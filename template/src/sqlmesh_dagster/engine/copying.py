@@ -155,7 +155,7 @@ def _insert(
     rows: list[tuple[str | None, ...]],
 ) -> None:
     """By a table of texts, which one query gives their types."""
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
     kinds = {name: kind for name, kind in adapter.columns(target).items() if name in names}
     frame = pd.DataFrame(rows, columns=list(names), dtype=object)

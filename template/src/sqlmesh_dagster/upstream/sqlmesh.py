@@ -367,7 +367,7 @@ def only_read(context: Context) -> Iterator[None]:
     """
     from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig, DuckDBAttachOptions
 
-    paths = []
+    paths: list[str] = []
     for connection in (context.connection_config, state_connection(context)):
         files = duckdb_catalogs(connection)
         if not files or not isinstance(connection, BaseDuckDBConnectionConfig):
