@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -374,6 +376,11 @@ linter:
 
 def page_of_failure(project: Project, instance: dg.DagsterInstance) -> str:
     """The page of a review that fails before its environment is built."""
+    return failing_review(project, instance)[0]
+
+
+def failing_review(project: Project, instance: dg.DagsterInstance) -> tuple[str, str]:
+    """That page, and all that Dagster keeps of the run."""
     result = (
         project.definitions()
         .resolve_job_def("sqlmesh_review_job")
@@ -389,7 +396,8 @@ def page_of_failure(project: Project, instance: dg.DagsterInstance) -> str:
     (event,) = [e for e in result.all_events if e.is_step_failure]
     shown = event.step_failure_data.user_failure_data
     assert shown is not None
-    return str(shown.metadata["sqlmesh/review"].value)
+    kept = "\n".join(str(entry) for entry in instance.all_logs(result.run_id))
+    return str(shown.metadata["sqlmesh/review"].value), kept
 
 
 def test_unit_tests_and_linter_stand_beside_what_they_say_of_production(
@@ -463,6 +471,15 @@ def test_rows_are_shown_only_where_the_owner_allows_it_and_masked_columns_never(
     assert "| 7 | 70 → 5 | *** |" in details(page, "orders")
     assert "x7" not in page and "m7" not in page
     assert "| 7 | *** |" in details(page, "emails")
+    # nor in the words of the database, which repeats a value that it cannot convert
+    project.model(
+        "emails", "SELECT id, email::INT AS email FROM demo.orders", "kind FULL, grain id"
+    )
+    page, kept = failing_review(project, instance)
+    assert (
+        "`warehouse.demo.emails`: ConversionException. The text of the error is not shown" in page
+    )
+    assert not re.search(r"\b[mx]\d", page + kept)
 
 
 def test_what_is_promoted_is_what_was_reviewed(
@@ -511,6 +528,43 @@ def test_what_is_promoted_is_what_was_reviewed(
     assert facts["sqlmesh/models_built"] == 0
     assert project.query(_VIEWS) == views
     assert project.query("SELECT count(*) FROM demo.orders") == [(100,)]
+
+
+def test_production_shows_which_commit_moved_it_and_how_far_off_the_estimate_was(
+    project: Project, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The review builds a part; what production builds of the rest is estimated from the last run."""
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=ada", "-c", "user.email=ada@example.com"]
+        command = ["git", "-C", str(project.root), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    (project.root / ".gitignore").write_text("*\n!models\n!models/*\n")
+    git("init", "-q")
+    project.model("daily", DAYS.replace("hour * 2", "hour * 3"), DAILY)
+    git("add", "models")
+    git("commit", "-qm", "Three")
+    commit = git("rev-parse", "HEAD")
+    key = dg.AssetKey(["warehouse", "demo", "daily"])
+    slow = {"sqlmesh/duration_seconds": 100.0, "sqlmesh/partitions": 1}
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=slow))
+    reviewed, page = review(project, instance, start="2025-01-08")
+    assert f"Commit `{commit[:12]}`." in page
+    assert "| warehouse.demo.daily | 2025-01-01 - 2025-01-07 | 7 | - | 700.0 |" in page
+
+    prod = {"environment": "prod", "apply": True, "allow_production": True, "execution_time": NOW}
+    run, facts = execute_of(project.definitions(), instance, "plan", **prod)
+    assert run.success, run.failed
+    assert facts["sqlmesh/commit"] == commit
+    told = [r.message for r in caplog.records if "the review had estimated 700.0" in r.message]
+    assert len(told) == 1
+    event = instance.get_latest_materialization_event(key)
+    assert event is not None and event.asset_materialization is not None
+    shown = {k: v.value for k, v in event.asset_materialization.metadata.items()}
+    assert shown["sqlmesh/commit"] == commit
+    assert shown["sqlmesh/reviewed_in"] == reviewed.run_id
+    assert shown["sqlmesh/promoted_in"] == run.run_id
 
 
 def test_the_numbers_are_those_of_sqlmeshs_own_table_diff(

@@ -99,7 +99,7 @@ class ProjectSettings(BaseModel):
     gateway: str | None = Field(
         default=None, description="SQLMesh gateway; by default the project's `default_gateway`."
     )
-    environment: str = Field(default="prod", description="SQLMesh environment that runs build.")
+    environment: str = Field(default=PRODUCTION, description="SQLMesh environment that runs build.")
     concurrency_limit: int | None = Field(
         default=None,
         description="Models that SQLMesh builds at once; by default the connection's"
@@ -216,7 +216,7 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: `undeployed_changes` is none of its choices.
         """
-        default = "fail" if self.environment == "prod" else "apply"
+        default = "fail" if self.environment == PRODUCTION else "apply"
         value = default if self.undeployed_changes is None else self.undeployed_changes
         return choice("undeployed_changes", value, _UNDEPLOYED_CHANGES)
 
@@ -227,7 +227,7 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: `promotion` is none of its choices.
         """
-        default: Promotion = "after_build" if self.environment == "prod" else "before_build"
+        default: Promotion = "after_build" if self.environment == PRODUCTION else "before_build"
         value = default if self.promotion is None else self.promotion
         return choice("promotion", value, _PROMOTIONS) == "after_build"
 
@@ -272,7 +272,7 @@ class ProjectSettings(BaseModel):
 
     def plan_command(self, environment: str) -> str:
         """The command that deploys to an environment, from any folder."""
-        target = "" if environment == "prod" else f" {environment}"
+        target = "" if environment == PRODUCTION else f" {environment}"
         return f"{self.command} plan{target}"
 
     @property

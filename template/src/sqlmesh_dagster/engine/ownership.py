@@ -13,7 +13,7 @@ from sqlmesh import Context
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.reader import fingerprint_text, own_fingerprints, project_names
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot, SnapshotId, StateReader
 
 
@@ -167,7 +167,7 @@ def _owners(
 
 
 def _target(settings: ProjectSettings) -> str:
-    return "" if settings.environment == "prod" else f" {settings.environment}"
+    return "" if settings.environment == PRODUCTION else f" {settings.environment}"
 
 
 def _plain(name: str) -> str:

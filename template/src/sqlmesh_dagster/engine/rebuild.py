@@ -26,7 +26,7 @@ from sqlmesh_dagster.facts.staleness import (
     judge,
 )
 from sqlmesh_dagster.options import CheckedRunOptions
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     Snapshot,
@@ -89,7 +89,7 @@ class Freshness:
     ) -> None:
         self._known = known
         self._subjects = {subject.fqn: subject for subject in known.subjects.values()}
-        is_production = settings.environment == "prod"
+        is_production = settings.environment == PRODUCTION
         deployable = (
             DeployabilityIndex.all_deployable()
             if is_production

@@ -36,7 +36,7 @@ from sqlmesh_dagster.engine.readers import check_readers, model_readers
 from sqlmesh_dagster.engine.sides import Change, Sides, key_of
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
 from sqlmesh_dagster.engine.versions import remember
-from sqlmesh_dagster.errors import SQLMeshDagsterError
+from sqlmesh_dagster.errors import PlanFailedError, SQLMeshDagsterError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.review import (
     CheckReview,
@@ -107,7 +107,7 @@ class Reviewing:
             if not problems:
                 report(outcome)
 
-        console = CaptureConsole((), built, session.log, session.cancel)
+        console = CaptureConsole((), built, self._log, session.cancel)
         with self.planning.opened(console, load=True) as context:
             verification = verify(context, session.cancel)
             verified(verification)
@@ -119,12 +119,30 @@ class Reviewing:
                 except RunCancelled:
                     raise
                 except Exception as error:
-                    problems.append(mask(console.errors or _told(error)).strip())
+                    told = mask(console.errors or _told(error)).strip()
+                    problems.append(self._shown_problem(console, error, told))
                     console.finish()
                     show(self._failed(context, options, verification, outcomes, problems[0]))
-                    raise
+                    if problems[0] == told:
+                        raise
+                    name = session.settings.environment
+                    text = f"Environment `{name}` could not be built: {problems[0]}"
+                    raise PlanFailedError(text) from None
                 applied(read_built(session.settings, context.state_reader))
                 show(self._measured(context, options, verification, outcomes))
+
+    def _log(self, level: int, message: str) -> None:
+        """As the session's; an error of the database is on the page, where its values are masked."""
+        is_told = level >= logging.ERROR and self.rules.measure.masked
+        self.planning.session.log(level, "SQLMesh reports an error." if is_told else message)
+
+    def _shown_problem(self, console: CaptureConsole, error: Exception, told: str) -> str:
+        if isinstance(error, SQLMeshDagsterError):
+            return told
+        failures = {name: f.kind for name, f in console.failures.items()}
+        text = self.rules.measure.shown_error(failures.values() or _kinds(error), told)
+        names = ", ".join(f"`{plain(name)}`" for name in sorted(failures))
+        return text if text == told or not names else f"{names}: {text}"
 
     def _build(
         self, context: CaptureContext, console: CaptureConsole, options: PlanOptions
@@ -229,6 +247,11 @@ class Reviewing:
         sides = Sides(context, plan)
         measuring = _Measuring(sides, self.rules)
         models = []
+        self.planning.session.log(
+            logging.INFO,
+            f"Environment `{begun.environment}` is built. {len(sides.changes)} models are compared with"
+            f" `{PRODUCTION}`.",
+        )
         with self.planning.session.cancel.watching(context.engine_adapter.cursor):
             for change in sides.changes:
                 self.planning.session.cancel.check()
@@ -237,6 +260,8 @@ class Reviewing:
         names = [model.name for model in models]
         readers = (*model_readers(sides, models), *check_readers(sides), *self.outside(names))
         to_build = [b for b in begun.plan.backfills if not b.is_preview]
+        unfinished = {b.name for b in to_build}
+        models = [replace(m, is_partial=bool(m.scope) and m.name in unfinished) for m in models]
         pasts = dict(self.pasts([b.name for b in to_build]))
         for outcome in outcomes:
             known = pasts.get(plain(outcome.fqn))
@@ -261,6 +286,13 @@ def _told(error: Exception) -> str:
     return (error.description if isinstance(error, SQLMeshDagsterError) else None) or str(error)
 
 
+def _kinds(error: BaseException) -> tuple[str, ...]:
+    """The innermost of an error's causes: SQLMesh wraps what the database says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (type(error).__name__,)
+
+
 @dataclass(frozen=True)
 class _Measuring:
     """What a change did, model by model."""
@@ -278,9 +310,10 @@ class _Measuring:
         except RunCancelled:
             raise
         except Exception as error:
-            _log.info("Could not measure `%s`.", change.name, exc_info=True)
-            lines = mask(str(error)).strip().splitlines() or [type(error).__name__]
-            return replace(review, notes=(f"It could not be compared: {lines[0]}",))
+            _log.info(
+                "Could not measure `%s`.", change.name, exc_info=not self.rules.measure.masked
+            )
+            return replace(review, notes=(f"It could not be compared: {self._line_of(error)}",))
 
     def _measured(self, change: Change, review: ModelReview) -> ModelReview:
         snapshot = change.after or change.before
@@ -331,6 +364,10 @@ class _Measuring:
             self.rules.measure.is_masked(*source) for source in self.sides.made_of(model, column)
         )
 
+    def _line_of(self, error: Exception) -> str:
+        lines = mask(str(error)).strip().splitlines() or [type(error).__name__]
+        return self.rules.measure.shown_error(_kinds(error), lines[0])
+
     def checks(self, change: Change) -> Iterator[CheckReview]:
         """The audits of a model on both sides."""
         if self.sides.is_same_table(change) and change.kind == "modified indirectly":
@@ -374,9 +411,10 @@ class _Measuring:
         except RunCancelled:
             raise
         except Exception as error:
-            _log.info("Could not audit `%s`.", snapshot.name, exc_info=True)
-            text = mask(str(error)).strip().splitlines()
-            return dict.fromkeys(names, (None, True, text[0] if text else "it cannot run"))
+            _log.info(
+                "Could not audit `%s`.", snapshot.name, exc_info=not self.rules.measure.masked
+            )
+            return dict.fromkeys(names, (None, True, self._line_of(error)))
         return {
             name: (None if r.skipped else r.count or 0, r.blocking, None)
             for name, r in zip(names, results, strict=True)

@@ -24,7 +24,7 @@ from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.guard.locks import RivalStep
 from sqlmesh_dagster.options import CheckedRunOptions
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     CompletionStatus,
     DeployabilityIndex,
@@ -162,7 +162,7 @@ class SQLMeshRun:
         What it cannot drop is a warning: the models are built, and the next run tries again.
         """
         session = self.session
-        is_wanted = session.settings.environment == "prod" and not self.options.skip_janitor
+        is_wanted = session.settings.environment == PRODUCTION and not self.options.skip_janitor
         if not is_wanted or session.cancel.is_cancelled:
             return
         context.config.janitor.warn_on_delete_failure = False  # an error is a warning here
@@ -229,7 +229,7 @@ class SQLMeshRun:
             self.options,
             execution_time,
             self.session.log,
-            is_production=self.session.settings.environment == "prod",
+            is_production=self.session.settings.environment == PRODUCTION,
         )
 
     def _with_missing(
@@ -239,7 +239,7 @@ class SQLMeshRun:
         settings, options = self.session.settings, self.options
         snapshots, _ = deployed_snapshots(context, settings)
         upstream = self._upstream(snapshots, fqns, None, held)
-        is_production = settings.environment == "prod"
+        is_production = settings.environment == PRODUCTION
         above = [snapshots[name] for name in upstream.order]
         missing = missing_intervals(
             above,

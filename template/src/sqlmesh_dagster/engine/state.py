@@ -14,7 +14,7 @@ from sqlmesh_dagster.engine.context import open_context
 from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.errors import EnvironmentBusyError
 from sqlmesh_dagster.guard.locks import ProjectLock
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     Environment,
@@ -99,7 +99,7 @@ def read_deployed(settings: ProjectSettings, state: StateReader) -> Deployed | N
 
 def deployability(settings: ProjectSettings, snapshots: Collection[Snapshot]) -> DeployabilityIndex:
     """As `Scheduler.run` has it: a preview's intervals are kept apart from those of production."""
-    if settings.environment == "prod":
+    if settings.environment == PRODUCTION:
         return DeployabilityIndex.all_deployable()
     return DeployabilityIndex.create(snapshots)
 

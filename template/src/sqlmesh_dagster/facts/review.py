@@ -122,6 +122,7 @@ class ModelReview:
         notes: What else the reader has to know.
         samples: Some rows that differ, each a mapping as text; see `[measure] sample_rows`.
         is_preview: Whether the environment has a part of its rows only, for a look at them.
+        is_partial: Whether a promotion builds the rest of its time.
     """
 
     name: str
@@ -137,6 +138,7 @@ class ModelReview:
     notes: tuple[str, ...] = ()
     samples: tuple[Mapping[str, str], ...] = ()
     is_preview: bool = False
+    is_partial: bool = False
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -154,9 +156,9 @@ class ModelReview:
 
     @property
     def fewer_rows_percent(self) -> float:
-        """By how many per cent it has fewer rows; 0 where it has not. Of a preview, in what it is of."""
+        """By how many per cent it has fewer rows; 0 where it has not. Of a part, in what it is of."""
         before, after = self.rows_before, self.rows_after
-        if self.is_preview:
+        if self.is_preview or self.is_partial:
             found = self.comparison if self.scope else None
             before = found.compared_before if found else None
             after = found.compared_after if found else None
@@ -338,6 +340,21 @@ def cost(name: str, what: str, intervals: int | None, past: Past) -> Cost:
         intervals,
         None if past.rows is None else past.rows * times,
         None if past.seconds is None else past.seconds * times,
+    )
+
+
+_AT_LEAST_SECONDS = 10.0
+"""Below that, how often an estimate is off says nothing."""
+
+
+def estimate_is_off(estimate: float | None, seconds: float, factor: float) -> str | None:
+    """Says so if what was built took many times longer, or shorter, than estimated."""
+    if estimate is None or max(estimate, seconds) < _AT_LEAST_SECONDS:
+        return None
+    if factor * min(estimate, seconds) >= max(estimate, seconds):
+        return None
+    return (
+        f"The promotion built for {seconds:,.1f} seconds; the review had estimated {estimate:,.1f}."
     )
 
 

@@ -46,6 +46,36 @@ class Measure:
             for parts in (1, 2)
         )
 
+    def shown_error(self, kinds: Iterable[str], text: str) -> str:
+        """An error's text; where columns are masked, only if it is about names and not about values.
+
+        Args:
+            kinds: Names of the exceptions' types.
+        """
+        unsafe = sorted(set(kinds) - _WITHOUT_VALUES)
+        if not self.masked or not unsafe:
+            return text
+        return (
+            f"{', '.join(unsafe)}. The text of the error is not shown: it may have values of columns that"
+            " `review.toml` masks."
+        )
+
+
+_WITHOUT_VALUES = frozenset(
+    {
+        *("BinderException", "CatalogException", "ParserException", "PermissionException"),
+        *(
+            "UndefinedColumn",
+            "UndefinedTable",
+            "UndefinedFunction",
+            "SyntaxError",
+            "DatatypeMismatch",
+        ),
+        *("InsufficientPrivilege", "PlanFailedError", "ProjectLoadError"),
+    }
+)
+"""Errors of DuckDB, of Postgres and of this package whose texts name columns and tables, and no values."""
+
 
 @dataclass(frozen=True)
 class Promotion:

@@ -7,7 +7,7 @@ Three locks, always taken in this order, each released by the one who took it:
 | a run that a step leads (`shared`)     | the leading step takes a lease, its worker thread gives it back | held | alone |
 | … while it deploys local changes       | the same                    | held                       | comparing, then alone |
 | a step's own run (`per_step`)          | only where the state is on DuckDB | held                 | on its model        |
-| audits alone, a plan, an invalidation  | held (`shared`)             | held                       | alone               |
+| audits alone, a plan, a rollback, …    | held (`shared`)             | held                       | alone               |
 | unit tests and linter                  | none                        | held                       | none                |
 | a tick of the schedule, a sync         | tried, never waited for     | waited for, for some seconds | none              |
 | `SQLMeshResource.open_context`, `.connection` | held                 | held                       | none                |

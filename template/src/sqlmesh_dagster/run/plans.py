@@ -13,13 +13,10 @@ from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import PlanSummary
 from sqlmesh_dagster.facts.tables import BuiltTables
-from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.options import InvalidateOptions, PlanOptions
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.promotion import Promoting
-from sqlmesh_dagster.run.sync import report_moved, report_partitions
-from sqlmesh_dagster.run.verification_results import report_verification
-from sqlmesh_dagster.run.work import record
+from sqlmesh_dagster.run.recording import Recording
 from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings, checked_environment
 
 if TYPE_CHECKING:
@@ -79,7 +76,7 @@ def _plan(
             " Look at the plan without `apply` first."
         )
     config.check()
-    is_recorded = settings.environment == own.environment
+    recording = Recording(context.instance, project, resource, settings.environment)
     promotion: Promoting | None = None
     if settings.environment == PRODUCTION and config.apply:
         promotion = Promoting.begin(context, project, settings, config)
@@ -95,32 +92,10 @@ def _plan(
         durations.append(outcome.duration_ms)
         if outcome.status == "executed" and outcome.fqn in project.assets_by_fqn:
             built.append(outcome.fqn)
-        if not is_recorded:
-            return
-        asset, checks = project.assets_by_fqn.get(outcome.fqn), project.checks_of(outcome.fqn)
-        if asset is None and not checks:  # this process began with older files
-            name = outcome.fqn.replace('"', "")
-            resource.say(logging.WARNING, f"Reload the code location to see `{name}` in Dagster.")
-            return
-        record(context.instance, asset, outcome, checks)
-
-    def verified(verification: Verification) -> None:
-        if is_recorded:
-            report_verification(context.instance, project.verification_checks, verification)
+        recording.outcome(outcome)
 
     def applied(tables: BuiltTables) -> None:
-        if not is_recorded:
-            return
-        promoted = (
-            *report_moved(
-                context.instance,
-                project,
-                tables.tables,
-                more=promotion.change if promotion else None,
-            ),
-            *report_partitions(context.instance, project, tables.tables),
-        )
-        for key in promoted:
+        for key in recording.applied(tables, promotion.change if promotion else None):
             resource.say(
                 logging.INFO, f"`{key.to_user_string()}` had been built before, and is promoted."
             )
@@ -128,13 +103,13 @@ def _plan(
     def work(session: "Session") -> None:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
 
-        audited = [table.snapshot for table in project.table_checks] if is_recorded else []
+        audited = [table.snapshot for table in project.table_checks] if recording.is_on else []
         Planning(session, audited, project.manifest.former).plan(
             config,
             show,
             report,
             applied,
-            verified,
+            recording.verified,
             approve=promotion.approve if promotion else lambda basis: None,
             reviewed=promotion.environment if promotion else None,
             run=context.run_id,
@@ -149,7 +124,7 @@ def _plan(
         plan = {"sqlmesh/plan_summary": dg.MetadataValue.md(shown[0].markdown)}
         raise type(error)(error.description, metadata={**error.metadata, **plan}) from error
     (summary,) = shown
-    if config.apply and not is_recorded:
+    if config.apply and not recording.is_on:
         context.log.info(
             f"Dagster's assets are those of environment `{own.environment}`, so that nothing is"
             f" recorded of what was built in `{settings.environment}`."

@@ -10,7 +10,7 @@ import dagster as dg
 
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import PromotionStoppedError
-from sqlmesh_dagster.facts.review import Basis
+from sqlmesh_dagster.facts.review import Basis, estimate_is_off
 from sqlmesh_dagster.facts.rules import Rules, read_rules
 from sqlmesh_dagster.options import PlanOptions
 from sqlmesh_dagster.resource import SQLMeshResource
@@ -23,9 +23,6 @@ from sqlmesh_dagster.upstream.dagster import add_run_tag
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
-
-_AT_LEAST_SECONDS = 10.0
-"""Below that, how often an estimate is off says nothing."""
 
 
 @dataclass(frozen=True)
@@ -127,14 +124,9 @@ class Promoting:
 
     def _compare(self, seconds: float) -> None:
         estimate = self.reviewed.seconds if self.reviewed else None
-        factor = self.rules.promotion.cost_factor
-        if estimate is None or max(estimate, seconds) < _AT_LEAST_SECONDS:
-            return
-        if seconds > factor * estimate or estimate > factor * seconds:
-            self.context.log.warning(
-                f"The promotion built for {seconds:,.1f} seconds; the review had estimated"
-                f" {estimate:,.1f}."
-            )
+        told = estimate_is_off(estimate, seconds, self.rules.promotion.cost_factor)
+        if told:
+            self.context.log.warning(told)
 
     def _drop(self, resource: SQLMeshResource, name: str) -> None:
         if not self.rules.promotion.drop_environment or name == resource.settings.environment:

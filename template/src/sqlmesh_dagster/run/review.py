@@ -10,22 +10,18 @@ import dagster as dg
 from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.gates import Stop, stops
-from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.review import Review
 from sqlmesh_dagster.facts.review_page import page
 from sqlmesh_dagster.facts.rules import read_rules
 from sqlmesh_dagster.facts.tables import BuiltTables
-from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.options import PlanOptions, ReviewOptions
 from sqlmesh_dagster.run.commits import commit_of
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.outside import outside_readers
 from sqlmesh_dagster.run.overrides import Override, obey, override_of
 from sqlmesh_dagster.run.past import pasts_of
+from sqlmesh_dagster.run.recording import Recording
 from sqlmesh_dagster.run.reviewed import BASIS, REVIEWED_TAG, basis_json
-from sqlmesh_dagster.run.sync import report_moved, report_partitions
-from sqlmesh_dagster.run.verification_results import report_verification
-from sqlmesh_dagster.run.work import record
 from sqlmesh_dagster.settings import PRODUCTION, checked_environment
 from sqlmesh_dagster.upstream.dagster import add_run_tag
 
@@ -70,24 +66,11 @@ def _review(
     plan = _plan_of(config)
     rules = read_rules(settings.project_path)
     given = override_of(rules.gates, config.override, config.override_by)
-    is_recorded = name == own.environment
+    recording = Recording(context.instance, project, resource, name, context.run_id)
     found: list[Review] = []
 
-    def report(outcome: ModelOutcome) -> None:
-        if is_recorded:
-            asset = project.assets_by_fqn.get(outcome.fqn)
-            checks = project.checks_of(outcome.fqn)
-            if asset is not None or checks:
-                record(context.instance, asset, outcome, checks, context.run_id)
-
-    def verified(verification: Verification) -> None:
-        if is_recorded:
-            report_verification(context.instance, project.verification_checks, verification)
-
     def applied(tables: BuiltTables) -> None:
-        if is_recorded:
-            list(report_moved(context.instance, project, tables.tables))
-            list(report_partitions(context.instance, project, tables.tables))
+        recording.applied(tables)
 
     def work(session: "Session") -> None:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
@@ -99,7 +82,7 @@ def _review(
             pasts=lambda names: pasts_of(context.instance, project, names),
             outside=lambda names: outside_readers(context, project, rules, names),
             commit=commit_of(settings.project_path),
-        ).review(plan, found.append, report, applied, verified)
+        ).review(plan, found.append, recording.outcome, applied, recording.verified)
 
     try:
         in_session(context, resource, settings, work)

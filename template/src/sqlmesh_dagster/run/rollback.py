@@ -13,7 +13,7 @@ from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.versions import Rollback
 from sqlmesh_dagster.options import RollbackOptions
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
-from sqlmesh_dagster.run.sync import report_moved, report_partitions
+from sqlmesh_dagster.run.recording import Recording
 from sqlmesh_dagster.settings import PRODUCTION
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _rollback(
     resource = resource_of(context, project)
     own = resource.settings
     settings = own.model_copy(update={"environment": PRODUCTION})
-    is_recorded = own.environment == PRODUCTION
+    recording = Recording(context.instance, project, resource, PRODUCTION)
     shown: list[Rollback] = []
 
     def show(rollback: Rollback) -> None:
@@ -55,19 +55,12 @@ def _rollback(
         resource.say(logging.INFO, rollback.markdown)
 
     def applied(tables: BuiltTables, gone: Collection[str]) -> None:
-        if not is_recorded:
-            return
         facts = change_of(context.run_id, shown[0])
-        moved = report_moved(
-            context.instance,
-            project,
-            tables.tables,
-            more=facts,
-            description="Built before; production was rolled back to it.",
-        )
-        for key in (*moved, *report_partitions(context.instance, project, tables.tables)):
+        text = "Built before; production was rolled back to it."
+        for key in recording.applied(tables, facts, text):
             resource.say(logging.INFO, f"`{key.to_user_string()}` shows the table of before.")
-        _observe(context.instance, project, gone, facts)
+        if recording.is_on:
+            _observe(context.instance, project, gone, facts)
 
     def work(session: "Session") -> None:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
@@ -83,7 +76,7 @@ def _rollback(
         page = {"sqlmesh/plan_summary": dg.MetadataValue.md(shown[0].markdown)}
         raise type(error)(error.description, metadata={**error.metadata, **page}) from error
     (found,) = shown
-    if config.apply and not is_recorded:
+    if config.apply and not recording.is_on:
         context.log.info(
             f"Dagster's assets are those of environment `{own.environment}`, so that nothing is recorded"
             " of them."

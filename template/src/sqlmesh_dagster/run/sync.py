@@ -31,6 +31,8 @@ from sqlmesh_dagster.settings import ProjectSettings
 
 _INTERVAL_SECONDS = 60
 _SHOWN_KEYS = 10
+OUTSIDE = "Built outside Dagster."
+"""What the materialization of a table says that no Dagster run has built."""
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ def report_moved(
     tables: Iterable[BuiltTable],
     looked_at: float | None = None,
     more: Mapping[str, Any] | None = None,
-    description: str = "Built outside Dagster.",
+    description: str = OUTSIDE,
 ) -> Iterator[dg.AssetKey]:
     """Reports each table that is newer than its asset's last materialization; yields its key.
 

@@ -21,6 +21,7 @@ from sqlmesh_dagster.facts.review import (
     Review,
     RowComparison,
     cost,
+    estimate_is_off,
     touched,
 )
 from sqlmesh_dagster.facts.review_page import MARK, page
@@ -223,3 +224,36 @@ def test_what_nobody_has_measured_is_not_called_free() -> None:
     assert "How long it takes is not known" in page(unknown, ())
     assert stops(Gates(False, False, None, False, cost_minutes=0.01), unknown) == ()
     assert replace(_REVIEW, costs=()).seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("estimate", "seconds", "is_off"),
+    [
+        (None, 500.0, False),
+        (100.0, 300.0, False),
+        (100.0, 300.1, True),
+        (300.0, 100.0, False),
+        (300.1, 100.0, True),
+        (0.0, 9.9, False),
+        (0.0, 10.1, True),
+        (9.0, 1.0, False),
+    ],
+)
+def test_an_estimate_is_off_by_more_than_a_factor_and_some_seconds(
+    estimate: float | None, seconds: float, is_off: bool
+) -> None:
+    """Promise: both ways; what nobody would wait for says nothing."""
+    told = estimate_is_off(estimate, seconds, 3.0)
+    assert (told is not None) == is_off
+    if told and estimate == 100.0:
+        assert told.startswith(
+            "The promotion built for 300.1 seconds; the review had estimated 100.0"
+        )
+
+
+def test_what_a_promotion_still_builds_is_not_missed() -> None:
+    """Promise: an environment of some days has fewer rows than production, and loses none."""
+    model = ModelReview("m", "modified", rows_before=1000, rows_after=90, comparison=_COMPARED)
+    assert model.fewer_rows_percent == pytest.approx(91)
+    part = replace(model, scope="some days", is_partial=True)
+    assert part.fewer_rows_percent == pytest.approx(10)
