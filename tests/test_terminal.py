@@ -113,6 +113,7 @@ def test_production_and_what_is_dropped_are_asked_for(project: Project) -> None:
     """Promise: where nobody can answer, nothing is done, and the message has the command."""
     before = _newest(project).run_id
     assert "run `poe promote --yes`" in _poe(project, "promote", code=1)
+    assert "run `poe rollback --yes`" in _poe(project, "rollback", code=1)
     assert "run `poe invalidate dev_ada --yes`" in _poe(project, "invalidate", "dev_ada", code=1)
     assert _newest(project).run_id == before
     assert "The plan of `dev_ada` is applied" in _poe(

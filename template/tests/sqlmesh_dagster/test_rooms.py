@@ -62,7 +62,7 @@ _MAY_IMPORT = {
     "consumers": {"definition", "facts"},
     "automation": set(),
     "alerts": {"errors", "guard"},
-    "commands": {"alerts", "errors", "guard", "settings", "upstream"},
+    "commands": {"alerts", "errors", "guard", "upstream"},
     "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard", "upstream"},
     "engine": {

@@ -125,3 +125,14 @@ def test_only_who_may_overrides_and_says_why() -> None:
     ]:
         with pytest.raises(InvalidSettingError, match=told):
             override_of(gates, reason, by)
+
+
+@pytest.mark.parametrize("kind", ["ConversionException", "NumericValueOutOfRange", "ValueError"])
+def test_an_error_that_may_repeat_a_value_is_named_by_its_kind_where_columns_are_masked(
+    kind: str,
+) -> None:
+    """Promise: as in `invalid input syntax for type integer: "ada@example.com"`."""
+    told = Measure(masked=("email",)).shown_error([kind], "value 'ada@example.com'")
+    assert told.startswith(f"{kind}. The text of the error is not shown") and "ada" not in told
+    assert Measure().shown_error([kind], "the text") == "the text"
+    assert Measure(masked=("email",)).shown_error(["BinderException"], "the text") == "the text"
