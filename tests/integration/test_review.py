@@ -531,7 +531,7 @@ def test_what_is_promoted_is_what_was_reviewed(
 
 
 def test_production_shows_which_commit_moved_it_and_how_far_off_the_estimate_was(
-    project: Project, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
+    project: Project, instance: dg.DagsterInstance
 ) -> None:
     """The review builds a part; what production builds of the rest is estimated from the last run."""
 
@@ -557,8 +557,8 @@ def test_production_shows_which_commit_moved_it_and_how_far_off_the_estimate_was
     run, facts = execute_of(project.definitions(), instance, "plan", **prod)
     assert run.success, run.failed
     assert facts["sqlmesh/commit"] == commit
-    told = [r.message for r in caplog.records if "the review had estimated 700.0" in r.message]
-    assert len(told) == 1
+    told = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert sum("the review had estimated 700.0" in text for text in told) == 1
     event = instance.get_latest_materialization_event(key)
     assert event is not None and event.asset_materialization is not None
     shown = {k: v.value for k, v in event.asset_materialization.metadata.items()}
