@@ -270,3 +270,6 @@ if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     for stage_name, _ in take(target):
         sys.stdout.write(f"{stage_name}\n")
+    of_review = target / "review.png" if len(sys.argv) > 1 else ROOT / "docs/images/review.png"
+    importlib.import_module("tests.review_screen").take(of_review)
+    sys.stdout.write("review\n")
