@@ -22,19 +22,13 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self._pattern: re.Pattern[bytes] | None = None
-        self._is_silent = False
         self._lock = threading.Lock()
         self.port: int = self._listener.getsockname()[1]
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_at(self, pattern: str, *, silently: bool = False) -> None:
-        """Cuts once, before the server sees it.
-
-        Args:
-            silently: Nobody is told: nothing is passed on any more, as by a firewall.
-        """
-        self._is_silent = silently
+    def cut_at(self, pattern: str) -> None:
+        """Cuts once, before the server sees it."""
         self._pattern = re.compile(pattern.encode(), re.IGNORECASE | re.DOTALL)
 
     def cut(self) -> None:
@@ -66,18 +60,12 @@ class Proxy:
                     ).start()
 
     def _pass_on(self, source: socket.socket, target: socket.socket, is_client: bool) -> None:
-        is_silent = False
         with suppress(OSError):
             while data := source.recv(2**16):
                 if is_client and self._pattern and self._pattern.search(data):
                     self._pattern = None
-                    if self._is_silent:
-                        is_silent = True
-                        self.cuts += 1
-                    else:
-                        self.cut()
-                if not is_silent:
-                    target.sendall(data)
+                    self.cut()
+                target.sendall(data)
         for connection in (source, target):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -107,24 +107,6 @@ def _is_told(error: str) -> bool:
     )
 
 
-def test_a_server_that_falls_silent_ends_the_run(
-    project: Project, instance: dg.DagsterInstance, server: Server, database: str, cutter: Proxy
-) -> None:
-    """Promise: a firewall that drops what it has let pass for an hour holds no run for ever."""
-    _on_postgres(project, cutter.port, database)
-    _write_models(project)
-    definitions = project.definitions(wait_timeout=5)
-    assert run_in_process(definitions, instance).success
-    cutter.cut_at("SELECT pg_backend_pid", silently=True)
-    begin = time.monotonic()
-    silent = run_in_process(definitions, instance, now=_LATER)
-    assert time.monotonic() - begin < _SECONDS and cutter.cuts
-    assert not silent.success
-    assert run_in_process(definitions, instance, now=_LATER).success
-    rows = server.query(database, "SELECT count(*), count(DISTINCT day) FROM demo__dev.days")
-    assert rows == [(4, 4)]
-
-
 _DAGSTER = """
 import sys
 import dagster as dg
