@@ -149,14 +149,18 @@ def _explain_errors() -> None:
 
 def _with_place(context: ExceptionContext) -> BaseException | None:
     """The error to raise in place of one that does not say which disk is full; None for any other."""
-    said = str(context.original_exception)
-    if context.engine is None or not any(words in said for words in _CANNOT_WRITE):
+    if context.engine is None:
         return None
-    file = Path(context.engine.url.database or "").resolve()
-    home = next((home for home in _homes if file.is_relative_to(home)), None)
-    if home is None:
+    return _explained(Path(context.engine.url.database or ""), context.original_exception)
+
+
+def _explained(place: Path, error: BaseException) -> StorageFullError | None:
+    """The same for an error of the driver at a file or folder."""
+    said = str(error)
+    home = next((home for home in _homes if place.resolve().is_relative_to(home)), None)
+    if home is None or not any(words in said for words in _CANNOT_WRITE):
         return None
-    return StorageFullError(_unwritable(home, said), None, context.original_exception)
+    return StorageFullError(_unwritable(home, said), None, error)
 
 
 def _unwritable(home: Path, said: str) -> str:
@@ -299,6 +303,11 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
             try:
                 yield
                 transaction.commit()
+            except sqlite3.OperationalError as error:  # of the driver: no engine has seen it
+                told = _explained(Path(self._base_dir), error)
+                if told is None:
+                    raise
+                raise told from error
             finally:
                 self._transaction = None
                 transaction.roll_back()
