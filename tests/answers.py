@@ -16,8 +16,8 @@ CHOICES = {
     if (choices := spec.get("choices"))
 }
 EXAMPLE: dict[str, str] = yaml.safe_load((ROOT / "example-answers.yml").read_text())
-_ALONE = ("warehouse",)
-"""Touches one place, and has many choices: each is met once."""
+_ALONE = ("warehouse", "deployment")
+"""Touch few places, or have many choices: each is met once."""
 _PAIRED = {name: choices for name, choices in CHOICES.items() if name not in _ALONE}
 PAIRWISE = {
     "-".join([*values, *alone]): dict(zip([*_PAIRED, *_ALONE], [*values, *alone], strict=True))

@@ -65,6 +65,7 @@ BAD_ANSWERS = {
     "sample": ["huge", ""],
     "sqlmesh_project_dir": ["transform", *BAD_FOLDERS],
     "warehouse": ["oracle", "Postgres", ""],
+    "deployment": ["swarm", "Kubernetes", ""],
     "ci": ["jenkins", ""],
 }
 
@@ -87,6 +88,7 @@ def test_every_question_has_help_a_default_and_a_known_shape() -> None:
             {"type", "help", "default", "choices"},
             {"type", "help", "default", "validator"},
             {"type", "help", "default", "validator", "when"},
+            {"type", "help", "default", "choices", "when"},
         ), name
 
 

@@ -89,7 +89,8 @@ def _program(name: str) -> Any:
     if isinstance(loaded, click.Command):
         return loaded
     module = sys.modules[loaded.__module__]
-    for attribute in ("cli", "create_dagster_cli", "create_dg_cli"):
+    makers = ("dagster", "dg", "dagster_daemon", "dagster_webserver")
+    for attribute in ("cli", *(f"create_{maker}_cli" for maker in makers)):
         found = getattr(module, attribute, None)
         if isinstance(found, click.Command):
             return found
@@ -115,10 +116,15 @@ def _parse(command: click.Command, name: str, arguments: list[str]) -> None:
         _parse(below, rest[0], rest[1:])
 
 
+def parse_command(program: str, *arguments: str) -> None:
+    """Let a program's own parser read a command: click's error, if it can't."""
+    _parse(_program(program), program, list(arguments))
+
+
 def _check(line: str) -> None:
     program, *arguments = shlex.split(line.rstrip(".,"), comments=True)
     if program != "poe":
-        _parse(_program(program), program, arguments)
+        parse_command(program, *arguments)
         return
     task = next((word for word in arguments if not word.startswith("-")), None)
     if task in (None, "any"):

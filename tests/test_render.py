@@ -111,9 +111,10 @@ def test_the_settings_of_the_dependency_bot_are_valid(render: Render) -> None:
         *("check_jsonschema", "--builtin-schema", "vendor.renovate", "renovate.json"), cwd=project
     )
     settings = json.loads((project / "renovate.json").read_text())
-    pyproject = parse_toml(project / "pyproject.toml")
-    pins = [*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"]]
-    names = sorted(re.split("[<>=;]", pin)[0] for pin in pins)
+    pyproject = parse_toml(render(deployment="kubernetes") / "pyproject.toml")
+    pins = [pin for group in pyproject["dependency-groups"].values() for pin in group]
+    pins += pyproject["project"]["dependencies"]
+    names = sorted({re.split("[<>=;]", pin)[0] for pin in pins})
     assert settings["packageRules"][0]["matchPackageNames"] == names
 
 

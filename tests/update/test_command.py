@@ -159,6 +159,37 @@ def test_another_warehouse_leaves_one_line_for_the_owner(project: Project) -> No
     assert project.report("--data", "warehouse=duckdb")["left"] == ""
 
 
+def test_a_deployment_comes_changes_and_goes_by_its_answer(project: Project) -> None:
+    """Promise: the template's files follow the answer; the owner's are neither written nor deleted."""
+    root = project.root
+    own = {"compose.override.yaml": "services: {}\n", "deploy/kubernetes/own.yaml": "mine: 1\n"}
+    done = project.command("update", "--data", "deployment=docker-compose")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("`# POSTGRES_PASSWORD=` into `.env.example`") == 1
+    assert (root / "compose.yaml").is_file() and (root / "Dockerfile").is_file()
+    assert not any((root / name).exists() for name in own)
+    assert '"dagster-postgres==' in (root / "pyproject.toml").read_text()
+    with (root / ".env.example").open("a") as example:
+        example.write("# POSTGRES_PASSWORD=\n")
+    for name, text in own.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    project.commit()
+
+    assert project.report("--data", "deployment=kubernetes")["left"] == ""
+    assert (root / "deploy/kubernetes/values.yaml").is_file()
+    assert not (root / "compose.yaml").exists()
+    project.commit()
+    assert project.report("--data", "deployment=none")["left"] == ""
+    left = {path.relative_to(root).as_posix() for path in (root / "deploy").rglob("*.*")}
+    assert left == {"deploy/kubernetes/own.yaml"} and not (root / "Dockerfile").exists()
+    assert {name: (root / name).read_text() for name in own} == own
+    (root / "Dockerfile").write_text("FROM scratch\n")
+    project.commit()
+    drift = project.command("drift", "--json")
+    assert not [name for names in json.loads(drift.stdout).values() if "Dockerfile" in str(names)]
+
+
 @pytest.mark.parametrize("name", ["README.md", "new.txt", f"{VENDORED}/clean.py"])
 def test_it_refuses_a_dirty_tree(project: Project, name: str) -> None:
     """Owner's, new or the template's file: it is named, and nothing changes."""

@@ -1,6 +1,7 @@
 """Which of the template's files differ from the template, here or there; without the network."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def find(root: Path) -> Drift:
         raise Refused(
             f"`{path}` does not exist. Restore it with `git checkout -- {manifest.NAME}`."
         )
-    left_out = () if stored.answers.get("ci") == "github" else (".github/",)
+    left_out = _left_out(stored.answers)
     known = manifest.parse(path.read_text(encoding="utf-8")).without(left_out)
     edited = {name for name, digest in known.template.items() if _digest(root / name) != digest}
     repository = upstream.find(stored.source, root)
@@ -81,6 +82,19 @@ def find(root: Path) -> Drift:
         if repository and text
         else "the template is not on this machine: `poe update --check` asks for a newer version",
     )
+
+
+def _left_out(given: Mapping[str, str]) -> tuple[str, ...]:
+    """Beginnings of paths that the answers leave out; a file of such a name is the owner's."""
+    deployment = given.get("deployment", "none")
+    left_out = {
+        ".github/": given.get("ci") != "github",
+        "Dockerfile": deployment == "none",
+        "deploy/": deployment == "none",
+        "compose.yaml": deployment != "docker-compose",
+        "deploy/kubernetes/": deployment != "kubernetes",
+    }
+    return tuple(path for path, is_left_out in left_out.items() if is_left_out)
 
 
 def _digest(path: Path) -> str | None:

@@ -30,6 +30,7 @@ START_SECONDS = 15 * 60
 """Dagster's own monitoring gives a run three minutes to start; a queue of images may be slower."""
 SILENCE_SECONDS = 6 * 3600
 """Longest time without a sign of life from another host; steps outside SQLMesh give none."""
+HOST_VARIABLE = "SQLMESH_DAGSTER_HOST"
 _CLOCK_SECONDS = 5
 """How much later the start of a process may seem than its first event, where a clock must say so."""
 _TICK_SECONDS = 0.1
@@ -102,7 +103,14 @@ def _never_started(waited: float) -> str | None:
 
 
 def this_host() -> str:
-    """The host's name, and the process namespace where there are such."""
+    """The host's name, and the process namespace where there are such; or what `SQLMESH_DAGSTER_HOST` says.
+
+    A container that is made anew is another host, of which nothing is known. The variable names a
+    container whose successor knows that it is gone, as there is one at a time: set it for the code
+    server alone, which hands it on to its runs.
+    """
+    if named := os.environ.get(HOST_VARIABLE):
+        return named
     namespace = ""
     with suppress(OSError):
         namespace = str(Path("/proc/self/ns/pid").readlink())

@@ -174,3 +174,15 @@ def test_a_host_is_its_name_and_its_process_namespace() -> None:
     namespace = Path("/proc/self/ns/pid")
     linked = [str(namespace.readlink())] if namespace.parent.exists() else []
     assert this_host().split() == [*socket.gethostname().split(), *linked]
+
+
+def test_a_container_that_is_made_anew_knows_of_the_one_before(
+    gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process namespace is another one: a run of before has no host, but by a name that stays."""
+    before = _process(gone, host="0a1b2c pid:[1]")
+    assert death_of(replace(STARTED, process=before), NOW) is None
+    monkeypatch.setenv("SQLMESH_DAGSTER_HOST", "code")
+    named = _process(gone)
+    assert named.host == "code"
+    assert death_of(replace(STARTED, process=named), NOW) == f"its process {gone} is gone"
