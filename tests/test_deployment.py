@@ -93,7 +93,7 @@ def test_each_answer_brings_its_own_files(render: Render) -> None:
     """Promise: without an answer there is not one file more; with one, exactly what the page lists."""
 
     def names(**answers: str) -> set[str]:
-        project = render(**answers)
+        project = render(**answers, ci="none", sample="minimal")
         return {path.relative_to(project).as_posix() for path in files(project)}
 
     none = names()
