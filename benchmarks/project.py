@@ -1,8 +1,9 @@
-"""Writes a synthetic SQLMesh project of N models: `python benchmarks/project.py FOLDER N`.
+"""Writes a synthetic SQLMesh project of N models: `python benchmarks/project.py FOLDER N [--trivial]`.
 
 One seed, then layers of about √N models that each read 1 to 3 models of the layer above. Every model
 has three CTEs, five columns with casts and one or two audits; every fourth is incremental. There are
-90 rows, so that what is measured is the frameworks' own work and not DuckDB's.
+90 rows, so that what is measured is the frameworks' own work and not DuckDB's. `--trivial` is the hardest
+case: 10 rows, two columns and two audits each, so that SQLMesh itself has next to nothing to do.
 """
 
 from __future__ import annotations
@@ -60,23 +61,42 @@ SELECT
   place::INT AS place
 FROM ranked
 """
+TRIVIAL = """
+MODEL (
+  name bench.{name},
+  kind FULL,
+  audits (not_null(columns := (id)), unique_values(columns := (id)))
+);
+
+{query}
+"""
 
 
-def write_project(folder: Path, models: int) -> None:
+def write_project(folder: Path, models: int, *, is_trivial: bool = False) -> None:
     """Writes the project into `folder`, with `warehouse.duckdb` as its database."""
     for name in ("models", "seeds"):
         (folder / name).mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG.format(database=folder / "warehouse.duckdb"))
     (folder / "seeds" / "m_0000.csv").write_text("\n".join(_seed_lines()))
-    (folder / "models" / "m_0000.sql").write_text(SEED)
+    model = _trivial if is_trivial else _model
+    (folder / "models" / "m_0000.sql").write_text(model(0, []) if is_trivial else SEED)
     chance = random.Random(models)
     width = math.isqrt(models - 1) or 1
     for number in range(1, models):
         layer = (number - 1) // width
         above = range(1 + (layer - 1) * width, 1 + layer * width) if layer else range(1)
         parents = chance.sample(above, min(chance.randint(1, 3), len(above)))
-        text = _model(number, [_name(parent) for parent in parents])
+        text = model(number, [_name(parent) for parent in parents])
         (folder / "models" / f"{_name(number)}.sql").write_text(text)
+
+
+def _trivial(number: int, parents: list[str]) -> str:
+    query = "SELECT range::INT AS id, (range * 2)::INT AS amount FROM range(10)"
+    if parents:
+        first, *others = parents
+        joins = "".join(f" JOIN bench.{other} USING (id)" for other in others)
+        query = f"SELECT f.id::INT AS id, f.amount::INT AS amount FROM bench.{first} AS f{joins}"
+    return TRIVIAL.format(name=_name(number), query=query)
 
 
 def _seed_lines() -> Iterator[str]:
@@ -109,5 +129,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a synthetic SQLMesh project.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("models", type=int)
+    parser.add_argument("--trivial", action="store_true")
     arguments = parser.parse_args()
-    write_project(arguments.folder, arguments.models)
+    write_project(arguments.folder, arguments.models, is_trivial=arguments.trivial)

@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).resolve().parent
+LAST = HERE / "last.json"
+"""The ratios in CPU that were kept last, by number and kind of models, and by row."""
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(HERE.parent / "template" / "src"),
@@ -78,6 +80,7 @@ _LOADED: Mapping[str, str | bool] = {**_ALL, "sqlmesh": True}
 _STORED_ONLY: Mapping[str, str | bool] = {**_ALL, "sqlmesh": False}
 _STORED = ".cache/dagster"
 
+_PLAN = Task("", "bare_plan", _STATE, {"outcome": "planned"}, fills=False)
 WARM_UP = (
     Task("", "definitions_load", (), _ALL, fills=False),
     Task("", "bare_full", _STATE, _BUILT),
@@ -106,6 +109,8 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
             Task("template full", "dagster_template", _STATE, _BUILT),
             Task("template idle", "dagster_template", (), _IDLE),
         ),
+        (_PLAN, Task("planned bare", "bare_idle", (), _BUILT)),
+        (_PLAN, Task("planned template", "dagster_template", (), _BUILT)),
         (
             Task("sqlite full", "dagster_sqlite", _STATE, _BUILT),
             Task("sqlite idle", "dagster_sqlite", (), _IDLE),
@@ -131,6 +136,7 @@ ROWS = (
     Row("definitions, no cache at all", "definitions, cold", "bare load, cold"),
     Row("definitions, a file changed", "definitions, changed", "bare load, warm"),
     Row("full run", "template full", "bare full", ("run",)),
+    Row("full run, planned before", "planned template", "planned bare", ("run",)),
     Row("full run, stock SQLite", "sqlite full", "bare full", ("run",)),
     Row("full run, ephemeral", "ephemeral full", "bare full", ("run",)),
     Row("Dagster alone", "dagster alone", "bare full", ("run",)),
@@ -157,17 +163,32 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[10, 100, 500], metavar="N")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds of each size")
     parser.add_argument("--only", choices=sorted(GROUPS), nargs="+", default=["load", "run"])
+    parser.add_argument("--trivial", action="store_true", help="models that do next to nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="trivial models, one round of 30, all groups: minutes"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the figures as the last ones")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.models, arguments.repeat, arguments.trivial = [30], 1, True
+        arguments.only = list(GROUPS)
+    kept = json.loads(LAST.read_text()) if LAST.exists() else {}
     versions = [f"{name} {version(name)}" for name in ("dagster", "sqlmesh", "duckdb")]
     print(f"python {sys.version.split()[0]}", *versions, sep=", ", flush=True)
     for models in arguments.models:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-            report(models, measure(Path(folder) / "project", models, arguments))
+            samples = measure(Path(folder) / "project", models, arguments)
+            shape = f"{models} trivial" if arguments.trivial else str(models)
+            found = report(models, samples, kept.get(shape, {}))
+            kept[shape] = {**kept.get(shape, {}), **found}
+    if arguments.keep:
+        LAST.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
 def measure(project: Path, models: int, arguments: argparse.Namespace) -> Samples:
     """Every task of the chosen groups, as often as asked for, interleaved."""
-    _python("project.py", str(project), str(models))
+    shape = ["--trivial"] if arguments.trivial else []
+    _python("project.py", str(project), str(models), *shape)
     samples: Samples = defaultdict(list)
     for group in arguments.only:
         for task in WARM_UP[: 1 if group == "load" else None]:
@@ -195,9 +216,18 @@ def perform(task: Task, project: Path, models: int) -> Sample:
     return sample
 
 
-def report(models: int, samples: Samples) -> None:
-    """A table of ratios, and a line on each log, as far as there are samples for them."""
-    print(f"\n{models} models{'CPU':>41}{'wall':>16}{'memory':>12}{'bare: CPU, wall':>18}")
+def report(models: int, samples: Samples, last: Mapping[str, float]) -> dict[str, float]:
+    """A table of ratios, and a line on each log, as far as there are samples for them.
+
+    Args:
+        last: The ratio in CPU of each row, as it was kept last.
+
+    Returns:
+        The same of this time.
+    """
+    found: dict[str, float] = {}
+    heads = f"{'CPU':>41}{'wall':>16}{'memory':>12}{'bare: CPU, wall':>18}{'last CPU':>10}"
+    print(f"\n{models} models{heads}")
     print(f"{'median':>50}{'min':>8}{'median':>8}{'min':>8}")
     for row in ROWS:
         ours, bare = samples.get(row.ours), samples.get(row.bare)
@@ -209,7 +239,11 @@ def report(models: int, samples: Samples) -> None:
                 for of in (median, min)
             )
             spent = [f"{_seconds(bare, row, clock, median):7.2f} s" for clock in (0, 1)]
-            print(f"{row.title:<42}{cells}{memory:12.2f}{''.join(spent)}")
+            ratio = _seconds(ours, row, 0, median) / _seconds(bare, row, 0, median)
+            found[row.title] = round(ratio, 2)
+            before = f"{last[row.title]:8.2f}" if row.title in last else ""
+            worse = "  worse" if ratio > 1.1 * last.get(row.title, ratio) else ""
+            print(f"{row.title:<42}{cells}{memory:12.2f}{''.join(spent)}{before}{worse}")
     for label in ("in process", "spawned", "forked"):
         if label in samples:
             cpu, wall = (
@@ -227,6 +261,7 @@ def report(models: int, samples: Samples) -> None:
                 f" the instance then has {size / 2**20:.2f} MiB"
             )
     sys.stdout.flush()
+    return found
 
 
 def _seconds(

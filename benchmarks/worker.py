@@ -63,6 +63,12 @@ def bare_full(project: Path) -> Facts:
 
 
 @job
+def bare_plan(project: Path) -> Facts:
+    """Plan without a backfill alone: tables without rows, which the next run fills."""
+    return _bare_run(project, plan=True, run=False)
+
+
+@job
 def bare_idle(project: Path) -> Facts:
     """A run alone."""
     return _bare_run(project, plan=False)
@@ -150,7 +156,7 @@ def count_filled(project: Path) -> Facts:
     return {"filled": sum(1 for ((count,),) in counts if count)}
 
 
-def _bare_run(project: Path, *, plan: bool) -> Facts:
+def _bare_run(project: Path, *, plan: bool, run: bool = True) -> Facts:
     with phase("import"):
         from sqlmesh import Context
     with phase("load"):
@@ -165,6 +171,8 @@ def _bare_run(project: Path, *, plan: bool) -> Facts:
                 enable_preview=False,
                 execution_time=NOW,
             )
+        if not run:
+            return {"outcome": "planned"}
         status = context.run(ENVIRONMENT, execution_time=NOW)
         context.close()
     if status.is_failure:
@@ -172,10 +180,12 @@ def _bare_run(project: Path, *, plan: bool) -> Facts:
     return {"outcome": "nothing due" if status.is_nothing_to_do else "built"}
 
 
-def _definitions(project: Path) -> dg.Definitions:
+def _definitions(project: Path, *, sqlmesh: bool = True) -> dg.Definitions:
     with phase("import"):
         import sqlmesh_dagster
-        import sqlmesh_dagster.engine.sqlmesh_run  # imports SQLMesh
+
+        if sqlmesh:  # in the run's own process
+            import sqlmesh_dagster.engine.sqlmesh_run
     with phase("load"):
         return sqlmesh_dagster.sqlmesh_definitions_factory(
             project_dir=project, environment=ENVIRONMENT, undeployed_changes="apply"
@@ -213,7 +223,8 @@ def _dagster_run(
 
 def project_job() -> dg.JobDefinition:
     """The job of the project in `BENCHMARK_PROJECT`, for every process of a run."""
-    return _definitions(Path(os.environ["BENCHMARK_PROJECT"])).resolve_job_def("sqlmesh_job")
+    project = Path(os.environ["BENCHMARK_PROJECT"])
+    return _definitions(project, sqlmesh=False).resolve_job_def("sqlmesh_job")
 
 
 def _executed(project: Path, executor: Mapping[str, Any]) -> Facts:

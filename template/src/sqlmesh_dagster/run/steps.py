@@ -40,6 +40,7 @@ from sqlmesh_dagster.upstream.dagster import (
     of_newest_materializations,
     output_without_materialization,
     partition_range,
+    report_together,
     run_plan,
     run_start,
     without_missing_output_messages,
@@ -47,6 +48,8 @@ from sqlmesh_dagster.upstream.dagster import (
 
 _SHOWN = 10
 """Partitions that a message names."""
+_YIELDED = 50
+"""Materializations of a model's partitions that are logged one by one; more are recorded together."""
 StepEvent = (
     dg.MaterializeResult[None]
     | dg.AssetMaterialization
@@ -165,7 +168,12 @@ def _built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> Iterator[Ste
     if not asset.partitions:
         yield events.materialization(asset, outcome)
         return
-    yield from events.partition_materializations(asset, outcome)
+    *older, newest = events.partition_materializations(asset, outcome)
+    if len(older) > _YIELDED:
+        report_together(step.context, older)
+    else:
+        yield from older
+    yield newest
     yield _passed_on(step, asset)
 
 

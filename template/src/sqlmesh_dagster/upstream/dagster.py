@@ -30,7 +30,11 @@ from dagster._core.definitions.assets.job.asset_job import build_asset_job, get_
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.event_api import PartitionKeyFilter
-from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.events import (
+    AssetMaterializationPlannedData,
+    DagsterEventBatchMetadata,
+    StepMaterializationData,
+)
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
@@ -239,6 +243,36 @@ def output_without_materialization(output_name: str) -> dg.Output[None]:
     return dg.Output(
         None, output_name=output_name, metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True}
     )
+
+
+def report_together(
+    context: dg.OpExecutionContext, materializations: Sequence[dg.AssetMaterialization]
+) -> None:
+    """Records materializations as events of this step, many in one transaction.
+
+    What a step yields, Dagster logs one by one, each with a line on the terminal. It has batches for
+    what it materializes itself, and no public name for them.
+    """
+    step = context.get_step_execution_context()
+    batch = f"{context.run_id} {step.step.key} {context.retry_number}"
+    for number, materialization in enumerate(materializations, 1):
+        event = dg.DagsterEvent(
+            event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            job_name=step.job_name,
+            step_handle=step.step.handle,
+            node_handle=step.step.node_handle,
+            step_kind_value=step.step.kind.value,
+            logging_tags=step.event_tags,
+            event_specific_data=StepMaterializationData(materialization),
+            message=f"Materialized value {' '.join(materialization.asset_key.path)}.",
+            pid=os.getpid(),
+        )
+        context.instance.report_dagster_event(
+            event,
+            context.run_id,
+            logging.DEBUG,
+            DagsterEventBatchMetadata(batch, is_end=number == len(materializations)),
+        )
 
 
 def forget_plan(instance: dg.DagsterInstance, key: dg.AssetKey) -> None:

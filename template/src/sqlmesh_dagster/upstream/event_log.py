@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -27,7 +27,9 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     SqliteEventLogStorage,
     SqliteEventLogStorageWatchdog,
 )
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
+from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
@@ -37,7 +39,9 @@ from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
 
 from sqlmesh_dagster.upstream.event_rows import (
+    REPRODUCED,
     AssetReader,
+    Verified,
     changed_methods,
     has_the_tables,
     is_known,
@@ -71,8 +75,15 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         _homes.add(Path(base_dir).resolve())
         _explain_errors()
-        super().__init__(base_dir, inst_data)
         moved = moved_names()
+        if moved or changed_methods(MADE_WITH):
+            super().__init__(base_dir, inst_data)
+        else:
+            self.base_dir = base_dir
+            self._run_storage = _run_storage(base_dir)
+            self._schedule_storage = _schedule_storage(base_dir)
+            self._inst_data = inst_data
+            super(DagsterSqliteStorage, self).__init__()  # type: ignore[no-untyped-call]
         if moved:
             _warn_that_it_is_slower(moved)
         else:
@@ -85,6 +96,50 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     ) -> PooledSqliteStorage:
         """Dagster's own makes a `DagsterSqliteStorage`, whatever the class."""
         return cls.from_local(inst_data=inst_data, **config_value)
+
+
+MADE_WITH: Verified = {
+    "DagsterSqliteStorage.__init__": (DagsterSqliteStorage.__init__, "8a7be1ac3806"),
+    "SqliteRunStorage.from_local": (SqliteRunStorage.from_local, "76976fa9c8d0"),
+    "SqliteScheduleStorage.from_local": (SqliteScheduleStorage.from_local, "f9e6b33bafd4"),
+    "SqliteEventLogStorage._initdb": (SqliteEventLogStorage._initdb, "fcf49c18ddb0"),
+}
+"""How Dagster opens its files, with digests as in `event_rows`: where one differs, Dagster opens them."""
+
+
+def _run_storage(base_dir: str) -> SqliteRunStorage:
+    folder = Path(base_dir) / "history"
+    if not _is_made(folder / "runs.db", "instance_info"):
+        return _Runs.from_local(str(folder))
+    return _Runs(create_db_conn_string(str(folder), "runs"))
+
+
+class _Runs(SqliteRunStorage):
+    def has_execution_plan_snapshot(self, execution_plan_snapshot_id: str) -> bool:
+        """Before each run, Dagster reads and parses all of it to see that it is there."""
+        return self.has_job_snapshot(execution_plan_snapshot_id)
+
+
+def _schedule_storage(base_dir: str) -> SqliteScheduleStorage:
+    folder = Path(base_dir) / "schedules"
+    if not _is_made(folder / "schedules.db", "job_ticks"):
+        return SqliteScheduleStorage.from_local(str(folder))
+    return SqliteScheduleStorage(create_db_conn_string(str(folder), "schedules"))
+
+
+def _is_made(path: str | Path, table: str) -> bool:
+    """Whether a file has its tables and its version, so that Dagster would change nothing in it.
+
+    To see that, Dagster loads all migrations that it has ever had, in each process and for each file.
+    """
+    if not os.path.exists(path):  # noqa: PTH110 # for each record's file
+        return False
+    try:
+        with closing(sqlite3.connect(path, timeout=SQLITE_BUSY_TIMEOUT_SECONDS)) as connection:
+            connection.execute(f"SELECT 1 FROM {table} LIMIT 1")
+            return bool(connection.execute("SELECT version_num FROM alembic_version").fetchone())
+    except sqlite3.Error:
+        return False
 
 
 _OVERRIDDEN = {
@@ -191,7 +246,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         self._transaction: _Transaction | None = None
         self._present: set[str] = set()
         self._reader = AssetReader()
-        self._is_verified = not changed_methods()
+        self._is_verified = not changed_methods(REPRODUCED)
+        self._opens = not changed_methods(MADE_WITH)
         _guard_forks()
         _logs.add(self)
         weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite tidies up
@@ -330,6 +386,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
             self._shards.pop(name).close()
         if file is None:
             self._initialized_dbs.discard(name)
+        if name not in self._initialized_dbs and self._opens and _is_made(path, "event_logs"):
+            self._initialized_dbs.add(name)
         if name not in self._initialized_dbs:
             with super().run_connection(name):  # creates what is missing
                 file = _identity(path)

@@ -38,23 +38,39 @@ _MOST_KEYS = 900
 _MOST_PARSED = 1000
 _STATUS = AssetCheckExecutionRecordStatus
 
-REPRODUCED: Mapping[str, tuple[type, str]] = {
-    "store_event": (SqliteEventLogStorage, "038f4630bd67"),
-    "_event_to_row": (SqlEventLogStorage, "23bba76da132"),
-    "_event_insert_timestamp": (SqlEventLogStorage, "2f67021a069e"),
-    "_store_asset_event_tags": (SqlEventLogStorage, "bbc047609835"),
-    "_store_asset_event": (SqlEventLogStorage, "586ab52d6d8c"),
-    "_get_asset_entry_values": (SqlEventLogStorage, "276e2abd4ff6"),
-    "store_asset_check_event": (SqlEventLogStorage, "53326cf4083b"),
-    "_store_asset_check_evaluation_planned": (SqlEventLogStorage, "411f7fdfa86d"),
-    "_store_runless_asset_check_evaluation": (SqlEventLogStorage, "c1be0a25d634"),
-    "_update_asset_check_evaluation": (SqlEventLogStorage, "abc7bb589c1f"),
-    "get_asset_records": (SqlEventLogStorage, "74882687b838"),
-    "_fetch_raw_asset_rows": (SqlEventLogStorage, "6c676107c8eb"),
-    "_get_latest_materialization_records": (SqlEventLogStorage, "91f12f3b1328"),
-    "_construct_asset_record_from_row": (SqlEventLogStorage, "17393d39c494"),
-}
+Verified = Mapping[str, tuple[Callable[..., Any], str]]
 """Dagster's methods, with a digest of the names that each used when it was verified."""
+REPRODUCED: Verified = {
+    "store_event": (SqliteEventLogStorage.store_event, "038f4630bd67"),
+    "_event_to_row": (SqlEventLogStorage._event_to_row, "23bba76da132"),
+    "_event_insert_timestamp": (SqlEventLogStorage._event_insert_timestamp, "2f67021a069e"),
+    "_store_asset_event_tags": (SqlEventLogStorage._store_asset_event_tags, "bbc047609835"),
+    "_store_asset_event": (SqlEventLogStorage._store_asset_event, "586ab52d6d8c"),
+    "_get_asset_entry_values": (SqlEventLogStorage._get_asset_entry_values, "276e2abd4ff6"),
+    "store_asset_check_event": (SqlEventLogStorage.store_asset_check_event, "53326cf4083b"),
+    "_store_asset_check_evaluation_planned": (
+        SqlEventLogStorage._store_asset_check_evaluation_planned,
+        "411f7fdfa86d",
+    ),
+    "_store_runless_asset_check_evaluation": (
+        SqlEventLogStorage._store_runless_asset_check_evaluation,
+        "c1be0a25d634",
+    ),
+    "_update_asset_check_evaluation": (
+        SqlEventLogStorage._update_asset_check_evaluation,
+        "abc7bb589c1f",
+    ),
+    "get_asset_records": (SqlEventLogStorage.get_asset_records, "74882687b838"),
+    "_fetch_raw_asset_rows": (SqlEventLogStorage._fetch_raw_asset_rows, "6c676107c8eb"),
+    "_get_latest_materialization_records": (
+        SqlEventLogStorage._get_latest_materialization_records,
+        "91f12f3b1328",
+    ),
+    "_construct_asset_record_from_row": (
+        SqlEventLogStorage._construct_asset_record_from_row,
+        "17393d39c494",
+    ),
+}
 
 _COLUMNS = {
     "event_logs": "id run_id event dagster_event_type timestamp step_key asset_key partition",
@@ -91,16 +107,14 @@ _ASSETS = (
 )
 
 
-def changed_methods() -> tuple[str, ...]:
-    """Those of `REPRODUCED` that this version of Dagster does in another way."""
+def changed_methods(verified: Verified) -> tuple[str, ...]:
+    """Those that this version of Dagster does in another way."""
     return tuple(
-        name
-        for name, (owner, verified) in REPRODUCED.items()
-        if digest_of_names(getattr(owner, name, None)) != verified
+        name for name, (method, digest) in verified.items() if digest_of_names(method) != digest
     )
 
 
-def digest_of_names(function: object) -> str:
+def digest_of_names(function: Callable[..., Any]) -> str:
     """Of the names that a function's code uses: the same for each version of Python."""
     code = getattr(function, "__code__", None)
     names = sorted(set(_names(code))) if code else []
