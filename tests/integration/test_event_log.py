@@ -31,6 +31,8 @@ storage:
 """
 _STATEMENTS_OF_A_STEP = 38
 """Counted; a change that needs fewer writes its number here."""
+_FILES_OF_AN_INSTANCE = 9
+"""As above; times that a file is opened, those of SQLite's own aside."""
 _RUN = "11111111-1111-1111-1111-111111111111"
 _WRITE = """
 import itertools, os, sys
@@ -209,6 +211,26 @@ def test_a_step_costs_as_few_statements_as_when_they_were_counted_last(home: Pat
             assert dg.materialize(tables, instance=instance).success
         counts.append(len(statements))
     assert (counts[3] - counts[2]) / 10 <= 1.1 * _STATEMENTS_OF_A_STEP
+
+
+def test_an_instance_opens_few_files_and_no_migration(home: Path) -> None:
+    """Promise: each command, run and step opens it: its own files, once each, and none of Dagster's scripts."""
+    with _opened(home) as instance:
+        _write(instance, "made")
+    opened: list[str] = []
+    is_over = False
+
+    def hear(name: str, arguments: tuple[object, ...]) -> None:
+        if name in ("open", "sqlite3.connect") and not is_over:
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(hear)  # stays for ever
+    with _opened(home) as instance:
+        _write(instance, "again")
+        assert instance.get_runs() == []
+    is_over = True
+    assert not [path for path in opened if "alembic" in path]
+    assert len(opened) <= 1.1 * _FILES_OF_AN_INSTANCE, opened
 
 
 def test_one_storage_goes_on_where_the_other_stopped(home: Path) -> None:
