@@ -47,6 +47,7 @@ from sqlmesh_dagster.upstream.event_log import (
     MADE_WITH,
     PooledSqliteEventLog,
     PooledSqliteStorage,
+    knows_migrations,
 )
 from tests.sqlmesh_dagster.projects import Project
 
@@ -928,6 +929,8 @@ def _all_rows(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     for path in sorted(folder.glob("*.db")):
         with closing(sqlite3.connect(path)) as connection:
             tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            schema = connection.execute("SELECT type, name, sql FROM sqlite_master")
+            found[path.name] = [*schema.fetchall(), *connection.execute("PRAGMA journal_mode")]
             for (table,) in tables.fetchall():
                 columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
                 kept = ", ".join(f"`{c}`" for c in columns if c not in _OF_THE_MOMENT)
@@ -941,6 +944,10 @@ def test_events_are_written_as_dagster_writes_them(tmp_path: Path) -> None:
     assert in_rows.changed_methods({**in_rows.REPRODUCED, **MADE_WITH}) == (), (
         "Dagster's storage has changed, so that its own code is used, which is slower: compare these"
         " methods with event_rows.py and event_log.py, then write their digests there anew."
+    )
+    assert knows_migrations(), (
+        "Dagster has other migrations, so that files are made by it, which is slower: write the newest"
+        " and the digest into event_log.py."
     )
     entries = _entries()
     kinds = {entry.dagster_event_type for entry in entries if entry.is_dagster_event}

@@ -15,13 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import dagster
 from dagster import AssetKey, EventLogEntry
 from dagster._core.event_api import EventHandlerFn
 from dagster._core.storage.event_log.base import AssetRecord
 from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS
+from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
     SqliteEventLogStorage,
@@ -33,8 +37,8 @@ from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool, QueuePool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
 
@@ -140,6 +144,56 @@ def _is_made(path: str | Path, table: str) -> bool:
             return bool(connection.execute("SELECT version_num FROM alembic_version").fetchone())
     except sqlite3.Error:
         return False
+
+
+_MIGRATIONS = Path(dagster.__file__).parent / "_core" / "storage" / "alembic" / "versions"
+_NEWEST_MIGRATION, _NAMES_OF_MIGRATIONS = "29b539ebc72a", "5fb8e5a3e245"
+"""The revision that Dagster stamps a new file with, and a digest of the names of all it has."""
+_VERSION = (
+    "CREATE TABLE alembic_version (\n\tversion_num VARCHAR(32) NOT NULL, \n\tCONSTRAINT"
+    " alembic_version_pkc PRIMARY KEY (version_num)\n)"
+)
+
+
+@cache
+def knows_migrations() -> bool:
+    """Whether this version of Dagster has the migrations that were verified, no more."""
+    names = sorted(path.name for path in _MIGRATIONS.glob("*.py"))
+    return sha256(" ".join(names).encode()).hexdigest()[:12] == _NAMES_OF_MIGRATIONS
+
+
+def _make(path: str) -> None:
+    """Makes the file of a run, whole or not at all: it appears under its name when it is done.
+
+    Dagster loads its migrations for that, twice.
+    """
+    new = Path(f"{path}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        new.write_bytes(_empty_log())
+        os.link(new, path)  # fails if another process has made it
+    except (OSError, sqlite3.Error, SQLAlchemyError):
+        return  # Dagster looks next, and makes it in its own way
+    finally:
+        new.unlink(missing_ok=True)
+
+
+@cache
+def _empty_log() -> bytes:
+    """A file as Dagster makes it, with a write-ahead log."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "log"
+        engine = create_engine(
+            "sqlite://", creator=partial(sqlite3.connect, path), poolclass=NullPool
+        )
+        with engine.begin() as connection:
+            SqlEventLogStorageMetadata.create_all(connection)
+            connection.exec_driver_sql(_VERSION)
+            connection.exec_driver_sql(
+                "INSERT INTO alembic_version VALUES (?)", (_NEWEST_MIGRATION,)
+            )
+        with closing(sqlite3.connect(path)) as file:
+            file.execute("PRAGMA journal_mode=WAL")
+        return path.read_bytes()
 
 
 _OVERRIDDEN = {
@@ -386,8 +440,12 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
             self._shards.pop(name).close()
         if file is None:
             self._initialized_dbs.discard(name)
-        if name not in self._initialized_dbs and self._opens and _is_made(path, "event_logs"):
-            self._initialized_dbs.add(name)
+        if name not in self._initialized_dbs and self._opens:
+            if file is None and name != INDEX_SHARD_NAME and knows_migrations():
+                _make(path)
+                file = _identity(path)
+            if _is_made(path, "event_logs"):
+                self._initialized_dbs.add(name)
         if name not in self._initialized_dbs:
             with super().run_connection(name):  # creates what is missing
                 file = _identity(path)
