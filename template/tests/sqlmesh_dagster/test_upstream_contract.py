@@ -999,6 +999,11 @@ def test_the_pooled_storage_uses_the_files_of_the_default_one(tmp_path: Path) ->
     assert isinstance(logs[0], PooledSqliteEventLog), (
         "`DagsterSqliteStorage` no longer keeps its log in `_event_log_storage` (event_log.py)."
     )
+    again = PooledSqliteStorage.from_local(str(tmp_path))  # what is there, it opens by itself
+    for name in ("run_storage", "schedule_storage"):
+        texts = [getattr(each, name)._conn_string for each in (again, default)]
+        assert texts[0] == texts[1], f"Dagster's {name} has another file (event_log.py)."
+    again.dispose()
     ours.dispose()
     default.dispose()
 
