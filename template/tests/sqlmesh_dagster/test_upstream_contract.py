@@ -1008,6 +1008,34 @@ def test_the_pooled_storage_uses_the_files_of_the_default_one(tmp_path: Path) ->
     default.dispose()
 
 
+def test_what_is_recorded_together_is_as_what_a_step_yields(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: the same events, of the same step and run, whether a storage takes batches or not."""
+    days = dg.StaticPartitionsDefinition([f"d{number}" for number in range(7)])
+    together: list[bool] = []
+
+    @dg.multi_asset(specs=[dg.AssetSpec("parted", partitions_def=days)], can_subset=True)
+    def parted(context: dg.OpExecutionContext) -> Iterator[dg.AssetMaterialization]:
+        keys = days.get_partition_keys()
+        built = [dg.AssetMaterialization("parted", partition=key, tags={"a": key}) for key in keys]
+        if together[-1]:
+            in_dagster.report_together(context, built[:-1])
+        yield from built[-1:] if together[-1] else built
+
+    seen = []
+    for size, is_so in (("0", False), ("0", True), ("4", True)):
+        together.append(is_so)
+        monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", size)
+        run = dg.materialize([parted], instance=instance, partition_key="d6")
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        events = [entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kind)]
+        assert {e.logging_tags.pop("run_id") for e in events if e} == {run.run_id}
+        seen.append(events)
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == len(instance.get_materialized_partitions(dg.AssetKey("parted"))) == 7
+
+
 def test_the_words_that_dagster_reserves_are_known() -> None:
     """Promise: `names.op_name` never gives a name that Dagster refuses."""
     refused = {name for name in DISALLOWED_NAMES if op_name([name]) == name}
