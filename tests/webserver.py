@@ -54,6 +54,13 @@ _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 @contextmanager
 def served(root: Path, environment: Mapping[str, str]) -> Iterator[Ask]:
     """The project, served on a free port, until the context ends."""
+    with served_at(root, environment) as address:
+        yield lambda query, **variables: _ask(f"{address}/graphql", query, variables)
+
+
+@contextmanager
+def served_at(root: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """The same, with its address for a browser."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -62,7 +69,7 @@ def served(root: Path, environment: Mapping[str, str]) -> Iterator[Ask]:
     own = {**environment, "DAGSTER_HOME": str(root / "dagster_home")}
     with running(command, cwd=root, environment=own, log=log):
         _wait_until(lambda: _answers(f"{address}/server_info"), 120, log)
-        yield lambda query, **variables: _ask(f"{address}/graphql", query, variables)
+        yield address
 
 
 @contextmanager
