@@ -73,6 +73,26 @@ def test_a_model_whose_unit_test_fails_fails_alone(
     _fails_alone(built, instance, "test_bad")
 
 
+def test_a_standalone_audit_of_a_bad_model_is_no_change_that_is_left(
+    built: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: the error stands once, in the model that is wrong; nothing warns of other changes."""
+    built.write(
+        "audits/same.sql",
+        "AUDIT (name same, standalone true);\nSELECT id FROM demo.bad WHERE id > 9",
+    )
+    assert run_in_process(built.definitions(), instance).success
+    built.model("bad", "SELECT 3::INT AS id")
+    built.write(
+        "tests/test_bad.yaml",
+        "test_bad:\n  model: demo.bad\n  outputs:\n    query:\n      - id: 4\n",
+    )
+    run = run_in_process(built.definitions(), instance, now=LATER)
+    assert "bad" in _red(run) and "test_bad" in "".join(run.failed.values())
+    logged = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert not [message for message in logged if "cannot deploy the other" in message]
+
+
 def test_a_model_that_the_linter_forbids_fails_alone(
     built: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -144,7 +144,7 @@ def test_the_linter_fails_the_job_on_errors_and_shows_warnings(
     tested.model("third", "SELECT * FROM demo.first")
     ((_, error),) = verify(tested, instance).failed.items()
     assert (
-        "the linter finds 1 errors" in error and "`warehouse.demo.third`: `noselectstar`" in error
+        "the linter finds 1 error." in error and "`warehouse.demo.third`: `noselectstar`" in error
     )
 
 

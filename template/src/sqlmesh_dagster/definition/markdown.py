@@ -26,6 +26,11 @@ def shortened_sql(query: str) -> str:
     return fenced("\n".join(shortened(query.splitlines(), _MOST_LINES, "lines")), "sql")
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,200 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def cell(text: str) -> str:
     """A text as one cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")

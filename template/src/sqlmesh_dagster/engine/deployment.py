@@ -252,8 +252,10 @@ def _deploy(
     found = _findings(context, changed)
     while True:
         refused = _refused(context, settings, environment, found)
-        rest = sorted(changed - refused.names)
-        cause: str | None = None
+        left = changed - refused.names
+        # SQLMesh's selection takes models alone; a changed audit is deployed with the next plan of all
+        rest = sorted(left - _standalone_audits(context)) if found else sorted(left)
+        said, cause = console.errors, ""
         if found and not rest:
             cause = "\n".join(error.message for error in found.values())
         else:
@@ -267,7 +269,7 @@ def _deploy(
                 if new:
                     found.update(new)
                     continue
-                cause = console.errors or str(error)
+                cause = console.errors.removeprefix(said).strip() or str(error)
         if not found or not _is_whole(context, settings):
             raise errors.PlanFailedError(_told(settings, cause))
         if rest:
@@ -299,7 +301,8 @@ def _plan(
 
     What is downstream of both is built here with these: its new version would be an empty table.
     """
-    between = {n for n in refused.below if not context.dag.upstream(n).isdisjoint(names)}
+    below = refused.below.keys() & context.models.keys()
+    between = {n for n in below if not context.dag.upstream(n).isdisjoint(names)}
     is_mixed = bool(between) and environment is not None
     with console.planning():
         context.plan(
@@ -372,7 +375,10 @@ def _refused(
     """With an environment that exists, the message says what stays; in a new one, only what failed."""
     below: dict[str, str] = {}
     for name in found:
-        below.update(dict.fromkeys(context.dag.downstream(name), name))
+        models = context.dag.downstream(name)
+        read = {name, *models}
+        audits = [a.name for a in context.standalone_audits.values() if a.depends_on & read]
+        below.update(dict.fromkeys([*models, *audits], name))
     return Refused(
         {
             name: error
@@ -382,6 +388,10 @@ def _refused(
         },
         {name: culprit for name, culprit in below.items() if name not in found},
     )
+
+
+def _standalone_audits(context: CaptureContext) -> set[str]:
+    return {audit.name for audit in context.standalone_audits.values()}
 
 
 def _told(settings: ProjectSettings, cause: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from sqlmesh import Context
 
 from sqlmesh_dagster import errors
+from sqlmesh_dagster.definition.markdown import counted
 from sqlmesh_dagster.engine.reader import unit_tests_by_model
 from sqlmesh_dagster.facts.verification import Finding, Verification, shown
 from sqlmesh_dagster.guard.cancel import CancelToken
@@ -55,10 +56,10 @@ def refuse_errors(verification: Verification) -> None:
     """
     if not verification.errors:
         return
+    of_linter = counted(len(verification.errors) - len(verification.failures), "error")
     raise errors.VerificationFailedError(
         f"{len(verification.failures)} of {verification.test_count} unit tests fail, and the linter"
-        f" finds {len(verification.errors) - len(verification.failures)} errors. Fix the models or"
-        f" the tests.\n{shown(verification.errors)}"
+        f" finds {of_linter}. Fix the models or the tests.\n{shown(verification.errors)}"
     )
 
 

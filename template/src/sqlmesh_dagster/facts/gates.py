@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sqlmesh_dagster.definition.markdown import counted
 from sqlmesh_dagster.facts.review import CheckReview, Review
 
 
@@ -98,8 +99,9 @@ def _checks(gates: Gates, review: Review) -> Iterator[Stop]:
 def _found(check: CheckReview) -> str:
     if check.kind == "unit test":
         return "the unit test fails"
-    what = "rows" if check.kind == "audit" else "places, as the linter says"
-    return f"finds {check.after:,} {what}"
+    if check.kind == "audit":
+        return f"finds {counted(check.after or 0, 'row')}"
+    return f"finds {counted(check.after or 0, 'place')}, as the linter says"
 
 
 def _cost(gates: Gates, review: Review) -> Iterator[Stop]:

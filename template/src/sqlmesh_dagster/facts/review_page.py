@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sqlmesh_dagster.definition.markdown import cell, fenced
+from sqlmesh_dagster.definition.markdown import cell, counted, fenced
 from sqlmesh_dagster.facts.gates import Stop
 from sqlmesh_dagster.facts.plan_summary import table
 from sqlmesh_dagster.facts.review import (
@@ -210,7 +210,7 @@ def _code(review: Review) -> str:
     errors = sum((c.after or 0) for c in failing if c.kind == "linter")
     if not failing:
         return f"{tests} unit tests passed, and the linter found no error."
-    return f"{failed} of {tests} unit tests fail, and the linter finds {errors} errors."
+    return f"{failed} of {tests} unit tests fail, and the linter finds {counted(errors, 'error')}."
 
 
 def _check(check: CheckReview) -> tuple[str, ...]:

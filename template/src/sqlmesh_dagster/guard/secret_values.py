@@ -20,6 +20,10 @@ _OPEN_NAME = re.compile(
     re.IGNORECASE,
 )
 """Names that only speak of a secret, or of another kind of key."""
+_OF_SHELL = frozenset(
+    {"PWD", "OLDPWD", "SSH_ASKPASS", "SUDO_ASKPASS", "GIT_ASKPASS", "SSH_AUTH_SOCK"}
+)
+"""Variables of a shell: folders and programs, though `PWD` names a password elsewhere."""
 _CONNECTION = re.compile(r"(?:^|_)connection$|^secrets$|^connector_config$", re.IGNORECASE)
 OPEN_KEYS = frozenset(
     re.findall(
@@ -68,6 +72,8 @@ def is_secret_name(name: str) -> bool:
 def secrets_of_variables(variables: Mapping[str, str | None]) -> Iterator[str]:
     """The secrets among environment variables; and the password in each URL among them."""
     for name, value in variables.items():
+        if name in _OF_SHELL:
+            continue
         is_of_connection = "__CONNECTION__" in name.upper()
         key = name.lower().rpartition("__")[2]
         if not value:
