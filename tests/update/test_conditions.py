@@ -478,7 +478,8 @@ def test_a_linked_folder_of_the_templates_is_not_written_through(
 
 @pytest.mark.parametrize(
     ("version", "code", "said"),
-    [("v9.9.9", 2, f"has no version `v9.9.9`. Its newest are: {OLD}, {NEW}"), ("2.0.0", 0, NEW)],
+    [("v9.9.9", 2, f"has no version `v9.9.9`. Its newest are: {OLD}, {NEW}"), ("2.0.0", 0, NEW)]
+    + [(name, 2, f"has no version `{name}`") for name in ("nope", "v2", "", "../x")],
 )
 def test_a_version_is_found_with_and_without_its_v(
     template: Small, project: Project, version: str, code: int, said: str
@@ -486,6 +487,38 @@ def test_a_version_is_found_with_and_without_its_v(
     """One that does not exist is reported, with those that do."""
     done = small.run(template, project, "update", "--to", version)
     assert done.code == code and said in done.output
+
+
+def test_an_answer_to_no_question_is_refused(template: Small, project: Project) -> None:
+    """Copier ignores it, so that a misspelt one would be lost."""
+    for name in ("pakage_name", "_src_path"):
+        done = small.run(template, project, "update", "--data", f"{name}=ours")
+        assert done.code == 2 and f"`{name}`. Its questions: `package_name`." in done.output
+    assert project.contents() == template.project(project.root.parent / "other").contents()
+
+
+def test_an_answers_file_with_conflict_markers_is_refused(
+    template: Small, project: Project
+) -> None:
+    """Either side may be the right one."""
+    path = project.root / ".copier-answers.yml"
+    path.write_text(f"<<<<<<< HEAD\n{path.read_text()}=======\n_commit: {NEW}\n>>>>>>> other\n")
+    project.commit()
+    done = small.run(template, project, "update")
+    assert done.code == 2 and "has conflict markers" in done.output
+
+
+def test_hooks_of_the_owners_do_not_run(template: Small, project: Project) -> None:
+    """A preview checks files out, which is not the owner's doing; nor does it count in a namespace."""
+    hook = project.root / ".git/hooks/post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    there = {"GIT_NAMESPACE": "other"}
+    done = small.run(
+        template, project, "update", "--preview", before=lambda: os.environ.update(there)
+    )
+    assert done.code == 0 and "(a preview: nothing has changed)" in done.output
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from template_update.errors import Refused
 NAME = ".copier-answers.yml"
 _ENTRY = re.compile(r"""^["']?([A-Za-z_]\w*)["']? *: ?(.*(?:\n[ \t]+\S.*)*)$""", re.MULTILINE)
 _QUOTED = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')\s*(?:#.*)?""", re.DOTALL)
+_MARKERS = re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE)
 _COMMENT = re.compile(r"(?:^|[ \t]+)#.*$", re.MULTILINE)
 
 
@@ -28,6 +29,11 @@ def parse(text: str) -> Answers:
     Raises:
         Refused: It does not say where the project comes from, and which version.
     """
+    if _MARKERS.search(text):
+        raise Refused(
+            f"`{NAME}` has conflict markers. Keep the side with the newer `_commit`, commit, and try"
+            " again."
+        )
     entries = {name: _scalar(value) for name, value in _ENTRY.findall(text)}
     source, version = entries.get("_src_path"), entries.get("_commit")
     if not source or not version:

@@ -9,6 +9,7 @@ Exit codes of `update`, with or without `--preview` and `--review`:
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import traceback
@@ -120,6 +121,12 @@ def _drift(root: Path, options: argparse.Namespace) -> int:
     return found.exit_code
 
 
+def _pair(text: str) -> str:
+    if not re.match(r"\w+=", text):
+        raise argparse.ArgumentTypeError(f"`{text}` is not NAME=VALUE, such as `ci=gitlab`.")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python .template",
@@ -144,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         *("--data", "-d"),
         action="append",
         default=[],
+        type=_pair,
         metavar="NAME=VALUE",
         help="change an answer; can be repeated",
     )

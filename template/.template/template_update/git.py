@@ -18,7 +18,10 @@ LABELS = ("before updating", "last update", "after updating")
 _WHERE = (
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"),
+    *("GIT_NAMESPACE", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE", "GIT_REPLACE_REF_BASE"),
 )
+_NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
+"""The owner's hooks are for the owner's commands; one that fails must not stop a preview."""
 
 
 def forget_the_callers_repository() -> None:
@@ -41,7 +44,7 @@ def git(
     other_index = {} if index is None else {"GIT_INDEX_FILE": str(index)}
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            ["git", "-C", str(folder), *_NO_HOOKS, *arguments],
             input=given,
             capture_output=True,
             check=False,

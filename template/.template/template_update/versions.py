@@ -9,6 +9,7 @@ from template_update.copier import Copier
 from template_update.errors import Refused
 
 _RELEASE = re.compile(r"v?(\d+(?:\.\d+)*)")
+_COMMIT = re.compile(r"HEAD|[0-9a-f]{4,64}")
 _NUMBERS = re.compile(r"v?(\d+(?:\.\d+)+)")
 
 
@@ -18,7 +19,7 @@ def newest(root: Path, here: answers.Answers, copier: Copier) -> str | None:
     Raises:
         Refused: The template cannot be asked.
     """
-    releases = [tag for tag in _tags(root, here.source) if _RELEASE.fullmatch(tag)]
+    releases = [tag for tag in _names(root, here.source) if _RELEASE.fullmatch(tag)]
     if not releases or not _RELEASE.fullmatch(here.version):
         return copier.newest(
             root
@@ -40,10 +41,10 @@ def resolve(root: Path, here: answers.Answers, version: str) -> str:
     Raises:
         Refused: The template has no such version, or it is older than the project's.
     """
-    tags = _tags(root, here.source)
+    tags = _names(root, here.source)
     names = (version, f"v{version}", version.removeprefix("v"))
     found = next((name for name in names if name in tags), None)
-    if found is None and tags and _NUMBERS.match(version):
+    if found is None and tags and not _is_other(root, here.source, version):
         known = ", ".join(sorted(tags, key=_numbers)[-5:])
         raise Refused(f"The template has no version `{version}`. Its newest are: {known}.")
     if _NUMBERS.match(version) and _numbers(version) < _numbers(here.version):
@@ -54,19 +55,25 @@ def resolve(root: Path, here: answers.Answers, version: str) -> str:
     return found or version
 
 
-def _tags(root: Path, source: str) -> list[str]:
-    """The tags of the template's repository; none if git cannot tell."""
+def _is_other(root: Path, source: str, version: str) -> bool:
+    """Whether a version that is no tag may be a commit, or is a branch."""
+    is_commit = bool(_COMMIT.fullmatch(version))
+    return is_commit or version in _names(root, source, "heads")
+
+
+def _names(root: Path, source: str, kind: str = "tags") -> list[str]:
+    """The tags, or heads, of the template's repository; none if git cannot tell."""
     place = root / Path(source).expanduser()
     address = str(place) if place.is_dir() else source
     result = subprocess.run(
-        ["git", "ls-remote", "--tags", "--refs", "--", address],
+        ["git", "ls-remote", f"--{kind}", "--refs", "--", address],
         cwd=root,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    return [line.rpartition("refs/tags/")[2] for line in result.stdout.splitlines()]
+    return [line.rpartition(f"refs/{kind}/")[2] for line in result.stdout.splitlines()]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
