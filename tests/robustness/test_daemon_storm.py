@@ -151,34 +151,3 @@ def test_killed_at_random_moments_the_schedule_goes_on_and_no_row_is_lost_or_dou
     assert _marts(root) == _marts(calm)
     print(f"{_KILLS} kills, {cut} of them in the middle of a run, {len(statuses)} runs: {statuses}")
     assert cut
-
-
-def test_two_daemons_on_one_instance_build_each_day_once(
-    platform: tuple[Path, Mapping[str, str]],
-) -> None:
-    """Promise: somebody starts a second daemon: no run fails, and no row is there twice."""
-    root, environment = platform
-    today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
-    first = today + timedelta(days=1)
-    _learn_schedule(root, environment, first + timedelta(hours=23))
-    for number in (1, 2):
-        midnight = first + timedelta(days=number, seconds=5)
-        _pay(root, number, midnight - timedelta(days=1))
-        before, _ = _newest(root)
-        with _daemon(root, environment, midnight), _daemon(root, environment, midnight):
-            _new_run(root, before, is_ended=True)
-            time.sleep(30)  # the other daemon's turn, if it takes one
-            _wait_for_all(root)
-    with instance_of(root / "dagster_home") as instance:
-        statuses = [r.status.name for r in instance.get_runs()]
-    assert set(statuses) == {"SUCCESS"}, (root / "daemon.log").read_text()[-5000:]
-    marts = _marts(root)
-    assert all(row[-1] == 1 for rows in marts.values() for row in rows)
-    with duckdb.connect(str(root / "warehouse.duckdb"), read_only=True) as connection:
-        days = connection.execute(
-            "SELECT sum(revenue) FROM warehouse.marts__dev.daily_revenue WHERE revenue_date >= $first"
-            " GROUP BY revenue_date",
-            {"first": first.date()},
-        ).fetchall()
-    assert [float(revenue) for (revenue,) in days] == [1, 1]
-    print(f"two daemons, two days: {len(statuses)} runs")
