@@ -32,8 +32,10 @@ def test_a_day_of_ticks_and_sensors_leaves_memory_and_files_flat(
     project: Project, tmp_path: Path
 ) -> None:
     """Promise: each hour is built once; after the first hours nothing grows with the number of ticks."""
-    by_hour = "kind INCREMENTAL_BY_TIME_RANGE (time_column at), cron '@hourly', start '2025-01-09'"
-    hours = "SELECT h AS at FROM generate_series(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 HOUR) AS t(h)"
+    by_hour = (
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column moment), cron '@hourly', start '2025-01-09'"
+    )
+    hours = "SELECT h AS moment FROM generate_series(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 HOUR) AS t(h)"
     project.model("hourly", hours, by_hour)
     for number in range(8):
         project.model(
@@ -76,7 +78,7 @@ def test_a_day_of_ticks_and_sensors_leaves_memory_and_files_flat(
                     f" {now.threads} threads, {held[-1][1]} temporary files, {runs} runs"
                 )
     assert runs == 24
-    rows = project.query("SELECT count(*), count(DISTINCT at) FROM demo__dev.hourly")
+    rows = project.query("SELECT count(*), count(DISTINCT moment) FROM demo__dev.hourly")
     assert rows == [(47, 47)]
     (early, early_files), (late, late_files) = held[2], held[-1]
     assert late.threads <= early.threads and late.contexts <= early.contexts
