@@ -92,7 +92,7 @@ def _plan(
         durations.append(outcome.duration_ms)
         if outcome.status == "executed" and outcome.fqn in project.assets_by_fqn:
             built.append(outcome.fqn)
-        recording.outcome(outcome)
+        recording.outcome(outcome, promotion.change if promotion else None)
 
     def applied(tables: BuiltTables) -> None:
         for key in recording.applied(tables, promotion.change if promotion else None):

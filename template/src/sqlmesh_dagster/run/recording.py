@@ -38,8 +38,8 @@ class Recording:
         """Whether Dagster's assets are those of the environment."""
         return self.environment == self.resource.settings.environment
 
-    def outcome(self, outcome: ModelOutcome) -> None:
-        """A model that was built, or whose audits ran."""
+    def outcome(self, outcome: ModelOutcome, more: Mapping[str, Any] | None = None) -> None:
+        """A model that was built, or whose audits ran; `more` says for which change."""
         if not self.is_on:
             return
         asset = self.project.assets_by_fqn.get(outcome.fqn)
@@ -50,7 +50,7 @@ class Recording:
                 logging.WARNING, f"Reload the code location to see `{name}` in Dagster."
             )
             return
-        record(self.instance, asset, outcome, checks, self.run_id)
+        record(self.instance, asset, outcome, checks, self.run_id, more)
 
     def verified(self, verification: Verification) -> None:
         """What unit tests and linter say."""

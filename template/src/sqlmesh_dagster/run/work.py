@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -57,16 +57,19 @@ def record(
     outcome: ModelOutcome,
     checks: Checks,
     run_id: str | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Records a model that was built and that no step of a Dagster run reports.
 
     Args:
         asset: None for what is only audited, as an external table.
         run_id: The Dagster run that built it.
+        more: Further metadata, such as which change it was built for.
     """
     if asset and outcome.intervals and (outcome.status == "executed" or asset.partitions):
-        for materialization in events.runless_materializations(asset, outcome, run_id):
-            instance.report_runless_asset_event(materialization)
+        for built in events.runless_materializations(asset, outcome, run_id):
+            told = built.with_metadata({**built.metadata, **more}) if more else built
+            instance.report_runless_asset_event(told)
     found = last_audit_results(instance, checks)
     of_partitions = results_of_partitions(instance, asset, checks, outcome, found)
     for evaluation in (*of_partitions, *check_evaluations(checks, outcome, found)):
