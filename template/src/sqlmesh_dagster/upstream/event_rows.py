@@ -27,7 +27,6 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
 )
 from dagster._core.storage.partition_status_cache import AssetStatusCacheValue
 from dagster._serdes import deserialize_value
-from dagster_shared.serdes.errors import DeserializationError
 
 Open = Callable[[str], sqlite3.Connection]
 """Gives the connection to a shard (the index, or a run), on which a transaction goes on."""
@@ -306,10 +305,9 @@ class AssetReader:
         if known is not None and known[0] == text:
             self._parsed.move_to_end(name)
             return known[1]
-        try:
-            record = deserialize_value(text, EventLogRecord)
-        except DeserializationError:
-            return None
+        record: object = deserialize_value(text)
+        if not isinstance(record, EventLogRecord):
+            return None  # as an older version has written it
         self._parsed[name] = (text, record)
         self._parsed.move_to_end(name)
         if len(self._parsed) > _MOST_PARSED:
