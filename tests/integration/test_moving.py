@@ -223,7 +223,22 @@ def test_a_move_is_refused_before_it_begins_and_goes_on_where_it_ended(
     for name, (here, there) in rows(living, server, "half").items():
         assert here == there, name
 
+    settings = to_postgres(patch, server, "tried", living)
+    server.query("tried", _RAW)
+    with dg.DagsterInstance.ephemeral() as other:
+        tried = run_in_process(living.definitions(environment="dev"), other, now=_LATER)
+    assert tried.success, tried.failed
+    before = server.query("tried", "SELECT count(*) FROM demo__dev.kept")
+    said = refusal()
+    assert "Built on postgres before the move" in said and "demo.prices" in said
+    assert server.query("tried", "SELECT count(*) FROM demo__dev.kept") == before
 
+
+_RAW = """
+CREATE SCHEMA raw; CREATE TABLE raw.prices (id INT, price DECIMAL(10, 2));
+INSERT INTO raw.prices VALUES (1, 5);
+CREATE TABLE raw.events (day DATE, what TEXT, n DECIMAL(20, 0), seen TIMESTAMP, file BYTEA)
+"""
 _NO_VIEWS = """
 CREATE FUNCTION no_views() RETURNS event_trigger LANGUAGE plpgsql AS $$
 DECLARE made record;

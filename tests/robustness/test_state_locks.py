@@ -136,6 +136,30 @@ def test_a_lost_lock_stops_the_run_before_its_next_batch(
     assert rows == [(9, 9)]
 
 
+def test_time_outs_of_the_server_cost_neither_the_lock_nor_a_row(
+    project: Project, instance: dg.DagsterInstance, server: Server, database: str
+) -> None:
+    """Promise: a statement that takes too long is its model's failure alone; idle connections come back."""
+    for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
+        server.query(database, f"ALTER DATABASE {database} SET {name} = '1s'")
+    server.query(database, f"ALTER DATABASE {database} SET statement_timeout = '6s'")
+    _on_postgres(project, server.port, database)
+    project.model("slow", "SELECT 1::INT AS id, pg_sleep(4)::TEXT AS waited")
+    project.model(
+        "kept", "SELECT @start_ds::DATE AS day, id FROM demo.slow", "kind INCREMENTAL_UNMANAGED"
+    )
+    project.model("endless", "SELECT pg_sleep(60)::TEXT AS waited")
+    run = run_in_process(project.definitions(), instance)
+    assert sorted(run.materialized) == ["kept", "slow"], run.failed
+    ((step, error),) = run.failed.items()
+    assert step.endswith("endless") and "statement timeout" in error and "lock" not in error
+    assert "was lost" not in _said(instance, run.run_id)
+    before = server.query(database, "SELECT count(*) FROM demo__dev.kept")
+    again = run_in_process(project.definitions(), instance)
+    assert again.materialized == [] and list(again.failed) == [step]
+    assert server.query(database, "SELECT count(*) FROM demo__dev.kept") == before
+
+
 @pytest.mark.skipif(not shutil.which("pgbouncer"), reason="PgBouncer is not installed")
 @pytest.mark.parametrize(("mode", "is_refused"), [("transaction", True), ("session", False)])
 def test_a_pooler_in_transaction_mode_is_refused_with_the_remedy(

@@ -60,7 +60,12 @@ class PostgresLocks:
     may_be_pooled = True
 
     def begin(self, holder: str) -> Sequence[str]:
-        return (f"SELECT set_config('application_name', {_text(_short(holder))}, false)",)
+        return (
+            f"SELECT set_config('application_name', {_text(_short(holder))}, false)",
+            # of Postgres 14 on; a connection that holds a lock waits, and must not be ended for that
+            "SELECT count(set_config(name, '0', false)) FROM pg_settings"
+            " WHERE name = 'idle_session_timeout'",
+        )
 
     def take(self, name: str, holder: str, *, is_shared: bool) -> str:
         return f"SELECT pg_try_advisory_lock{'_shared' if is_shared else ''}({_number(name)})"

@@ -307,6 +307,7 @@ class _Move:
             return
         plan = self._plan()
         snapshots = self._by_key(plan)
+        self._refuse_built(snapshots)
         self._show()
         if not is_meant:
             _ask()
@@ -377,6 +378,21 @@ class _Move:
             if found[model.key].snapshot_id in new:
                 found[model.key].version = model.version
         return found
+
+    def _refuse_built(self, snapshots: Mapping[str, Snapshot]) -> None:
+        """What another environment has built there is not written over."""
+        built = [
+            model.name
+            for model in self._source.models
+            if snapshots[model.key].intervals
+            and tuple(snapshots[model.key].intervals) != model.intervals
+        ]
+        if built:
+            raise MoveRefusedError(
+                f"Built on {self._engine} before the move, by a run of another environment:"
+                f" {', '.join(sorted(built))}. A move goes into a database in which the project has built"
+                " nothing yet. Take an empty one, or drop SQLMesh's schemas there, its state's too."
+            )
 
     @property
     def _rebuilt(self) -> list[MovedModel]:
@@ -457,7 +473,7 @@ class _Move:
         if more:
             click.echo(f"       `{model.name}`: no file has {', '.join(more)} any more; not moved")
         columns = {name: model.columns[name] for name in model.columns if name in there}
-        self._copy(model.name, model.table, columns, target, is_ours=True)
+        self._copy(model.name, model.table, columns, target, is_ours=not snapshot.intervals)
 
     def _copy(
         self,
@@ -482,7 +498,13 @@ class _Move:
                     f"`{title}` on {self._engine} has other rows: {difference(here, there)}. Drop it there,"
                     " and run the same command again; what was copied stays."
                 )
-            copy(self._file, source, self._adapter, target, list(columns))
+            try:
+                copy(self._file, source, self._adapter, target, list(columns))
+            except Exception as error:
+                raise MoveRefusedError(
+                    f"`{title}` cannot be copied to {self._engine}: {str(error).strip()} Nothing is recorded;"
+                    " the same command goes on with what was copied."
+                ) from error
             word = "copied"
             there = totals(self._adapter, target, columns)
             if difference(here, there):
