@@ -226,7 +226,7 @@ def test_a_move_is_refused_before_it_begins_and_goes_on_where_it_ended(
     settings = to_postgres(patch, server, "tried", living)
     server.query("tried", _RAW)
     with dg.DagsterInstance.ephemeral() as other:
-        tried = run_in_process(living.definitions(environment="dev"), other, now=_LATER)
+        tried = run_in_process(living.definitions(environment="dev"), other)
     assert tried.success, tried.failed
     before = server.query("tried", "SELECT count(*) FROM demo__dev.kept")
     said = refusal()
