@@ -230,7 +230,7 @@ def test_a_move_is_refused_before_it_begins_and_goes_on_where_it_ended(
     assert tried.success, tried.failed
     before = server.query("tried", "SELECT count(*) FROM demo__dev.kept")
     said = refusal()
-    assert "Built on postgres before the move" in said and "demo.prices" in said
+    assert "Built on postgres before the move" in said and "demo.daily, demo.shown" in said
     assert server.query("tried", "SELECT count(*) FROM demo__dev.kept") == before
 
 
