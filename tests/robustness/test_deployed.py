@@ -112,7 +112,7 @@ class Stack:
         while subprocess.run(
             check, cwd=self.root, env=self.environment(name), capture_output=True, check=False
         ).returncode:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self.processes[name].poll() is not None:
                 pytest.fail((self.root / f"{name}.log").read_text()[-5000:])
             time.sleep(1)
 
@@ -236,6 +236,10 @@ def test_days_pass_and_each_process_is_killed_once(render: Render, tmp_path: Pat
                     victim != "code"
                 ):  # its runs died with it: the next day's tick ends and repeats them
                     _run_of(stack, before, done)
+            # the tick's own run, and that which repeats the one that was cut off
+            deadline = time.monotonic() + _PATIENCE
+            while time.monotonic() < deadline and not all(r.is_finished for r in _runs(stack)):
+                time.sleep(1)
             statuses = {run.status for run in _runs(stack)}
             assert statuses <= {done, dg.DagsterRunStatus.FAILURE}, _runs(stack)
             days = server.query(
