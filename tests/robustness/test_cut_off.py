@@ -1,11 +1,8 @@
-"""A server that is cut off in each phase of a run, by a proxy: for SQLMesh's data and state, and for Dagster's records."""
+"""A server that is cut off in each phase of a run, by a proxy: of SQLMesh's data and state."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,68 +102,3 @@ def _is_told(error: str) -> bool:
         or "Upstream" in error
         or "skipped" in error
     )
-
-
-_DAGSTER = """
-import sys
-import dagster as dg
-from tests.sqlmesh_dagster.projects import Project, run_in_process
-
-project = Project.__new__(Project)
-project.root, project.settings = __import__("pathlib").Path(sys.argv[1]), {"environment": "dev"}
-with dg.DagsterInstance.from_config(sys.argv[2]) as instance:
-    run = run_in_process(project.definitions(), instance, now=sys.argv[3])
-    print("SUCCESS" if run.success else run.failed)
-"""
-_STORAGE = """
-storage:
-  postgres:
-    postgres_db: {{hostname: 127.0.0.1, port: {port}, username: postgres, password: "", db_name: {database}}}
-compute_logs: {{module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}}
-"""
-_RECORDS = {
-    "the run": "INSERT INTO runs ",
-    "the start": "INSERT INTO event_logs .*PIPELINE_START",
-    "a step": "INSERT INTO event_logs .*STEP_START",
-    "a materialization": "INSERT INTO event_logs .*ASSET_MATERIALIZATION['\"]",
-    "the end": "INSERT INTO event_logs .*PIPELINE_SUCCESS",
-}
-
-
-@pytest.mark.parametrize("moment", _RECORDS)
-def test_dagsters_records_are_cut_off_and_what_is_built_stays(
-    project: Project, server: Server, database: str, cutter: Proxy, tmp_path: Path, moment: str
-) -> None:
-    """Promise: whatever Dagster could not write, SQLMesh's record is whole, and the next run completes both."""
-    pytest.importorskip("dagster_postgres")
-    _write_models_on_duckdb(project)
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "dagster.yaml").write_text(_STORAGE.format(port=cutter.port, database=database))
-    assert "SUCCESS" in _in_a_process(project, home, "2025-01-10")
-    cutter.cut_at(_RECORDS[moment])
-    begin = time.monotonic()
-    said = _in_a_process(project, home, "2025-01-12")
-    assert time.monotonic() - begin < _SECONDS and cutter.cuts, said[-3000:]
-    print(f"=== {moment}: {said[-400:]}")
-    assert "SUCCESS" in _in_a_process(project, home, "2025-01-12")
-    assert project.query("SELECT count(*), count(DISTINCT day) FROM demo__dev.days") == [(4, 4)]
-    assert project.query("SELECT n FROM demo__dev.below") == [(4,)]
-
-
-def _write_models_on_duckdb(project: Project) -> None:
-    rows = "SELECT d::DATE AS day FROM generate_series(@start_ds::DATE, @end_ds::DATE, INTERVAL 1 DAY) AS t(d)"
-    by_day = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2025-01-08'"
-    project.model("days", rows, by_day)
-    project.model("below", "SELECT count(*) AS n FROM demo.days", "kind FULL, cron '@daily'")
-
-
-def _in_a_process(project: Project, home: Path, now: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", _DAGSTER, str(project.root), str(home), now],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    return done.stdout + done.stderr
