@@ -66,12 +66,13 @@ def report(mode: str, versions: Mapping[str, str], tried: list[Tried]) -> str:
     lines = [
         f"# The newest versions, {mode} the ranges",
         "",
-        "| package | newest | the template's |",
+        "| package | installed | on the index | the template's |",
     ]
-    lines.append("|---|---|---|")
+    lines.append("|---|---|---|---|")
     for name in WATCHED:
         pinned = re.search(rf'"{name}([^"\w-][^"]*)"', pins)
-        lines.append(f"| {name} | {versions.get(name, '?')} | {pinned[1] if pinned else ''} |")
+        facts = (name, versions.get(name, "?"), _newest(name), pinned[1] if pinned else "")
+        lines.append(f"| {' | '.join(facts)} |")
     for result in tried:
         lines += ["", f"## {result.step}: {'fails' if result.code else 'passes'}"]
         if result.code:
@@ -80,7 +81,7 @@ def report(mode: str, versions: Mapping[str, str], tried: list[Tried]) -> str:
 
 
 def _newest(name: str) -> str:
-    """What the index has; other packages may not go with it."""
+    """What the index has; where it is newer than what was installed, another package does not go with it."""
     command = [sys.executable, "-m", "pip", "index", "versions", name]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found = re.match(r"\S+ \((\S+)\)", said)
