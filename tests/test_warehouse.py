@@ -35,9 +35,10 @@ class Platform:
         variables = {f"WAREHOUSE_{name}": value for name, value in place.items()}
         return self._project("postgres", SQLMESH_GATEWAY="postgres", **{**variables, **more})
 
-    def on_duckdb(self) -> Project:
+    def on_duckdb(self, **more: str) -> Project:
         """As on a laptop."""
-        return self._project("duckdb", WAREHOUSE_PATH=str(self._home("duckdb") / "file.duckdb"))
+        place = str(self._home("duckdb") / "file.duckdb")
+        return self._project("duckdb", WAREHOUSE_PATH=place, **more)
 
     def state_apart(self) -> dict[str, str]:
         """The variables of a state in another database."""
@@ -117,6 +118,26 @@ def test_every_relation_is_that_of_duckdb(platform: Platform) -> None:
     platform.on_duckdb().run("poe", "run")
     ours, theirs = platform.in_postgres("__dev"), platform.in_duckdb("__dev")
     assert len(theirs) == 23 and list(ours) == list(theirs)
+    assert [name for name in theirs if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.storm
+def test_production_moves_from_the_file_to_postgres(platform: Platform) -> None:
+    """Promise: the sample's production by one command; the next run builds nothing, and rows are equal."""
+    platform.server.query("postgres", "DROP DATABASE analytics")
+    platform.server.create_database("analytics")
+    before = platform.on_duckdb(SQLMESH_ENVIRONMENT="prod")
+    before.run("poe", "load")
+    before.run("poe", "promote", "--yes")
+    kept = {name: before.environment[name] for name in ("WAREHOUSE_PATH", "DAGSTER_HOME")}
+    there = platform.on_postgres(SQLMESH_ENVIRONMENT="prod").environment
+    after = Project(platform.root, {**there, **kept})
+    said = after.run("poe", "move", "--yes")
+    assert "Moved: " in said and _SECRET not in said
+    ran = after.run("poe", "run")
+    assert "17 up to date" in ran, ran
+    ours, theirs = platform.in_postgres(""), platform.in_duckdb("")
+    assert list(ours) == list(theirs) != []
     assert [name for name in theirs if ours[name] != theirs[name]] == []
 
 
