@@ -129,6 +129,7 @@ def test_production_moves_from_the_file_to_postgres(platform: Platform) -> None:
     before = platform.on_duckdb(SQLMESH_ENVIRONMENT="prod")
     before.run("poe", "load")
     before.run("poe", "promote", "--yes")
+    before.run("poe", "run")
     kept = {name: before.environment[name] for name in ("WAREHOUSE_PATH", "DAGSTER_HOME")}
     there = platform.on_postgres(SQLMESH_ENVIRONMENT="prod").environment
     after = Project(platform.root, {**there, **kept})

@@ -1,4 +1,4 @@
-"""Unit tests and linter beside what they say of the models that production runs.
+"""Unit tests and linter next to what they say of the models that production runs.
 
 The tests and rules are those of the files, on both sides: those of then are in no state. Importing this
 module imports SQLMesh.
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CodeReviewing:
-    """What unit tests and linter said of the files, beside what they say of production's models.
+    """What unit tests and linter said of the files, next to what they say of production's models.
 
     Attributes:
         context: Loaded.

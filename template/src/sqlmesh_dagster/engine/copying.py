@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import duckdb
+import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 from sqlglot import exp
 
 from sqlmesh_dagster.facts.moving import Totals, plain_type
@@ -155,8 +156,6 @@ def _insert(
     rows: list[tuple[str | None, ...]],
 ) -> None:
     """By a table of texts, which one query gives their types."""
-    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
-
     kinds = {name: kind for name, kind in adapter.columns(target).items() if name in names}
     frame = pd.DataFrame(rows, columns=list(names), dtype=object)
     as_text = dict.fromkeys(names, _TEXT)

@@ -1,4 +1,4 @@
-"""What production ran, recorded beside SQLMesh's state, which keeps only what it runs now.
+"""What production ran, recorded next to SQLMesh's state, which keeps only what it runs now.
 
 The record is where the state is, so that every host has it, whoever promoted. Importing this module
 imports SQLMesh.
@@ -65,7 +65,7 @@ def remember(
     except Exception as error:  # drivers raise whatever they like
         log(
             logging.WARNING,
-            "What production runs could not be recorded beside SQLMesh's state, so that a rollback to it is"
+            "What production runs could not be recorded next to SQLMesh's state, so that a rollback to it is"
             f" not known: {error}",
         )
         return None

@@ -56,7 +56,7 @@ class ProductionVersion:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> ProductionVersion:
-        """The same again; what a newer version of this package has written besides is left out."""
+        """The same again; what a newer version of this package has written, too, is left out."""
         known = {f.name: given[f.name] for f in fields(cls) if f.name in given}
         made = cls(**known)
         return replace(made, nodes=_pairs(made.nodes), requirements=_pairs(made.requirements))

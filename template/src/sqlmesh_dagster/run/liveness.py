@@ -105,7 +105,7 @@ def _never_started(waited: float) -> str | None:
 def this_host() -> str:
     """The host's name, and the process namespace where there are such; or what `SQLMESH_DAGSTER_HOST` says.
 
-    A container that is made anew is another host, of which nothing is known. The variable names a
+    A container that is made again is another host, of which nothing is known. The variable names a
     container whose successor knows that it is gone, as there is one at a time: set it for the code
     server alone, which hands it on to its runs.
     """

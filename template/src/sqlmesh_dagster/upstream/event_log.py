@@ -252,7 +252,7 @@ _CANNOT_WRITE = (
 
 @cache
 def _explain_errors() -> None:
-    """Also of Dagster's own files of runs and ticks, whose engines are made anew all the time."""
+    """Also of Dagster's own files of runs and ticks, whose engines are made again all the time."""
     event.listen(Engine, "handle_error", _with_place, retval=True)
 
 
