@@ -246,9 +246,10 @@ def steps(options: str) -> list[Step]:
         Step("18-invalidate", f"{poe} invalidate dev_ada", ("is dropped",), answers="y\n"),
         Step(
             "19-rebuild",
-            f"{poe} rebuild marts.daily_revenue --start 2025-01-01 --end 2025-01-07",
+            f"SQLMESH_ENVIRONMENT=prod {poe} rebuild marts.daily_revenue --start 2025-01-01 --end 2025-01-07",
             ("built", "Done."),
         ),
+        Step("19b-rebuild-in-dev", f"{poe} rebuild marts.daily_revenue", ("poe rebuild",), 1),
         Step("20-wrong-name", f"{poe} rebuild marts.daily_revenu", ("Did you mean",), 1),
         Step("21-doctor", f"{poe} doctor"),
         Step("22-sqlmesh", f"{poe} sqlmesh info --skip-connection", ("Models",)),

@@ -423,7 +423,7 @@ def test_unit_tests_and_linter_stand_beside_what_they_say_of_production(
         "| amounts | linter: nomissingaudits | still failing, a warning | 1 | 1 |",
     ):
         assert line.replace("| ", "| warehouse.demo.", 1) in page
-    assert "1 unit tests passed, and the linter found no error." in page
+    assert "1 unit test passed, and the linter found no error." in page
 
     project.write("tests/test_plain.yaml", UNIT_TEST.format(name="plain", expected="m1"))
     page = page_of_failure(project, instance)

@@ -182,7 +182,7 @@ def test_checks_say_which_model(tested: Project, instance: dg.DagsterInstance) -
         "first": dg.AssetCheckSeverity.WARN,
         "third": dg.AssetCheckSeverity.ERROR,
     }
-    assert found["second", "unit_tests"].description == "1 unit tests passed"
+    assert found["second", "unit_tests"].description == "1 unit test passed"
     assert not tested.database.exists()
 
 

@@ -195,8 +195,8 @@ def _refusal(snapshot: Snapshot, *, is_production: bool) -> str | None:
         )
     if not is_production and not snapshot.is_paused:
         return (
-            "this environment shares its version with production. Restate it in production, or change"
-            " the model."
+            "this environment shares its version with production. Build it again there:"
+            f" `SQLMESH_ENVIRONMENT=prod poe rebuild {snapshot.node.name}`; or change the model."
         )
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlmesh_dagster.definition.markdown import cell, fenced, shortened
+from sqlmesh_dagster.definition.markdown import cell, counted, fenced, shortened
 
 _MOST_ROWS = 200
 _MOST_DIFF_LINES = 200
@@ -110,7 +110,7 @@ class PlanSummary:
             origin = f" from `{self.create_from}`" if self.create_from else ""
             state = f"It exists, and the project's `always_recreate_environment` makes it again{origin}."
         nothing = " There is nothing to do." if self.is_empty else ""
-        return f"{state} {self.unit_tests} unit tests passed.{nothing}"
+        return f"{state} {counted(self.unit_tests, 'unit test')} passed.{nothing}"
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -44,7 +44,7 @@ def _verdict(review: Review, stops: Sequence[Stop]) -> str:
     if review.problem:
         lines = "".join(f"\n- {stop}" for stop in stops)
         return (
-            f"{len(review.plan.changes)} models differ from `{review.against}`. **The environment could not"
+            f"{_differ(len(review.plan.changes))} from `{review.against}`. **The environment could not"
             f" be built**, so that nothing is known of their data.{commit}\n"
             f"{lines}\n\n{fenced(review.problem)}"
         )
@@ -53,7 +53,7 @@ def _verdict(review: Review, stops: Sequence[Stop]) -> str:
     number = sum(t.is_touched for t in review.touched)
     moved = sum(m.is_touched for m in review.models)
     what = (
-        f"{len(review.models)} models differ from `{review.against}`; the data of {moved} of them do."
+        f"{_differ(len(review.models))} from `{review.against}`; the data of {moved} of them does."
         f" {number} of {len(review.touched)} readers are touched.{commit}"
     )
     if not stops:
@@ -199,7 +199,12 @@ def _checks(review: Review) -> Iterator[str]:
         yield table(header, [_check(c) for c in told])
     passing = [c for c in review.checks if c.fate == "passing"]
     audits = sum(c.kind == "audit" for c in passing)
-    yield f"{audits} audits pass as before. {_code(review)}"
+    passing_audits = f"{counted(audits, 'audit')} pass{'es' if audits == 1 else ''} as before."
+    yield f"{passing_audits} {_code(review)}"
+
+
+def _differ(models: int) -> str:
+    return f"{counted(models, 'model')} {'differs' if models == 1 else 'differ'}"
 
 
 def _code(review: Review) -> str:
@@ -209,7 +214,7 @@ def _code(review: Review) -> str:
     failed = sum(c.kind == "unit test" for c in failing)
     errors = sum((c.after or 0) for c in failing if c.kind == "linter")
     if not failing:
-        return f"{tests} unit tests passed, and the linter found no error."
+        return f"{counted(tests, 'unit test')} passed, and the linter found no error."
     return f"{failed} of {tests} unit tests fail, and the linter finds {counted(errors, 'error')}."
 
 

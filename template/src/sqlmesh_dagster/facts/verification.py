@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlmesh_dagster.definition.markdown import cell, fenced
+from sqlmesh_dagster.definition.markdown import cell, counted, fenced
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Verification:
     @property
     def markdown(self) -> str:
         """All of it, for the UI."""
-        title = f"{self.test_count} unit tests of {len(self.tests)} models ran."
+        title = (
+            f"{counted(self.test_count, 'unit test')} of {counted(len(self.tests), 'model')} ran."
+        )
         rows = [
             "| model | found by | rule or test |  |",
             "|---|---|---|---|",

@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 
 from sqlmesh_dagster import events
+from sqlmesh_dagster.definition.markdown import counted
 from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.definition.partitions import keys_within
 from sqlmesh_dagster.definition.project import DagsterProject
@@ -61,7 +62,7 @@ class Synced:
         names = ", ".join(key.to_user_string() for key in self.reported[:_SHOWN_KEYS])
         more = ", …" if len(self.reported) > _SHOWN_KEYS else ""
         return (
-            f"Reported {len(self.reported)} models that were built outside Dagster: {names}{more}."
+            f"Reported {counted(len(self.reported), 'model')} built outside Dagster: {names}{more}."
         )
 
 

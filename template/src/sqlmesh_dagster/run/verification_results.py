@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import dagster as dg
 
 from sqlmesh_dagster.checks import runless_check
-from sqlmesh_dagster.definition.markdown import cell
+from sqlmesh_dagster.definition.markdown import cell, counted
 from sqlmesh_dagster.definition.project import VerificationCheck
 from sqlmesh_dagster.facts.verification import Finding, Verification, texts
 
@@ -56,4 +56,4 @@ def _description(check: VerificationCheck, own: list[Finding], tests: int) -> st
     if check.kind == "lint":
         return f"the linter found: {rules}" if own else "the linter found nothing"
     failed = f"{len(own)} of {tests} unit tests failed: {rules}"
-    return failed if own else f"{tests} unit tests passed"
+    return failed if own else f"{counted(tests, 'unit test')} passed"

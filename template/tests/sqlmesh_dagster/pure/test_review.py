@@ -100,7 +100,7 @@ def test_the_page_says_every_number_once_and_what_moved_most_first() -> None:
     assert "| email | removed | TEXT |  |" in text
     assert "| amount | retyped | INT | BIGINT |" in text
     assert "| w.s.orders | not_null | newly failing | 0 | 3 |" in text
-    assert "1 audits pass as before. 2 unit tests passed" in text
+    assert "1 audit passes as before. 2 unit tests passed" in text
     assert "| w.s.orders | 2025-01-01 | 2 | 20 | 60.0 |" in text
     assert "7 models are used as they are" in text
     assert "**Nothing stops a promotion.**" in text

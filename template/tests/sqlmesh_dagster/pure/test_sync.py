@@ -154,15 +154,15 @@ def test_two_syncs_do_not_report_at_once(instance: dg.DagsterInstance, tmp_path:
         (Synced(obstacle="it is late"), "Could not ask SQLMesh what was built: it is late."),
         (
             Synced((dg.AssetKey("a"), dg.AssetKey(["b", "c"]))),
-            "Reported 2 models that were built outside Dagster: a, b/c.",
+            "Reported 2 models built outside Dagster: a, b/c.",
         ),
         (
             Synced(tuple(dg.AssetKey(str(n)) for n in range(10))),
-            "Reported 10 models that were built outside Dagster: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
+            "Reported 10 models built outside Dagster: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9.",
         ),
         (
             Synced(tuple(dg.AssetKey(str(n)) for n in range(11))),
-            "Reported 11 models that were built outside Dagster: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ….",
+            "Reported 11 models built outside Dagster: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ….",
         ),
     ],
 )

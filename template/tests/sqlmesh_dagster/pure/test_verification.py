@@ -24,7 +24,7 @@ def test_a_table_names_each_finding_and_details_follow_for_unit_tests() -> None:
     assert verification.errors == (TEST, RULE)
     assert verification.markdown == "\n\n".join(
         [
-            "1 unit tests of 1 models ran.",
+            "1 unit test of 1 model ran.",
             "| model | found by | rule or test |  |\n|---|---|---|---|\n"
             "| db.demo.m | unit test | `test_m` |  |\n"
             "| db.demo.n | linter | `noselectstar` | Query uses \\|*\\| |\n"
