@@ -16,6 +16,7 @@ from sqlmesh_dagster.commands.report import ending
 from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.run.inputs import known_inputs
+from tests.integration.histories import alone
 
 _NOW = "2025-01-10T00:30:00"
 _LATER = "2025-01-10T06:00:00"
@@ -516,3 +517,16 @@ def test_a_wiped_history_is_begun_anew_and_builds_nothing_twice(
     assert _run(definitions, instance).success
     assert [project.query(f"FROM demo__dev.{name} ORDER BY ALL") for name in tables] == before
     assert all(instance.get_latest_materialization_event(key) for key in keys)
+
+
+def test_what_a_plan_built_is_not_built_again_for_the_same_data(
+    whole: Source, instance: dg.DagsterInstance
+) -> None:
+    """Promise: as after `poe promote`: Dagster has no record of what the models were made of."""
+    definitions = _definitions(whole)
+    assert _run(definitions, instance, "events", now=_NOW).success
+    with alone(whole.project, load=True) as context:
+        context.plan("dev", auto_apply=True, no_prompts=True, execution_time=_NOW)
+    assert _built(_run(definitions, instance)) == []
+    whole.add("2, DATE '2025-01-03'", "v2")
+    assert _built(_run(definitions, instance)) == ["below", "seen", "total"]

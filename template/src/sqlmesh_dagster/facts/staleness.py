@@ -5,7 +5,7 @@ A model is stale when an input has changed since the model was last built:
 | input                                  | is another one when                                     |
 |----------------------------------------|---------------------------------------------------------|
 | an asset outside SQLMesh               | its data version is not the recorded one                |
-| the same, and nothing was recorded     | it was loaded after the model was built                 |
+| the same, and nothing was recorded     | that version was first loaded after the model was built |
 | a model that is a table                | this run builds it again, or what *it* contains differs |
 | a view                                 | never itself: what it reads counts                      |
 
@@ -42,6 +42,7 @@ class Load:
         at: Epoch milliseconds.
         run_id: The Dagster run that loaded it.
         span: The time that the loaded rows are of, if the asset says so.
+        since: When this version was first loaded, and no other after it; None if that is this load.
     """
 
     version: str
@@ -49,6 +50,7 @@ class Load:
     at: int
     run_id: str = ""
     span: Interval | None = None
+    since: int | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def inputs_before(subject: Subject, table: Table | None, loads: Mapping[str, Loa
     built_at = table.built_at if table is not None else None
     return {
         label: Input(load.version, load.pointer)
-        if built_at is not None and load.at <= built_at
+        if built_at is not None and (load.at if load.since is None else load.since) <= built_at
         else Input(UNKNOWN)
         for label in subject.sources
         if (load := loads.get(label)) is not None

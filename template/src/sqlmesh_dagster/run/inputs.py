@@ -64,6 +64,10 @@ def known_inputs(
         for label in sorted(outside)
     }
     loads = {label: load for label, load in found.items() if load is not None}
+    for label in _unrecorded(subjects.values(), loads):
+        loads[label] = replace(
+            loads[label], since=_since(instance, reads.outside[label], loads[label])
+        )
     return Known(
         subjects=subjects,
         selected=frozenset(reads.assets[fqn].spec.key.to_user_string() for fqn in fqns),
@@ -190,6 +194,33 @@ def _of_record(record: dg.EventLogRecord) -> Load | None:
         run_id=record.run_id,
         span=loaded_range(event.metadata),
     )
+
+
+def _unrecorded(subjects: Iterable[Subject], loads: Mapping[str, Load]) -> set[str]:
+    """Inputs of models that were not built from just this, as far as Dagster knows."""
+    return {
+        label
+        for subject in subjects
+        for label in subject.sources
+        if label in loads
+        and (
+            subject.recorded is None
+            or (made_of := subject.recorded.inputs.get(label)) is None
+            or made_of.version != loads[label].version
+        )
+    }
+
+
+def _since(instance: dg.DagsterInstance, key: dg.AssetKey, load: Load) -> int:
+    """When the version of a load was first loaded: the same file is often loaded again."""
+    since = load.at
+    found = instance.fetch_materializations(dg.AssetRecordsFilter(key), limit=_LONGEST_HISTORY)
+    for record in found.records:  # the newest first
+        earlier = _of_record(record)
+        if earlier is None or earlier.version != load.version:
+            break
+        since = min(since, earlier.at)
+    return since
 
 
 def _histories(

@@ -86,6 +86,14 @@ def test_without_a_record_the_time_decides() -> None:
     assert _verdicts(known, {"m": replace(_TABLE, built_at=200)}) == {}
 
 
+def test_without_a_record_the_same_data_loaded_again_is_nothing_new() -> None:
+    """Promise: what counts is when this version was first loaded."""
+    again = replace(_NEW, at=500, since=150)
+    assert _verdicts(_known(_model("m", "raw"), loads={"raw": again}))["m"].rebuild == (_DONE,)
+    at_200 = {"m": replace(_TABLE, built_at=200)}
+    assert _verdicts(_known(_model("m", "raw"), loads={"raw": again}), at_200) == {}
+
+
 def test_a_record_of_another_table_does_not_count() -> None:
     """Promise: a new version of the model was built from what was there then."""
     known = _known(_model("m", "raw", inputs={"raw": _OLD}), loads={"raw": _NEW})
