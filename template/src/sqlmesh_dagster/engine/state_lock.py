@@ -17,6 +17,7 @@ from sqlmesh import Context
 from sqlmesh_dagster.engine.lock_sql import LockSQL, lock_sql
 from sqlmesh_dagster.errors import InvalidSettingError, StateLockError
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.heartbeat import beating
 from sqlmesh_dagster.guard.locks import Patience, ProjectLock, RivalStep, wait_for
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.sqlmesh import (
@@ -31,6 +32,11 @@ Log = Callable[[int, str], None]
 _HEARTBEAT_SECONDS = 2.0
 _ANSWER_SECONDS = 20
 """A server that has vanished answers no heartbeat; by then the connection counts as lost."""
+_SILENT = (
+    f"The server that has SQLMesh's state has not answered for {_ANSWER_SECONDS} seconds, and this run"
+    " waits for it. Look whether the server works; a run that is canceled ends when it answers, or when"
+    " its connection is closed."
+)
 _LOST = (
     "The connection that held the lock on SQLMesh's state was lost, so that another run may have begun"
     " to work on the same models. {consequence} Run it again; if the server ends connections that wait,"
@@ -227,8 +233,14 @@ class _EngineLock:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        with self._cancel.guarded(self._check), _beating(self._check):
+        heartbeat = beating(
+            self._check, self._silent, every=_HEARTBEAT_SECONDS, silent=_ANSWER_SECONDS
+        )
+        with self._cancel.guarded(self._check), heartbeat:
             yield
+
+    def _silent(self) -> None:
+        self._log(logging.WARNING, _SILENT)
 
     def _check_held(self, name: str) -> None:
         if not self._ask(self._sql.is_held(name)):
@@ -256,23 +268,6 @@ class _EngineLock:
                 "The work had just ended. Look for duplicate rows in models that only append."
             )
             self._log(logging.ERROR, _LOST.format(consequence=consequence))
-
-
-@contextmanager
-def _beating(check: Callable[[], None]) -> Iterator[None]:
-    """Meanwhile `check` is called every few seconds, which also keeps a connection from being idle."""
-    end = threading.Event()
-
-    def beat() -> None:
-        while not end.wait(_HEARTBEAT_SECONDS):
-            check()
-
-    thread = threading.Thread(target=beat, name="sqlmesh_dagster state lock", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        end.set()
 
 
 class _Connection:

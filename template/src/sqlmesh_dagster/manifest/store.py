@@ -111,7 +111,8 @@ class ManifestStore:
             return file.read()
 
     def _trusted(self) -> set[int]:
-        owners = {0, os.getuid()}  # an image is made by root, and run by another user
+        own = os.getuid() if hasattr(os, "getuid") else 0
+        owners = {0, own}  # an image is made by root, and run by another user
         return owners if self.project is None else {*owners, self.project.stat().st_uid}
 
     def write(self, stored: StoredManifest) -> None:
