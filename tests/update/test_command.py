@@ -180,7 +180,8 @@ def test_a_deployment_comes_changes_and_goes_by_its_answer(project: Project) -> 
     assert (root / "deploy/kubernetes/values.yaml").is_file()
     assert not (root / "compose.yaml").exists()
     project.commit()
-    assert project.report("--data", "deployment=none")["left"] == ""
+    report = project.report("--data", "deployment=none")
+    assert report.get("left") == "", report
     left = {path.relative_to(root).as_posix() for path in (root / "deploy").rglob("*.*")}
     assert left == {"deploy/kubernetes/own.yaml"} and not (root / "Dockerfile").exists()
     assert {name: (root / name).read_text() for name in own} == own

@@ -58,7 +58,7 @@ def update(root: Path, copier: Copier, version: str | None = None) -> Report:
             return Report(before.version, before.version)
         with renders.of_update(root, copier, before, target) as found:
             refuse_what_is_in_the_way(root, found.theirs)
-            _refuse_unknown(copier, found.new)
+            _refuse_unknown(copier, before, found.new)
             folders.refuse_to_leave_behind(root, before, found.new)
             if copier.is_trusted or _has_migrations(root, before, found):
                 return plain.update(project, journal, copier, before, found)
@@ -133,14 +133,17 @@ def _target(root: Path, before: answers.Answers, copier: Copier, version: str | 
     return before.version if found is None and copier.data else found
 
 
-def _refuse_unknown(copier: Copier, new: answers.Answers) -> None:
+def _refuse_unknown(copier: Copier, before: answers.Answers, new: answers.Answers) -> None:
     """Copier ignores an answer to no question, such as one that is misspelt.
+
+    An answer that makes its question needless, as `deployment=none`, is no longer in the new answers.
 
     Raises:
         Refused: There is one.
     """
     given = (pair.partition("=")[0] for pair in copier.data)
-    if unknown := next((name for name in given if name not in new.answers), None):
+    known = {*before.answers, *new.answers}
+    if unknown := next((name for name in given if name not in known), None):
         asked = ", ".join(f"`{name}`" for name in new.answers)
         raise Refused(
             f"`{new.version}` of the template does not ask this project `{unknown}`. Its questions: {asked}."
