@@ -142,7 +142,7 @@ def test_a_promotion_that_builds_nothing_is_reported(
     plan(project, "other")
     assert message(tick(project, instance)) == "Nothing was built outside Dagster."
     plan(project)
-    assert "Reported 1 models" in message(tick(project, instance))
+    assert "Reported 1 model " in message(tick(project, instance))
     (spec,) = project.definitions().resolve_all_asset_specs()
     newest = reports(instance, "first")[-1]
     assert (newest.tags or {})["dagster/code_version"] == spec.code_version
@@ -188,7 +188,7 @@ def test_a_tick_skips_while_somebody_works_on_the_project(
         assert "Dagster run abc works on the project" in message(tick(project, instance))
     with held_by_another_process(project.database):
         assert "the DuckDB file is in use" in message(tick(project, instance))
-    assert "Reported 1 models" in message(tick(project, instance))
+    assert "Reported 1 model " in message(tick(project, instance))
 
 
 def test_what_a_run_changed_since_the_look_is_not_reported_as_it_was_before(
