@@ -235,7 +235,7 @@ def take(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
             texts = {}
             for view, path, awaited in _views("stock" if name == STAGES[-1] else "customers"):
                 page.goto(f"{stage.address}{path}", wait_until="domcontentloaded")
-                page.get_by_text(awaited).first.wait_for()
+                page.get_by_text(awaited).filter(visible=True).first.wait_for()
                 page.wait_for_timeout(6000)  # layout and fonts
                 page.screenshot(path=str(folder / f"{name}-{view}.png"))
                 texts[view] = page.inner_text("body")
@@ -245,8 +245,8 @@ def take(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 def _views(asset: str) -> tuple[tuple[str, str, str], ...]:
     return (
-        ("asset", f"/assets/marts/{asset}", asset),
-        ("catalogue", "/assets", "customers"),
+        ("asset", f"/assets/warehouse/marts/{asset}", "Latest materialization"),
+        ("catalogue", "/assets", "warehouse"),
         ("lineage", "/asset-groups", "orders"),
     )
 
