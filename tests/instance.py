@@ -9,6 +9,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+POOLED_STORAGE = """
+storage:
+  custom:
+    module: sqlmesh_dagster.event_log
+    class: PooledSqliteStorage
+    config:
+      base_dir: {home}
+"""
+"""Settings of an instance with the project's event log, to be given its folder as `home`."""
+
 
 @contextmanager
 def instance_of(home: Path) -> Iterator[dg.DagsterInstance]:

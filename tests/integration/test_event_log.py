@@ -19,16 +19,10 @@ from dagster_shared.check import CheckError
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
+from tests.instance import POOLED_STORAGE
+
 pytestmark = pytest.mark.slow
 
-_STORAGE = """
-storage:
-  custom:
-    module: sqlmesh_dagster.event_log
-    class: PooledSqliteStorage
-    config:
-      base_dir: {home}
-"""
 _STATEMENTS_OF_A_STEP = 38
 """Counted; a change that needs fewer writes its number here."""
 _FILES_OF_AN_INSTANCE = 9
@@ -53,13 +47,13 @@ def home(tmp_path: Path) -> Path:
     """A folder of an instance, empty but for its settings."""
     folder = tmp_path / "home"
     folder.mkdir()
-    (folder / "dagster.yaml").write_text(_STORAGE.format(home=folder))
+    (folder / "dagster.yaml").write_text(POOLED_STORAGE.format(home=folder))
     return folder
 
 
 @contextmanager
 def _opened(home: Path, *, pooled: bool = True) -> Iterator[dg.DagsterInstance]:
-    (home / "dagster.yaml").write_text(_STORAGE.format(home=home) if pooled else "")
+    (home / "dagster.yaml").write_text(POOLED_STORAGE.format(home=home) if pooled else "")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         yield instance
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 from tests.integration.conftest import instance, own_process, project
-from tests.postgres import Server, postgres
+from tests.postgres import Server
 from tests.robustness.proxy import Proxy, proxy
-from tests.robustness.test_state_locks import _on_postgres
+from tests.robustness.test_state_locks import _on_postgres, database, server
 
-__all__ = ["instance", "own_process", "project"]
+__all__ = ["database", "instance", "own_process", "project", "server"]
 pytestmark = [pytest.mark.slow, pytest.mark.storm]
 
 _PHASES = {
@@ -29,21 +27,6 @@ _PHASES = {
 }
 _SECONDS = 90
 _LATER = "2025-01-12T00:30:00"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """One Postgres for all tests."""
-    with postgres() as running:
-        yield running
-
-
-@pytest.fixture
-def database(server: Server, tmp_path: Path) -> str:
-    """An empty one."""
-    name = re.sub(r"\W", "_", tmp_path.name).lower()[-60:]
-    server.create_database(name)
-    return name
 
 
 @pytest.fixture

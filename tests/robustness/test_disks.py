@@ -17,6 +17,8 @@ from tests.sqlmesh_dagster.projects import Project, last_run, run_config
 from tests.integration.conftest import own_process
 
 __all__ = ["own_process"]
+from tests.instance import POOLED_STORAGE
+
 pytestmark = [
     pytest.mark.storm,
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts file systems"),
@@ -71,16 +73,6 @@ def _run(folder: Path, day: int) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=240,
     )
-
-
-_STORAGE = """
-storage:
-  custom:
-    module: sqlmesh_dagster.event_log
-    class: PooledSqliteStorage
-    config:
-      base_dir: {home}
-"""
 
 
 _FILLER = """
@@ -146,7 +138,9 @@ def test_a_full_disk_is_named_and_nothing_is_half_recorded(
     disk = _places(tmp_path)[place]
     _project(tmp_path, disk, f"dg.{executor}_executor")
     with _small_disk(disk):
-        (tmp_path / "home" / "dagster.yaml").write_text(_STORAGE.format(home=tmp_path / "home"))
+        (tmp_path / "home" / "dagster.yaml").write_text(
+            POOLED_STORAGE.format(home=tmp_path / "home")
+        )
         first = _run(tmp_path, 10)
         assert first.returncode == 0, first.stderr[-3000:]
         if moment == "during":

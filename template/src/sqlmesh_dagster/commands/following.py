@@ -5,7 +5,7 @@ from __future__ import annotations
 import _thread
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from threading import Event, Thread, main_thread
 import dagster as dg
 
 from sqlmesh_dagster.commands.messages import Outbox
-from sqlmesh_dagster.commands.progress import RunProgress
+from sqlmesh_dagster.commands.progress import AssetLine, RunProgress
 from sqlmesh_dagster.commands.reading import RunReader
 from sqlmesh_dagster.commands.request import LAUNCH_TAG
 from sqlmesh_dagster.upstream.dagster import begin_canceling
@@ -25,13 +25,9 @@ _POLL_SECONDS = 0.2
 
 def past_run(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> RunProgress:
     """The progress of a run up to now."""
-    reader, cursor = RunReader(root), None
-    while True:
-        entries, cursor = run_events(instance, run.run_id, cursor)
-        if not entries:
-            return reader.progress
-        for entry in entries:
-            list(reader.feed(entry))
+    reader = RunReader(root)
+    _read_on(instance, run.run_id, reader, None, lambda _: None)
+    return reader.progress
 
 
 def run_of(instance: dg.DagsterInstance, launch: str) -> dg.DagsterRun | None:
@@ -67,6 +63,10 @@ def followed(outbox: Outbox, launch: str, root: Path, files: Mapping[str, str]) 
 
 def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> None:
     run, cursor, is_canceled = None, None, False
+
+    def tell(line: AssetLine) -> None:
+        outbox.put("asset", {"line": asdict(line), "width": reader.progress.width})
+
     with dg.DagsterInstance.get() as instance:
         while True:
             is_last = is_over.wait(_POLL_SECONDS)
@@ -77,20 +77,31 @@ def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> N
                     begin_canceling(instance, run)
                 outbox.put("stopping", {})
                 _interrupt_main_thread()
-            while run is not None:
-                entries, cursor = run_events(instance, run.run_id, cursor)
-                if not entries:
-                    break
-                for entry in entries:
-                    for line in reader.feed(entry):
-                        width = reader.progress.width
-                        outbox.put("asset", {"line": asdict(line), "width": width})
+            if run is not None:
+                cursor = _read_on(instance, run.run_id, reader, cursor, tell)
             if is_last:
                 break
         ended = run_of(instance, launch)
     if ended is not None and ended.is_finished:
         facts = {"run_id": ended.run_id, "is_success": ended.is_success}
         outbox.put("ended", {**facts, "progress": reader.progress.to_data()})
+
+
+def _read_on(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    reader: RunReader,
+    cursor: str | None,
+    tell: Callable[[AssetLine], None],
+) -> str | None:
+    """Feeds the reader with all that was logged since a cursor; the cursor to go on from."""
+    while True:
+        entries, cursor = run_events(instance, run_id, cursor)
+        if not entries:
+            return cursor
+        for entry in entries:
+            for line in reader.feed(entry):
+                tell(line)
 
 
 def _interrupt_main_thread() -> None:
