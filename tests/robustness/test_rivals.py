@@ -62,7 +62,8 @@ def test_two_runs_started_in_the_same_second_are_serialised(
         now, moment = _next_day(platform), time.time() + 0.1
         for worker, tag in zip(pair, tags, strict=True):
             worker.ask("materialize_at", moment=moment, now=now, tag=tag)
-        assert [worker.answer() for worker in pair] == ["SUCCESS", "SUCCESS"], number
+        ended = [worker.answer() for worker in pair]
+        assert ended == ["SUCCESS", "SUCCESS"], (number, _errors(platform, *tags))
         runs = [platform.run(tag) for tag in tags]
         built = [
             sum("ASSET_MATERIALIZATION " in line and "Nothing is due" not in line for line in said)
@@ -86,7 +87,7 @@ def test_a_run_says_which_run_it_waits_for_and_goes_on_after_it(
         second.ask("materialize", now=now, tag="the second")
         words = f"Waiting for Dagster run {holder.run_id}, which works on the same SQLMesh project"
         wait_until(lambda: _says(platform, "the second", words), words)
-    assert second.answer() == "SUCCESS"
+    assert second.answer() == "SUCCESS", _errors(platform, "the second")
     _, said = platform.run("the second")
     assert sum(words in line and "STEP" not in line for line in said) == 1
     _assert_each_day_is_there_once(platform, now)
@@ -219,6 +220,11 @@ def _says(platform: Platform, tag: str, words: str) -> bool:
         if not instance.get_runs(dg.RunsFilter(tags={"trial": tag})):
             return False
     return any(words in line for line in platform.run(tag)[1])
+
+
+def _errors(platform: Platform, *tags: str) -> str:
+    """What the logs of these runs say of their end."""
+    return "\n".join("\n".join(platform.run(tag)[1][-40:]) for tag in tags)
 
 
 def _next_day(platform: Platform) -> str:

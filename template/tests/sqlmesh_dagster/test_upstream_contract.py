@@ -1227,18 +1227,63 @@ def test_the_names_of_config_files_are_sqlmeshs() -> None:
     assert sorted(inputs._OWN_CONFIG) == sorted(YAML_CONFIG_FILENAMES)
 
 
-def test_a_cache_of_models_can_be_forgotten_and_ours_beside_it_stays(project: Project) -> None:
-    """upstream.sqlmesh.forget_cached_models names the folders of SQLMesh's cache."""
-    project.model("m", "SELECT 1::INT AS id")
-    project.write(".cache/dagster/manifest.json", "{}")
-    context = Context(paths=str(project.root))
-    folders = {path.name for path in (project.root / ".cache").iterdir()}
-    assert {"model_definition", "optimized_query"} <= folders
-    in_sqlmesh.forget_cached_models(context)
-    left = {path.name for path in (project.root / ".cache").iterdir()}
-    assert left == folders - {"model_definition", "optimized_query"}
-    assert "dagster" in left
+_CLEARS = """
+import shutil
+from pathlib import Path
+
+from sqlmesh import macro
+
+
+@macro()
+def clears(evaluator):
+    shutil.rmtree(Path(__file__).parents[1] / ".cache", ignore_errors=True)
+    return 1
+"""
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_load_whose_cache_is_removed_meanwhile_has_every_model(
+    project: Project, anew: bool
+) -> None:
+    """upstream.sqlmesh.own_cache_entries: without it, SQLMesh leaves out each model that it reads too late."""
+    project.write("macros/__init__.py", "")
+    project.write("macros/clears.py", _CLEARS)
+    names = [f"m{number}" for number in range(4)]
+    for name in names:
+        project.model(name, "SELECT @clears()::INT AS id")
+    context = Context(paths=str(project.root), load=False)
+    with in_sqlmesh.single_process_loading(), in_sqlmesh.own_cache_entries(anew):
+        context.load()
+    assert sorted(model.name for model in context.models.values()) == [
+        f"demo.{name}" for name in names
+    ]
     context.close()
+
+
+def test_a_load_anew_takes_nothing_from_the_cache_and_leaves_what_is_beside_it(
+    project: Project,
+) -> None:
+    """upstream.sqlmesh.own_cache_entries: what a macro reads is in none of the cache's keys."""
+    project.write("macros/__init__.py", "")
+    project.write(
+        "macros/tenant.py",
+        "from pathlib import Path\nfrom sqlmesh import macro\n\n@macro()\ndef tenant(evaluator):\n"
+        "    return (Path(__file__).parents[1] / 'tenant.txt').read_text()\n",
+    )
+    project.write(".cache/dagster/manifest.json", "{}")
+    project.model("m", "SELECT @tenant() AS id")
+    rendered = []
+    for number, anew in ((1, False), (2, False), (2, True), (2, False)):
+        project.write("tenant.txt", str(number))
+        context = Context(paths=str(project.root), load=False)
+        with in_sqlmesh.single_process_loading(), in_sqlmesh.own_cache_entries(anew):
+            context.load()
+        rendered.append(context.get_model("demo.m", raise_if_missing=True).render_query_or_raise())
+        context.close()
+    assert [query.sql() for query in rendered] == [
+        f"SELECT {number} AS \"id\"" for number in (1, 1, 2, 2)
+    ]
+    assert (project.root / ".cache/dagster/manifest.json").exists()
 
 
 def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> None:

@@ -72,7 +72,6 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     duckdb_files,
     failed_statement,
-    forget_cached_models,
     has_state,
     has_state_beside_data,
     hear_failing_statements,
@@ -81,6 +80,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     open_duckdb_state,
     open_whole,
     opened_adapter,
+    own_cache_entries,
     single_process_loading,
 )
 
@@ -442,7 +442,7 @@ def open_context(
 def load_manifest(
     settings: ProjectSettings,
     read_model: ReadModel = lambda model: {},
-    forget_cached: bool = False,
+    anew: bool = False,
 ) -> Manifest:
     """Loads the project's files and reads them for Dagster's definitions.
 
@@ -450,7 +450,7 @@ def load_manifest(
     deployed. Where it cannot be asked, the manifest says why, and knows nothing of them.
 
     Args:
-        forget_cached: Whether SQLMesh's cache of models may be older than what its macros read.
+        anew: Whether SQLMesh's cache of models may be older than what its macros read.
 
     Raises:
         ProjectLoadError: With SQLMesh's own message.
@@ -459,17 +459,15 @@ def load_manifest(
         only_definitions(),
         open_context(settings, load=False, load_state=False, opens_database=False) as context,
     ):
-        if forget_cached:
-            forget_cached_models(context)
         if not any(project_names(context)):
-            load_files(context, settings)
+            load_files(context, settings, anew)
             return masked_texts(build_manifest(context, read_model), _TEXTS)
     is_there, problem = _state_of_others(settings)
     with (
         nullcontext() if is_there else only_definitions(),
         open_context(settings, load=False, load_state=is_there, opens_database=False) as context,
     ):
-        load_files(context, settings)
+        load_files(context, settings, anew)
         manifest = masked_texts(build_manifest(context, read_model), _TEXTS)
         return replace(manifest, state_problem=mask(problem) if problem else None)
 
@@ -522,8 +520,11 @@ def wait_for_database(
     _retry_while_locked(connect, settings, context.cancel_token, log)
 
 
-def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
+def load_files(context: CaptureContext, settings: ProjectSettings, anew: bool = False) -> None:
     """Loads the project's files into a context that was opened without them.
+
+    Args:
+        anew: Whether nothing is taken from SQLMesh's cache.
 
     Raises:
         ProjectLoadError: A file is broken.
@@ -532,6 +533,7 @@ def load_files(context: CaptureContext, settings: ProjectSettings) -> None:
         _load_errors_told(settings),
         context.environment.noted(),
         single_process_loading(),
+        own_cache_entries(anew),
         rare_collection(),
     ):
         context.load()

@@ -88,8 +88,8 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
                 return _here(stored, settings)
         before = digest(seen)
         is_known = known and known[0].looked_up == seen.looked_up_digest(project)
-        forget = not is_known and any(may_hide_reads(f) for f in settings.project_paths)
-        manifest, inputs = _load(settings, resource.translator, seen, forget)
+        anew = not is_known and any(may_hide_reads(f) for f in settings.project_paths)
+        manifest, inputs = _load(settings, resource.translator, seen, anew)
     except ProjectLoadError as error:
         good = next((stored for stored in known if _is_of(stored.manifest, project)), None)
         if not (resource.keep_last_good and good):
@@ -122,7 +122,7 @@ def _last_of(known: Iterable[StoredManifest], settings: ProjectSettings) -> Mani
 
 
 def _load(
-    settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs, forget: bool
+    settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs, anew: bool
 ) -> tuple[Manifest, Inputs]:
     project = settings.project_path
     with (
@@ -132,7 +132,7 @@ def _load(
     ):
         from sqlmesh_dagster.engine.context import load_manifest  # imports SQLMesh
 
-        manifest = load_manifest(settings, translator.read_model, forget)
+        manifest = load_manifest(settings, translator.read_model, anew)
     seeds = {model.seed_path for model in manifest.models if model.seed_path}
     inputs = inputs_of(reads, variables, seeds, known, project)
     modules = {

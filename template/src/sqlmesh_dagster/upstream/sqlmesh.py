@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import shutil
+import pickle
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -82,13 +82,39 @@ def has_catalogs(connection: ConnectionConfig) -> bool:
     )
 
 
-def forget_cached_models(context: Context) -> None:
-    """Removes SQLMesh's cache of models; `Context.clear_caches` would remove ours next to it, too.
+@contextmanager
+def own_cache_entries(anew: bool) -> Iterator[None]:
+    """What a load puts into SQLMesh's cache it gets back, whoever removes or replaces it meanwhile.
 
-    Its keys are the times of the project's files, not of what a macro reads.
+    SQLMesh stores each model of a project in a file, and reads it again at the end; a model whose file
+    is gone by then, because of a process that clears the cache, is left out without a word.
+    Depends on `FileCache.get` and `put`, through which SQLMesh reads and writes.
+
+    Args:
+        anew: Whether entries of earlier loads are not read, but written over: their keys are the times
+            of the project's files, not of what a macro reads.
     """
-    for name in ("model_definition", "optimized_query"):
-        shutil.rmtree(context.cache_dir / name, ignore_errors=True)
+    from sqlmesh.utils.cache import FileCache
+
+    get, put = FileCache.get, FileCache.put
+    own: dict[tuple[Path, str, str], Any] = {}
+
+    def own_or_found(cache: Any, name: str, entry_id: str = "") -> Any:
+        key = (cache._path, name, entry_id)
+        found = None if anew else get(cache, name, entry_id)
+        if found is None and key in own:
+            return pickle.loads(pickle.dumps(own[key]))  # as it comes from a file
+        return found
+
+    def put_and_kept(cache: Any, name: str, entry_id: str = "", *, value: Any) -> None:
+        own[(cache._path, name, entry_id)] = value
+        put(cache, name, entry_id, value=value)
+
+    FileCache.get, FileCache.put = own_or_found, put_and_kept  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        FileCache.get, FileCache.put = get, put  # type: ignore[method-assign]
 
 
 def is_dbt_project(context: Context) -> bool:
