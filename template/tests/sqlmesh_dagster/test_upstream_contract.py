@@ -1281,7 +1281,7 @@ def test_a_load_anew_takes_nothing_from_the_cache_and_leaves_what_is_beside_it(
         rendered.append(context.get_model("demo.m", raise_if_missing=True).render_query_or_raise())
         context.close()
     assert [query.sql() for query in rendered] == [
-        f"SELECT {number} AS \"id\"" for number in (1, 1, 2, 2)
+        f'SELECT {number} AS "id"' for number in (1, 1, 2, 2)
     ]
     assert (project.root / ".cache/dagster/manifest.json").exists()
 
