@@ -110,7 +110,7 @@ def own_cache_entries(anew: bool) -> Iterator[None]:
         own[(cache._path, name, entry_id)] = value
         put(cache, name, entry_id, value=value)
 
-    FileCache.get, FileCache.put = own_or_found, put_and_kept  # type: ignore[method-assign]
+    FileCache.get, FileCache.put = own_or_found, put_and_kept  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
