@@ -13,6 +13,7 @@ import pytest
 from copier import run_copy
 from filelock import FileLock
 
+from tests.compiled import compiled_once, no_git_to_ask
 from tests.tree import tracked
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,12 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _templates_are_compiled_once() -> Iterator[None]:
+    with compiled_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all workers of this session; what is made there is made under a lock."""
@@ -89,9 +96,10 @@ def render(source: Path, session_folder: Path, tmp_path_factory: pytest.TempPath
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 project = tmp_path_factory.mktemp("render") / "project"
-                run_copy(
-                    str(source), project, data=answers, defaults=True, unsafe=False, quiet=True
-                )
+                with no_git_to_ask():
+                    run_copy(
+                        str(source), project, data=answers, defaults=True, unsafe=False, quiet=True
+                    )
                 project.parent.rename(folder)
         return folder / "project"
 

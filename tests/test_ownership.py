@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,17 @@ SHARED = "yours below this line"
 
 def owners(path: str, package_name: str) -> list[str]:
     """The classes whose patterns match `path`."""
+    return [owner for owner, spec in _specs(package_name).items() if spec.match_file(path)]
 
-    def matches(patterns: list[str]) -> bool:
-        concrete = [pattern.replace("<package_name>", package_name) for pattern in patterns]
-        return PathSpec.from_lines("gitignore", concrete).match_file(path)
 
-    return [owner for owner, patterns in OWNERSHIP.items() if matches(patterns)]
+@cache
+def _specs(package_name: str) -> dict[str, PathSpec]:
+    return {
+        owner: PathSpec.from_lines(
+            "gitignore", [pattern.replace("<package_name>", package_name) for pattern in patterns]
+        )
+        for owner, patterns in OWNERSHIP.items()
+    }
 
 
 @pytest.mark.parametrize("answers", ANSWERS.values(), ids=ANSWERS)

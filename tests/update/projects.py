@@ -13,6 +13,7 @@ from typing import Any
 
 from copier import run_copy
 
+from template_update.copier import find
 from tests.update.releases import Template, commit, git
 
 COMMAND = Path("template/.template")
@@ -32,7 +33,7 @@ class Project:
 
     def copier(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Copier without a terminal."""
-        return self._run(sys.executable, "-m", "copier", *arguments)
+        return self._run(*find(), *arguments)
 
     def update_as_a_bot(self, tag: str) -> None:
         """The exact line of a dependency bot."""
