@@ -16,10 +16,16 @@ def compiled_once() -> Iterator[None]:
     code: dict[object, CodeType] = {}
     compile_anew = SandboxedEnvironment.compile
 
-    def compile_once(self: SandboxedEnvironment, source: str, *names: str | None) -> CodeType:
-        key = (self.lexer, *sorted(self.extensions), source, *names)  # a lexer is its settings
+    def compile_once(
+        self: SandboxedEnvironment,
+        source: str,
+        name: str | None = None,
+        filename: str | None = None,
+    ) -> CodeType:
+        settings = (self.lexer, *sorted(self.extensions))  # a lexer is its settings
+        key = (*settings, source, name, filename)
         if key not in code:
-            code[key] = compile_anew(self, source, *names)
+            code[key] = compile_anew(self, source, name, filename)
         return code[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -4,6 +4,7 @@ import re
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,7 +27,7 @@ def owners(path: str, package_name: str) -> list[str]:
 
 
 @cache
-def _specs(package_name: str) -> dict[str, PathSpec]:
+def _specs(package_name: str) -> dict[str, PathSpec[Any]]:
     return {
         owner: PathSpec.from_lines(
             "gitignore", [pattern.replace("<package_name>", package_name) for pattern in patterns]

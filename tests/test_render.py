@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,12 @@ from copier import run_copy
 
 from tests.answers import ANSWERS, EXAMPLE
 from tests.conftest import ROOT, Render
-from tests.tree import files, parse_toml, run_tool, tomllib
+from tests.tree import files, parse_toml, run_tool
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _SCHEMAS = {"github": "vendor.github-workflows", "gitlab": "vendor.gitlab-ci"}
 _PARSERS: dict[str, Callable[[bytes], object]] = {

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import plumbum
 from copier import run_copy
-from copier.__main__ import CopierApp
 
 from tests.compiled import compiled_once, no_git_to_ask
 from tests.conftest import ROOT
@@ -61,6 +61,8 @@ def serving(template: Path, folder: Path) -> Iterator[Path]:
 
 def main(address: str, template: str) -> None:
     """Answers one after the other, until its input ends."""
+    (copier,) = entry_points(group="console_scripts", name="copier")
+    run = copier.load().run
     with compiled_once(), no_git_to_ask(), socket.socket(socket.AF_UNIX) as server:
         with tempfile.TemporaryDirectory() as folder:
             run_copy(template, folder, defaults=True, quiet=True)
@@ -72,11 +74,11 @@ def main(address: str, template: str) -> None:
             with connection:
                 child = os.fork()
                 if child == 0:
-                    _become(connection)
+                    _become(connection, run)
                 os.waitpid(child, 0)
 
 
-def _become(connection: socket.socket) -> None:
+def _become(connection: socket.socket, run: Callable[[list[str]], object]) -> None:
     """The command that was asked for."""
     status = 70
     try:
@@ -91,7 +93,7 @@ def _become(connection: socket.socket) -> None:
         plumbum.local.env.update(environment)
         plumbum.local.cwd.chdir(folder)
         tempfile.tempdir = None
-        CopierApp.run(arguments)
+        run(arguments)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
