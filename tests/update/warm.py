@@ -62,7 +62,7 @@ def serving(template: Path, folder: Path) -> Iterator[Path]:
 def main(address: str, template: str) -> None:
     """Answers one after the other, until its input ends."""
     (copier,) = entry_points(group="console_scripts", name="copier")
-    run = copier.load().run
+    run = copier.load()
     with compiled_once(), no_git_to_ask(), socket.socket(socket.AF_UNIX) as server:
         with tempfile.TemporaryDirectory() as folder:
             run_copy(template, folder, defaults=True, quiet=True)
