@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,25 +124,90 @@ def test_every_relation_is_that_of_duckdb(platform: Platform) -> None:
     assert [name for name in theirs if ours[name] != theirs[name]] == []
 
 
-@pytest.mark.storm
-def test_production_moves_from_the_file_to_postgres(platform: Platform) -> None:
-    """Promise: the sample's production by one command; the next run builds nothing, and rows are equal."""
-    platform.server.query("postgres", "DROP DATABASE analytics")
-    platform.server.create_database("analytics")
+@pytest.fixture(scope="module")
+def after(platform: Platform) -> Project:
+    """The project with production on the DuckDB file, and the variables of a Postgres to which it moves."""
     before = platform.on_duckdb(SQLMESH_ENVIRONMENT="prod")
     before.run("poe", "load")
     before.run("poe", "promote", "--yes")
     before.run("poe", "run")
     kept = {name: before.environment[name] for name in ("WAREHOUSE_PATH", "DAGSTER_HOME")}
     there = platform.on_postgres(SQLMESH_ENVIRONMENT="prod").environment
-    after = Project(platform.root, {**there, **kept})
-    said = after.run("poe", "move", "--yes")
-    assert "Moved: " in said and _SECRET not in said
+    return Project(platform.root, {**there, **kept})
+
+
+def _empty(platform: Platform) -> None:
+    for name in ("analytics", "state"):
+        platform.server.query("postgres", f"DROP DATABASE {name} WITH (FORCE)")
+        platform.server.create_database(name)
+
+
+def _assert_nothing_is_lost(platform: Platform, after: Project) -> None:
     ran = after.run("poe", "run")
     assert "17 up to date" in ran, ran
     ours, theirs = platform.in_postgres(""), platform.in_duckdb("")
     assert list(ours) == list(theirs) != []
     assert [name for name in theirs if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.storm
+def test_production_moves_from_the_file_to_postgres(platform: Platform, after: Project) -> None:
+    """Promise: the sample's production by one command; the next run builds nothing, and rows are equal."""
+    _empty(platform)
+    said = after.run("poe", "move", "--yes")
+    assert "Moved: " in said and _SECRET not in said
+    _assert_nothing_is_lost(platform, after)
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("is_apart", [False, True], ids=["together", "apart"])
+@pytest.mark.parametrize("last", ["From ", "copied raw.", "copied "])
+def test_a_move_that_is_killed_goes_on(
+    platform: Platform, after: Project, last: str, is_apart: bool
+) -> None:
+    """Promise: `kill -9` before, between and after the rows; no run begins there, the same command ends it."""
+    _empty(platform)
+    apart = platform.state_apart() if is_apart else {}
+    project = Project(after.root, {**after.environment, **apart})
+    said = _killed_after(project, last, 20 if last == "copied " else 1)
+    refused = subprocess.run(
+        ["poe", "run"],
+        cwd=project.root,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode != 0 and "poe promote" in refused.stdout + refused.stderr, refused
+    again = project.run("poe", "move", "--yes")
+    assert "Moved: " in again and again.count("there  ") >= said.count("copied ") - 1, again
+    _assert_nothing_is_lost(platform, project)
+    assert "Nothing was changed" in project.run("poe", "move", "--yes")
+
+
+def _killed_after(project: Project, begin: str, times: int) -> str:
+    """A move that is killed when it has said so many lines that begin so; what it has said."""
+    command = shutil.which("poe", path=project.environment["PATH"])
+    process = subprocess.Popen(
+        [str(command), "move", "--yes"],
+        cwd=project.root,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        said += line
+        times -= line.startswith(begin)
+        if times <= 0:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert times <= 0 and "Moved" not in said, said
+    return said
 
 
 @pytest.mark.storm

@@ -135,9 +135,15 @@ def test_a_lake_has_its_catalogue_on_postgres(
     """Promise: a value with a space or a quote stays one value."""
     state = {f"STATE_{n}": n.lower() for n in ("HOST", "USER", "PASSWORD", "DATABASE")}
     lake = {"WAREHOUSE_DATA_PATH": "s3://lake/it's", "WAREHOUSE_PASSWORD": "it's mine"}
+    lake |= {"WAREHOUSE_EXTENSION_DIRECTORY": "/extensions"}
+    lake |= {"WAREHOUSE_OPTIONS": '{"connector_config": {"memory_limit": "1GB"}}'}
     set_all(monkeypatch, {**_POSTGRES, **state, **lake, GATEWAY: "ducklake"})
     connection: Any = _opened(project).config.get_connection()
     statement = connection.catalogs["warehouse"].to_sql("warehouse")
+    assert connection.connector_config == {
+        "extension_directory": "/extensions",
+        "memory_limit": "1GB",
+    }
     assert "password=''it\\''s mine''" in statement and "DATA_PATH 's3://lake/it''s'" in statement
 
 

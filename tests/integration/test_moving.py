@@ -234,6 +234,25 @@ def test_a_move_is_refused_before_it_begins_and_goes_on_where_it_ended(
     assert server.query("tried", "SELECT count(*) FROM demo__dev.kept") == before
 
 
+@pytest.mark.storm
+def test_a_restatement_that_has_begun_goes_on_there(
+    living: Project, server: Server, patch: pytest.MonkeyPatch
+) -> None:
+    """Promise: what SQLMesh has begun to restate by itself, and a kill has ended, is restated after the move."""
+    day = (1736294400000, 1736380800000)
+    living.execute(
+        "INSERT INTO sqlmesh._intervals SELECT 'pending', created_ts + 1, name, NULL, version, NULL,"
+        f" {day[0]}, {day[1]}, false, false, false, true, last_altered_ts"
+        " FROM sqlmesh._intervals WHERE name LIKE '%daily%' ORDER BY created_ts DESC LIMIT 1"
+    )
+    move(to_postgres(patch, server, "restated", living), "duckdb", is_meant=True)
+    assert server.query(
+        "restated",
+        "SELECT start_ts, end_ts FROM sqlmesh._intervals WHERE is_pending_restatement"
+        " AND name LIKE '%daily%'",
+    ) == [day]
+
+
 _RAW = """
 CREATE SCHEMA raw; CREATE TABLE raw.prices (id INT, price DECIMAL(10, 2));
 INSERT INTO raw.prices VALUES (1, 5);

@@ -366,12 +366,14 @@ def living(group: int) -> set[int]:
     return found
 
 
-def sqlmesh_cli(platform: Platform, *arguments: str) -> subprocess.Popen[str]:
+def sqlmesh_cli(
+    platform: Platform, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Starts SQLMesh's own command in the project."""
     return subprocess.Popen(
         ["sqlmesh", *arguments],
         cwd=platform.root / "sqlmesh_project",
-        env=platform.environment,
+        env=environment or platform.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -172,7 +172,7 @@ def test_a_pooler_in_transaction_mode_is_refused_with_the_remedy(
     is_refused: bool,
 ) -> None:
     """Promise: nothing is built without a lock that holds; a pool in session mode holds it."""
-    with _pgbouncer(server, mode) as port:
+    with pgbouncer(server, mode) as port:
         _on_postgres(project, port, database)
         project.model("one", "SELECT 1::INT AS id")
         run = run_in_process(project.definitions(), instance)
@@ -185,7 +185,8 @@ def test_a_pooler_in_transaction_mode_is_refused_with_the_remedy(
 
 
 @contextmanager
-def _pgbouncer(server: Server, mode: str) -> Iterator[int]:
+def pgbouncer(server: Server, mode: str) -> Iterator[int]:
+    """A pool in front of the server; its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

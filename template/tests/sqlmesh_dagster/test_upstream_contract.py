@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -366,9 +367,11 @@ _USED = {
     "DuckDBConnectionConfig": "",
     "DuckDBEngineAdapter": "catalog_support",
     "EngineAdapter": (
-        "DIALECT close columns connection create_state_table cursor default_catalog delete_from "
+        "DIALECT SUPPORTS_TRANSACTIONS close columns connection create_state_table cursor "
+        "default_catalog delete_from "
         "execute fetchall fetchdf fetchone get_data_object session transaction"
     ),
+    "EngineAdapterStateSync": "add_interval refresh_snapshot_intervals",
     "Environment": (
         "expiration_ts finalized_ts gateway_managed name naming_info plan_id "
         "previous_finalized_snapshots previous_plan_id promoted_snapshots requirements snapshots "
@@ -405,9 +408,9 @@ _USED = {
         "start tags text_diff time_column view_name"
     ),
     "Snapshot": (
-        "audit change_category depends_on_past dev_intervals dev_last_altered_ts "
+        "audit change_category copy depends_on_past dev_intervals dev_last_altered_ts "
         "disable_restatement effective_from evaluatable fingerprint forward_only "
-        "get_next_auto_restatement_interval get_removal_interval identifier intervals "
+        "get_next_auto_restatement_interval get_removal_interval identifier inclusive_exclusive intervals "
         "is_embedded is_external is_forward_only is_incremental is_incremental_unmanaged "
         "is_materialized is_materialized_view is_model is_paused is_seed is_symbolic "
         "is_view last_altered_ts missing_intervals model model_gateway name "
@@ -627,6 +630,28 @@ def test_a_batch_is_evaluated_and_recorded_without_a_transaction(
         context.run("prod", execution_time="2025-01-11")
         context.close()
     assert project.query("SELECT count(*) FROM demo.appended") == [(3,)]
+
+
+def test_the_record_of_what_is_built_has_an_entry_for_each_batch(
+    project: Project, heard: _Heard
+) -> None:
+    """Promise: `upstream.sqlmesh.interval_entries` reads what each batch and each restatement has written."""
+    project.model(
+        "daily",
+        "SELECT @start_ds::DATE AS day",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 5), start '2025-01-01'",
+    )
+    context = _planned(project, execution_time="2025-01-11")
+    (snapshot,) = context.snapshots.values()
+    began = datetime.now(timezone.utc) - timedelta(hours=1)
+    context.state_sync.remove_intervals([(snapshot, (0, 86_400_000))])
+    found = in_sqlmesh.interval_entries(context, began)
+    later = in_sqlmesh.interval_entries(context, began + timedelta(days=1))
+    context.close()
+    days = [(start // 86_400_000, end // 86_400_000) for _, _, _, start, end, *_ in found]
+    assert sorted(days) == [(0, 1), (20089, 20094), (20094, 20099)] and later == []
+    assert {entry[:3] for entry in found} == {(snapshot.name, snapshot.version, False)}
+    assert sorted(entry[6:] for entry in found) == [(False, False)] * 2 + [(True, False)]
 
 
 def test_a_plan_that_fails_raises_sqlmeshs_error(project: Project, heard: _Heard) -> None:

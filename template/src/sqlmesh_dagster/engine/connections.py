@@ -153,7 +153,20 @@ def _arguments(found: Connections) -> dict[str, Any]:
     special = _SPECIAL.get(found.gateway)
     made = special(given) if special else given
     tasks = {"concurrent_tasks": concurrent} if concurrent else {}
-    return {**made, **tasks, **more}
+    return _merged({**made, **tasks}, more)
+
+
+def _merged(made: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The options, those of a person last; a group of them, as Spark's `config` is, keeps what he leaves out."""
+    return {
+        **made,
+        **{
+            name: {**made[name], **value}
+            if isinstance(value, dict) and isinstance(made.get(name), dict)
+            else value
+            for name, value in more.items()
+        },
+    }
 
 
 def _further(text: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.engine.appending import appended_once
+from sqlmesh_dagster.engine.appending import appended_once, state_beside
 from sqlmesh_dagster.engine.connections import with_line
 from sqlmesh_dagster.engine.culprit import is_of_project, told
 from sqlmesh_dagster.engine.databases import anchor_databases
@@ -64,6 +65,7 @@ from sqlmesh_dagster.upstream.internals import (
     Snapshot,
     SnapshotEvaluator,
     SnapshotToIntervals,
+    StateSync,
     set_console,
     to_timestamp,
 )
@@ -73,7 +75,6 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     duckdb_files,
     failed_statement,
     has_state,
-    has_state_beside_data,
     hear_failing_statements,
     leave_as_it_is,
     on_audit,
@@ -109,7 +110,7 @@ class CaptureScheduler(Scheduler):
         restatement: Restatement | None,
         rebuild: Rebuild | None,
         once: Once | None,
-        writes_state: bool,
+        beside: StateSync | None,
         sample_size: int,
         **kwargs: Any,
     ) -> None:
@@ -120,7 +121,7 @@ class CaptureScheduler(Scheduler):
         self._once = once
         self._cancel = cancel
         self._selected = selected
-        self._writes_state = writes_state
+        self._beside = beside
         self._sample_size = sample_size
         self._forget: Callable[[], None] | None = None
         self._forgetting = threading.Lock()
@@ -218,8 +219,7 @@ class CaptureScheduler(Scheduler):
         """Evaluates one batch of a model, in one of SQLMesh's threads."""
         failed_statement()  # of a model before
         try:
-            with _exits_as_errors():
-                return self._evaluate(snapshot, *args, **kwargs)
+            return self._evaluate(snapshot, *args, **kwargs)
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
@@ -229,16 +229,28 @@ class CaptureScheduler(Scheduler):
     def _evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
         is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
+        beside = self._beside if is_own and snapshot.is_incremental_unmanaged else None
         with (
             self._watching(snapshot),
-            appended_once(snapshot, adapter, writes_state=self._writes_state and is_own),
+            appended_once(snapshot, adapter, writes_state=beside is not None),
+            _exits_as_errors(),  # inside: a transaction ends with an error only
         ):
             self._forget_done()
-            evaluated = super().evaluate(snapshot, *args, **kwargs)
+            evaluated = super(CaptureScheduler, self._recording_in(beside)).evaluate(
+                snapshot, *args, **kwargs
+            )
             if isinstance(self.console, CaptureConsole):
                 count = row_count(snapshot, adapter, kwargs.get("deployability_index"))
                 self.console.capture_row_count(snapshot.name, count)
             return evaluated
+
+    def _recording_in(self, state: StateSync | None) -> CaptureScheduler:
+        """This scheduler, but for the connection by which it records what is done."""
+        if state is None or state is self.state_sync:
+            return self
+        other = copy(self)
+        other.state_sync = state
+        return other
 
     def _forget_done(self) -> None:
         """Once, before the first model is evaluated: what fails before that loses no record."""
@@ -370,7 +382,7 @@ class CaptureContext(Context):
             restatement=self.restatement,
             rebuild=self.rebuild,
             once=self.once,
-            writes_state=has_state_beside_data(self),
+            beside=state_beside(self, snapshot_evaluator, self.state_sync),
             sample_size=self.sample_size,
         )
 

@@ -18,6 +18,7 @@ from sqlglot import exp
 
 from sqlmesh_dagster.engine.context import CaptureContext, open_adapter, open_context
 from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.errors import StateLockError
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
@@ -35,6 +36,10 @@ from sqlmesh_dagster.warehouses import GATEWAY
 _PACKAGES = ("dagster", "sqlmesh", "duckdb")
 _NAME = "poe doctor"
 _REACH = "Is it up, and are host, port, user and password right, and the way there open from here?"
+_PLACES = (
+    "Let `WAREHOUSE_HOST` and `WAREHOUSE_PORT` lead to the server itself; or only the state, by"
+    " `STATE_HOST`, `STATE_PORT` and the other variables of the state."
+)
 _FREE = "End the process that holds the file, or wait for it."
 
 
@@ -183,9 +188,12 @@ def _lock(context: CaptureContext, settings: ProjectSettings) -> Finding:
     def log(_: int, text: str) -> None:
         said.append(text)
 
-    with state_lock(context, settings, _NAME, CancelToken(), log) as lock, lock.alone():
-        if any("no lock keeps" in text for text in said):
-            return Finding("lock", said[0], "Let `STATE_HOST` and so on name a Postgres.")
+    try:
+        with state_lock(context, settings, _NAME, CancelToken(), log) as lock, lock.alone():
+            if any("no lock keeps" in text for text in said):
+                return Finding("lock", said[0], "Let `STATE_HOST` and so on name a Postgres.")
+    except StateLockError as error:
+        return Finding("lock", str(error.description), _PLACES)
     return Finding("lock", "the one on the state can be taken, held and given back")
 
 

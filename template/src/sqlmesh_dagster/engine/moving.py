@@ -19,6 +19,7 @@ from uuid import uuid4
 import click
 from sqlglot import exp
 
+from sqlmesh_dagster.definition.markdown import counted
 from sqlmesh_dagster.engine.context import CaptureContext, load_files, open_context
 from sqlmesh_dagster.engine.copying import DuckDBFile, copy, create, opened, totals
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
@@ -213,6 +214,7 @@ class _Reader:
             columns=columns,
             built_at=snapshot.last_altered_ts,
             restated_at=snapshot.next_auto_restatement_ts,
+            pending=tuple(snapshot.pending_restatement_intervals) if is_shown else (),
         )
 
     def _tables(self) -> Iterator[OtherTable]:
@@ -410,12 +412,14 @@ class _Move:
 
     def _show(self) -> None:
         files = ", ".join(self._source.catalogs.values())
+        others = len(self._source.models) - len(self._copied) - len(self._rebuilt)
         click.echo(f"From   DuckDB, {files}: environment `{self._source.environment}`")
         click.echo(f"To     {self._place()}")
         click.echo(
-            f"       {len(self._source.tables)} loaded tables and {len(self._copied)} tables of models are"
-            f" copied, {len(self._source.models) - len(self._copied) - len(self._rebuilt)} views and other"
-            f" nodes are made, {len(self._rebuilt)} models are left to the next run."
+            f"       Copied: {counted(len(self._source.tables), 'loaded table')} and"
+            f" {counted(len(self._copied), 'table')} of models. Made, such as views:"
+            f" {counted(others, 'other node')}."
+            f" Left to the next run: {counted(len(self._rebuilt), 'model')}."
         )
 
     def _place(self) -> str:
@@ -513,7 +517,7 @@ class _Move:
                     " recorded; the DuckDB file is as it was."
                 )
         self._rows += here.rows
-        click.echo(f"{word:<7}{title}: {here.rows:,} rows")
+        click.echo(f"{word:<7}{title}: {counted(here.rows, 'row')}")
 
     # ------------------------------------------------------------ the state
 
@@ -526,7 +530,7 @@ class _Move:
             if model.restated_at:
                 restated[_name_version(snapshot)] = model.restated_at
             if model.intervals and model.key not in rebuilt and not snapshot.intervals:
-                done.append(_intervals(snapshot, model))
+                done += _intervals(snapshot, model)
         state = self._context.state_sync
         with in_one_transaction(state):
             if plan.new_snapshots:
@@ -592,8 +596,9 @@ class _Move:
         )
 
     def _say_end(self) -> None:
+        tables = len(self._copied) + len(self._source.tables)
         click.echo(
-            f"\nMoved: {self._rows:,} rows in {len(self._copied) + len(self._source.tables)} tables, each"
+            f"\nMoved: {counted(self._rows, 'row')} in {counted(tables, 'table')}, each"
             " compared with the DuckDB file, and the record of what is done. The file is as it was."
         )
         for line in self._left():
@@ -620,8 +625,9 @@ def _has_rows(snapshot: Snapshot) -> bool:
     return bool(snapshot.is_materialized and not snapshot.is_materialized_view)
 
 
-def _intervals(snapshot: Snapshot, model: MovedModel) -> SnapshotIntervals:
-    return SnapshotIntervals(
+def _intervals(snapshot: Snapshot, model: MovedModel) -> Iterator[SnapshotIntervals]:
+    """What is done, and after it what of that is to be done again: SQLMesh goes by the order."""
+    yield SnapshotIntervals(
         name=snapshot.name,
         identifier=snapshot.identifier,
         version=model.version,
@@ -629,6 +635,14 @@ def _intervals(snapshot: Snapshot, model: MovedModel) -> SnapshotIntervals:
         intervals=list(model.intervals),
         last_altered_ts=model.built_at,
     )
+    if model.pending:
+        yield SnapshotIntervals(
+            name=snapshot.name,
+            identifier=None,
+            version=model.version,
+            dev_version=None,
+            pending_restatement_intervals=list(model.pending),
+        )
 
 
 def _name_version(snapshot: Snapshot) -> SnapshotNameVersion:

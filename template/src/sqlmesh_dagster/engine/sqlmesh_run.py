@@ -18,6 +18,7 @@ from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
 from sqlmesh_dagster.engine.once import Marks, Once, run_after_all
 from sqlmesh_dagster.engine.rebuild import Freshness
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
+from sqlmesh_dagster.engine.rivals import rivals_told
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
@@ -112,6 +113,7 @@ class SQLMeshRun:
                             ignore_cron=options.ignore_cron or restated is not None,
                             skip_janitor=True,  # it would run first, and fail each model
                         )
+                        self._look_for_rivals(context, {n: snapshots[n] for n in deployed})
                         if context.once is None:
                             self._clean_up(context)
                 self._end(context, snapshots, status, execution_time)
@@ -150,6 +152,12 @@ class SQLMeshRun:
                 lambda: self._clean_up(context),
                 is_success=status is not None and not status.is_failure,
             )
+
+    def _look_for_rivals(self, context: CaptureContext, snapshots: Mapping[str, Snapshot]) -> None:
+        """Before the janitor, which makes one entry of many."""
+        said = "" if self.session.cancel.is_cancelled else rivals_told(context, snapshots)
+        if said:
+            self.session.log(logging.WARNING, said)
 
     def _note_failure(self) -> None:
         """So that other steps don't wait for this one to be done."""

@@ -45,8 +45,8 @@ _LOST = (
 _POOLED = (
     "The lock on SQLMesh's state cannot be held: the connection to `{place}` is another session at each"
     " statement, as behind a connection pooler in transaction mode, such as PgBouncer's"
-    " `pool_mode = transaction`. Let the gateway's `state_connection` name the server itself, or a pool"
-    " in session mode."
+    " `pool_mode = transaction`. Let the gateway's `state_connection`, or `STATE_HOST` and `STATE_PORT`,"
+    " name the server itself, or a pool in session mode."
 )
 
 

@@ -10,6 +10,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from sqlmesh_dagster.definition.markdown import counted
+
 Intervals = tuple[tuple[int, int], ...]
 _REBUILT_KINDS = ("FULL", "SEED")
 """What can be built again from what is moved, whatever was there: no row of these is only there."""
@@ -42,6 +44,7 @@ class MovedModel:
         intervals: What is done, in milliseconds.
         built_at: When its data last changed, in milliseconds.
         restated_at: When it is restated next by itself.
+        pending: What a restatement by itself has begun and not ended, in milliseconds.
     """
 
     key: str
@@ -53,6 +56,7 @@ class MovedModel:
     columns: Mapping[str, str] = field(default_factory=dict)
     built_at: int | None = None
     restated_at: int | None = None
+    pending: Intervals = ()
 
     @property
     def can_be_rebuilt(self) -> bool:
@@ -141,7 +145,7 @@ def refused(source: Source, dialect: str) -> list[str]:
 def difference(here: Totals, there: Totals) -> str:
     """In which figure two tables differ; empty if in none."""
     if here.rows != there.rows:
-        return f"{here.rows:,} rows in the file, {there.rows:,} there"
+        return f"{counted(here.rows, 'row')} in the file, {there.rows:,} there"
     for name, figures in here.columns.items():
         for mine, theirs in zip(figures, there.columns.get(name, ()), strict=True):
             if not _is_same(mine, theirs):

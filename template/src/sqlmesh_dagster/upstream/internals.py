@@ -55,6 +55,7 @@ from sqlmesh.core.snapshot.definition import apply_auto_restatements as apply_au
 from sqlmesh.core.snapshot.definition import expand_range as expand_range
 from sqlmesh.core.snapshot.definition import format_intervals as format_intervals
 from sqlmesh.core.snapshot.definition import snapshots_to_dag as snapshots_to_dag
+from sqlmesh.core.state_sync import EngineAdapterStateSync as EngineAdapterStateSync
 from sqlmesh.core.state_sync import StateReader as StateReader
 from sqlmesh.core.state_sync import StateSync as StateSync
 from sqlmesh.core.test import run_tests as run_tests
@@ -85,6 +86,7 @@ __all__ = [
     "DuckDBConnectionConfig",
     "DuckDBEngineAdapter",
     "EngineAdapter",
+    "EngineAdapterStateSync",
     "Environment",
     "EnvironmentNamingInfo",
     "EnvironmentStatements",

@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,6 +259,26 @@ def state_tables(context: Context) -> tuple[EngineAdapter, str | None]:
     while hasattr(state, "state_sync"):
         state = state.state_sync
     return state.engine_adapter, state.schema
+
+
+def interval_entries(context: Context, since: datetime) -> list[tuple[Any, ...]]:
+    """SQLMesh's record of what is built, an entry each, as far as it was written since a moment or stands for others.
+
+    Name, version, whether in development, start, end, when it was written, whether it is to be built again,
+    and whether it stands for earlier ones. Leans on the table `_intervals`, of which SQLMesh's own readers give
+    the merged spans only.
+    """
+    from sqlglot import exp
+
+    adapter, schema = state_tables(context)
+    names = "name version is_dev start_ts end_ts created_ts is_compacted is_removed is_pending_restatement"
+    written = exp.column("created_ts") >= int(since.timestamp() * 1000)
+    query = exp.select(*names.split()).from_(exp.table_("_intervals", db=schema))
+    rows = adapter.fetchall(query.where(exp.or_(written, exp.column("is_compacted"))))
+    return [
+        (name, version, bool(is_dev), start, end, at, bool(removed or pending), bool(is_summary))
+        for name, version, is_dev, start, end, at, is_summary, removed, pending in rows
+    ]
 
 
 def has_state(context: Context) -> bool:
