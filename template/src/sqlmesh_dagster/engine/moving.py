@@ -524,7 +524,8 @@ class _Move:
     def _record(self, plan: Plan, snapshots: Mapping[str, Snapshot]) -> None:
         """Snapshots and what is done of them: all at once, or none where the state has transactions."""
         rebuilt = {model.key for model in self._rebuilt}
-        done, restated = [], {}
+        done: list[SnapshotIntervals] = []
+        restated = {}
         for model in self._source.models:
             snapshot = snapshots[model.key]
             if model.restated_at:
