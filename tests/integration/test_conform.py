@@ -10,7 +10,7 @@ import pytest
 from tests.sqlmesh_dagster.projects import Project
 
 from sqlmesh_dagster.conform import compared, main
-from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, table
+from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, causes, table
 
 AT = datetime(2025, 1, 10, tzinfo=timezone.utc)
 
@@ -44,7 +44,7 @@ def test_a_project_that_conforms_says_so_and_stays_as_it_is(tmp_path: Path) -> N
     """Promise: rows, intervals, assets and checks are equal, and the project's own database is untouched."""
     project = _project(tmp_path / "shop")
     before = project.database.read_bytes()
-    found = compared("shop", project.root, AT)
+    found = compared("shop", [project.root], AT)
     assert list(found.differences()) == [], found
     assert found.alone.problem is None and found.integrated.problem is None
     assert found.alone.held is not None
@@ -68,5 +68,18 @@ def test_a_difference_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path
         " rows of b; intervals of a; it broke |"
     )
     assert Conformity("p", alone, Way(alone.held, 1.0, 2, 1)).is_equal
+    by_chance = Way(Held({"a": "1 x", "b": "9 u"}, {"a": [[0, 1]]}, 2, 1), 1.0, 2, 1)
+    chance = Conformity("p", alone, Way(by_chance.held, 1.0, 2, 1), again=by_chance)
+    assert chance.is_equal and "| 1 of 1 |" in table([chance])
+    assert "other rows each time, by SQLMesh alone too: b |" in table([chance])
+    long = Conformity("q", Way(None, 1.0, problem="why " * 99), Way(None, 1.0, problem="why " * 99))
+    assert causes([chance, long]).count("why") == 99
     assert main([str(tmp_path)]) == 1
     assert "No SQLMesh project was found" in capsys.readouterr().out
+    for arguments, message in (
+        (["--now", "tomorrow"], "`--now` is `tomorrow`"),
+        (["--now", "2999-01-01"], "has not come yet"),
+        ([str(tmp_path / "none")], "There is no folder"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err

@@ -152,7 +152,12 @@ def test_a_planned_project_has_no_changes_and_runs_as_sqlmesh_alone(
 
 
 def test_a_project_is_built_by_dagster_alone(shop: Path, instance: dg.DagsterInstance) -> None:
-    """Promise: the first run deploys and builds it, with every test as a check, also of sources."""
+    """Promise: the first run deploys and builds it, with every test as a check, also of sources.
+
+    Regression: with a `project` in the config it had no assets: dbt's models have none.
+    """
+    config = shop / "sqlmesh.yaml"
+    config.write_text(f"project: shop\n{config.read_text()}")
     run = run_in_process(_definitions(shop, undeployed_changes="apply"), instance, now=None)
     assert run.success, run.failed
     assert set(run.materialized) == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -10,16 +11,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.factories import sqlmesh_definitions_factory
-from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, table
+from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, causes, table
 from sqlmesh_dagster.manifest.inputs import CONFIGS
+from sqlmesh_dagster.times import check_times, iso_moment
 
 _LEFT_OUT = (".git", ".venv", "node_modules", ".cache", "__pycache__", "logs", "target")
 _ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
@@ -27,37 +30,88 @@ _TOOLS = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compares every project in the given folders, and prints a table.
+    """Compares every project in the given folders, and prints a table, and what broke a project.
 
     Returns:
-        The exit status: 1 if a project differs.
+        The exit status: 1 if a project differs, 2 if the arguments make no sense.
     """
-    given = arguments or [os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")]
+    options = _parser().parse_args(arguments)
+    try:
+        at = _now() if options.now is None else iso_moment("--now", options.now)
+        check_times(start=None, end=None, execution_time=at)
+    except InvalidSettingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    given = options.folders or [os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")]
+    if missing := [folder for folder in given if not Path(folder).is_dir()]:
+        print(f"There is no folder `{missing[0]}`.", file=sys.stderr)
+        return 2
     projects = [project for folder in given for project in _projects(Path(folder).resolve())]
-    at = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-    found = []
-    for name, project in projects:
-        print(f"{name} …", file=sys.stderr, flush=True)
-        found.append(compared(name, project, at))
-    print(table(found))
+    if options.together and projects:
+        names, paths = zip(*projects, strict=True)
+        works = [(" + ".join(names), list(paths))]
+    else:
+        works = [(name, [path]) for name, path in projects]
+    found: list[Conformity] = []
+    try:
+        for name, folders in works:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            found.append(compared(name, folders, at))
+    finally:  # also when a long one is interrupted
+        print(table(found))
+        print(causes(found), end="")
     if not found:
         print("No SQLMesh project was found: none of the folders has a config of SQLMesh's.")
     return 0 if found and all(conformity.is_equal for conformity in found) else 1
 
 
-def compared(name: str, project: Path, at: datetime) -> Conformity:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="poe conform",
+        description="Builds copies of SQLMesh projects by SQLMesh alone and through Dagster, and compares.",
+    )
+    parser.add_argument("folders", nargs="*", help="with projects in them; your own without it")
+    parser.add_argument(
+        "--now",
+        metavar="TIME",
+        help="the `now` of both, such as 2025-01-31: an early one leaves little to build",
+    )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="take all the projects as one, as `sqlmesh -p A -p B` does",
+    )
+    return parser
+
+
+def _now() -> datetime:
+    """A full hour that is over: what both ways build must not depend on when each begins."""
+    return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(
+        hours=1
+    )
+
+
+def compared(name: str, projects: Sequence[Path], at: datetime) -> Conformity:
     """Builds copies of a project both ways, each in a process of its own.
 
     Args:
+        projects: Its folders; the first has the config that holds for all.
         at: The "now" of both.
     """
-    ways = {}
-    for way in ("alone", "integrated"):
-        with tempfile.TemporaryDirectory(prefix="conform-") as folder:
-            copy = Path(folder).resolve() / project.name
+    alone, integrated = (_built(way, projects, at) for way in ("alone", "integrated"))
+    found = Conformity(name, alone, integrated)
+    if not found.differing_rows:
+        return found
+    return replace(found, again=_built("alone", projects, at))
+
+
+def _built(way: str, projects: Sequence[Path], at: datetime) -> Way:
+    with tempfile.TemporaryDirectory(prefix="conform-") as folder:
+        root = Path(folder).resolve()
+        copies = [root / str(number) / project.name for number, project in enumerate(projects)]
+        for project, copy in zip(projects, copies, strict=True):
             shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT))
-            ways[way] = _in_a_process(way, project, copy, at)
-    return Conformity(name, ways["alone"], ways["integrated"])
+        return _in_a_process(way, projects, copies, at)
 
 
 def _projects(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -71,7 +125,7 @@ def _projects(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield f"{folder.name}/{name}", project
 
 
-def _in_a_process(way: str, project: Path, copy: Path, at: datetime) -> Way:
+def _in_a_process(way: str, projects: Sequence[Path], copies: Sequence[Path], at: datetime) -> Way:
     before = _cpu()
     done = subprocess.run(
         [
@@ -80,11 +134,11 @@ def _in_a_process(way: str, project: Path, copy: Path, at: datetime) -> Way:
             __spec__.name,
             "--build",
             way,
-            str(project),
-            str(copy),
+            str(projects[0]),
             at.isoformat(),
+            *map(str, copies),
         ],
-        cwd=copy,
+        cwd=copies[0],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(_TOOLS), os.environ.get("PYTHONPATH", "")]),
@@ -114,22 +168,22 @@ def _cpu() -> float:
     return times.children_user + times.children_system
 
 
-def _build(way: str, project: str, copy: str, at: str) -> dict[str, Any]:
-    """In the process of one way: builds the copy, and says what came of it."""
+def _build(way: str, project: str, at: str, *copies: str) -> dict[str, Any]:
+    """In the process of one way: builds the copies, and says what came of it."""
     from sqlmesh_dagster.engine import conformity
 
-    root, moment = Path(copy), datetime.fromisoformat(at)
-    conformity.work_on_copies(Path(project), root.parent / "databases")
+    moment = datetime.fromisoformat(at)
+    conformity.work_on_copies(Path(project), Path(copies[0]).parents[1] / "databases")
     if way == "alone":
-        facts: Mapping[str, Any] = {"problem": conformity.build_alone(root, moment)}
+        facts: Mapping[str, Any] = {"problem": conformity.build_alone(copies, moment)}
     else:
-        facts = _integrated(root, at)
-    return {**facts, "held": asdict(conformity.held(root))}
+        facts = _integrated(copies, at)
+    return {**facts, "held": asdict(conformity.held(copies))}
 
 
-def _integrated(root: Path, at: str) -> dict[str, Any]:
+def _integrated(copies: Sequence[str], at: str) -> dict[str, Any]:
     definitions = sqlmesh_definitions_factory(
-        project_dir=root, environment="prod", undeployed_changes="apply"
+        project_dir=list(copies), environment="prod", undeployed_changes="apply"
     )
     job = definitions.resolve_implicit_global_asset_job_def()
     config = {"resources": {"sqlmesh_run_options": {"config": {"execution_time": at}}}}

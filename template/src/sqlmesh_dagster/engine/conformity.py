@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ def work_on_copies(original: Path, sandbox: Path) -> None:
     on_new_context(change)
 
 
-def build_alone(project: Path, at: datetime) -> str | None:
+def build_alone(projects: Sequence[str], at: datetime) -> str | None:
     """Plans and applies production as `sqlmesh plan --auto-apply` does.
 
     Returns:
         Why that failed, in SQLMesh's words.
     """
-    context = Context(paths=str(project))
+    context = Context(paths=list(projects))
     try:
         context.plan("prod", auto_apply=True, no_prompts=True, execution_time=at)
     except SQLMeshError as error:
@@ -64,9 +64,9 @@ def build_alone(project: Path, at: datetime) -> str | None:
     return None
 
 
-def held(project: Path) -> Held:
+def held(projects: Sequence[str]) -> Held:
     """What production holds: rows of each view, intervals of each snapshot."""
-    context = Context(paths=str(project))
+    context = Context(paths=list(projects))
     try:
         environment = context.state_reader.get_environment("prod")
         if environment is None:

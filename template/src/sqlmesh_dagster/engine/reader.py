@@ -150,10 +150,18 @@ def project_names(context: Context) -> frozenset[str]:
 
 
 def own_fingerprints(context: Context) -> dict[str, SnapshotFingerprint]:
-    """By name, what a loaded context has from files, and not from the state it shares with others."""
+    """By name, what a loaded context has from files, and not from the state it shares with others.
+
+    SQLMesh gives dbt's models and tests no `project`, whatever the config says; only those of files have
+    a path.
+    """
     projects = project_names(context)
     shares = any(projects)
-    owned = {n.fqn for n in _nodes(context).values() if not shares or n.project in projects}
+    owned = {
+        n.fqn
+        for n in _nodes(context).values()
+        if not shares or n.project in projects or (not n.project and n._path is not None)
+    }
     return {name: f for name, f in _fingerprints(_nodes(context)).items() if name in owned}
 
 

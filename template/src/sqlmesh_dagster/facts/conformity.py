@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 _MOST = 5
+_SHOWN = 160
+"""Characters of a problem that stand in the table."""
 _HEADER = (
     *("project", "models", "assets", "audits", "checks", "rows equal", "intervals equal"),
     *("CPU s alone", "CPU s in Dagster", "what differs"),
@@ -44,16 +47,28 @@ class Way:
 
 @dataclass(frozen=True)
 class Conformity:
-    """A project that was built both ways."""
+    """A project that was built both ways.
+
+    Attributes:
+        again: By SQLMesh alone once more, if rows differ: what differs then too is of chance.
+    """
 
     name: str
     alone: Way
     integrated: Way
+    again: Way | None = None
 
     @property
     def differing_rows(self) -> list[str]:
-        """Models whose views hold other rows."""
-        return _different(*(way.held.rows if way.held else {} for way in self._ways))
+        """Models whose views hold other rows, though SQLMesh alone builds the same each time."""
+        found = _different(*(way.held.rows if way.held else {} for way in self._ways))
+        return [name for name in found if name not in self.chance]
+
+    @property
+    def chance(self) -> list[str]:
+        """Models of which SQLMesh alone builds other rows each time, such as random ones."""
+        one, other = self.alone.held, self.again.held if self.again else None
+        return _different(one.rows, other.rows) if one and other else []
 
     @property
     def differing_intervals(self) -> list[str]:
@@ -83,24 +98,34 @@ class Conformity:
             ("intervals", self.differing_intervals),
         ):
             if names:
-                shown = ", ".join(name.replace('"', "") for name in names[:_MOST])
-                yield f"{what} of {shown}{', …' if len(names) > _MOST else ''}"
+                yield f"{what} of {_listed(names)}"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Which way failed, and why; one that is the same in both, once."""
+        alone, ours = self.alone.problem, self.integrated.problem
+        if alone:
+            yield "SQLMesh alone", alone
+        if ours and ours != alone:
+            yield "in Dagster", ours
 
     def cells(self) -> Iterator[str]:
         """Its row of the table."""
         alone, ours = self.alone.held, self.integrated.held
-        rows = len(alone.rows) if alone else 0
-        spans = len(alone.intervals) if alone else 0
         yield from (self.name, str(alone.models if alone else "-"), str(self.integrated.assets))
         yield from (str(alone.audits if alone else "-"), str(self.integrated.checks))
-        yield f"{rows - len(self.differing_rows)} of {rows}" if alone and ours else "-"
-        yield f"{spans - len(self.differing_intervals)} of {spans}" if alone and ours else "-"
+        for names, differing in (
+            ({*alone.rows} - {*self.chance} if alone else set(), self.differing_rows),
+            ({*alone.intervals} if alone else set(), self.differing_intervals),
+        ):
+            yield f"{len(names - {*differing})} of {len(names)}" if alone and ours else "-"
         yield from (f"{self.alone.cpu:.1f}", f"{self.integrated.cpu:.1f}")
         found = list(self.differences())
         problem = self.integrated.problem or self.alone.problem
         if problem:
             is_in_both = self.integrated.problem and self.alone.problem
             found.append(f"{'both fail: ' if is_in_both else ''}{_short(problem)}")
+        if self.chance:
+            found.append(f"other rows each time, by SQLMesh alone too: {_listed(self.chance)}")
         yield "; ".join(found) or "nothing"
 
 
@@ -113,10 +138,25 @@ def table(found: Sequence[Conformity]) -> str:
     )
 
 
+def causes(found: Sequence[Conformity]) -> str:
+    """Whole messages of what failed, of which the table has only the beginning; empty if nothing did."""
+    return "".join(
+        f"\n{conformity.name}, {how}:\n{textwrap.indent(problem.strip(), '    ')}\n"
+        for conformity in found
+        for how, problem in conformity.problems()
+        if len(" ".join(problem.split())) > _SHOWN
+    )
+
+
 def _different(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
     return sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
 
 
-def _short(problem: str, most: int = 160) -> str:
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name.replace('"', "") for name in names[:_MOST])
+    return f"{shown}{', …' if len(names) > _MOST else ''}"
+
+
+def _short(problem: str, most: int = _SHOWN) -> str:
     text = " ".join(problem.split())
     return text if len(text) <= most else f"{text[:most]}…"
