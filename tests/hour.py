@@ -110,6 +110,8 @@ def looked_at(step: Step, code: int, text: str) -> Iterator[str]:
     yield from (f"`{words}` is not said" for words in step.says if words not in text)
     yield from (f"a stack trace: {found[0].strip()}" for found in _STACK.finditer(text))
     yield from (f"a warning: {found[0].strip()}" for found in _WARNING.finditer(text))
+    if "***" in text:
+        yield "something is hidden that is no secret"
     if step.code and len(text.splitlines()) > MOST_LINES:
         yield f"{len(text.splitlines())} lines for one error"
     if step.code and not _NEXT_STEP.search(text):
@@ -243,7 +245,12 @@ def steps(options: str) -> list[Step]:
         Step("15-apply", f"{poe} apply", ("is applied",)),
         Step("16-review", f"SQLMESH_ENVIRONMENT=dev_ada {poe} review", ("daily_revenue",)),
         Step("17-promote", f"{poe} promote", ("is applied",), answers="y\n"),
-        Step("18-invalidate", f"{poe} invalidate dev_ada", ("is dropped",), answers="y\n"),
+        Step(
+            "18-invalidate",
+            f"SQLMESH_ENVIRONMENT=dev_bo {poe} apply && {poe} invalidate dev_bo",
+            ("is dropped",),
+            answers="y\n",
+        ),
         Step(
             "19-rebuild",
             f"SQLMESH_ENVIRONMENT=prod {poe} rebuild marts.daily_revenue --start 2025-01-01 --end 2025-01-07",

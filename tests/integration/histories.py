@@ -16,7 +16,7 @@ from sqlmesh import Context
 from sqlmesh.core.console import NoopConsole, set_console
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
-from sqlmesh_dagster.upstream.sqlmesh import single_process_loading
+from sqlmesh_dagster.upstream.sqlmesh import without_forks
 
 BEGIN = datetime(2025, 1, 1, tzinfo=timezone.utc)
 _SIGNAL = """
@@ -178,7 +178,7 @@ def _rows(project: Project, name: str) -> object:
 def alone(project: Project, *, load: bool = False) -> Iterator[Context]:
     """SQLMesh's own context."""
     set_console(NoopConsole())
-    with single_process_loading():
+    with without_forks():
         context = Context(paths=str(project.root), load=load)
     try:
         yield context

@@ -95,13 +95,15 @@ def test_what_schema_yml_says_is_in_dagster(shop: Path) -> None:
         specs[n] for n in ("customer_value", "stg_orders", "customers_history")
     )
     assert value.key.path == ["shop", "main", "customer_value"]
-    assert value.description == "What each customer has spent."
+    words, _, sql = (value.description or "").partition("```sql")
+    assert words.startswith("What each customer has spent.\n\n![")
+    assert "{{ ref(" in sql and "JINJA" not in sql
     assert value.group_name == "finance"
     assert list(value.owners) == ["finance@shop.example"]
     assert {tag for tag in value.tags if "/" not in tag} == {"daily", "value"}
     assert value.kinds == {"sqlmesh", "dbt", "duckdb", "table"}
     columns = {c.name: c for c in value.metadata["dagster/column_schema"].columns}
-    assert columns["cents"].description == "In cents."
+    assert columns["cents"].description == "In cents.\n\nFrom `main.stg_orders.amount`."
     assert columns["cents"].type == "BIGINT"
     assert list(orders.owners) == ["team:till"]
     assert {dep.asset_key.path[-1] for dep in orders.deps} == {"orders"}

@@ -117,6 +117,25 @@ def test_models_that_are_not_selected_are_not_touched(
     assert second.materialized == ["right_side", "bottom"]
 
 
+def test_neither_definitions_nor_a_run_fork_a_process(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork of Dagster's threaded processes can hang; SQLMesh forks where the machine has cores for it."""
+    from sqlmesh.core import constants
+
+    def refuse() -> int:
+        raise AssertionError("forked")
+
+    for name in ("a", "b"):
+        project.model(name, "SELECT 1::INT AS id")
+    monkeypatch.setattr(constants, "MAX_FORK_WORKERS", 4)
+    monkeypatch.setattr("os.fork", refuse)
+    definitions = project.definitions()
+    assert run_in_process(definitions, instance).success
+    project.model("b", "SELECT 2::INT AS id")
+    assert run_in_process(project.definitions(), instance).success
+
+
 def test_a_step_ends_when_its_model_has_and_not_when_the_run_ends(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -186,12 +186,12 @@ class SQLMeshTranslator:
         text = _property(model.tags, "description") or model.description or ""
         if text and model.grains and "grain" not in text.lower():
             text = f"{text}\n\nGrain: {', '.join(model.grains)}."
-        picture = self._column_diagram(model)
-        if picture:  # lists show the first words, which are no picture
-            text = f"{text or 'Columns, and what they are made of:'}\n\n{picture}"
+        below = [self._column_diagram(model)]
         if model.query and self.settings.model_sql:
-            text = f"{text}\n\n{shortened_sql(model.query)}".lstrip()
-        return names.shown(text) or None
+            below.append(shortened_sql(model.query))
+        if any(below):  # lists show the first words, which are neither picture nor SQL
+            text = text or f"SQLMesh model of kind {model.kind}."
+        return names.shown("\n\n".join(part for part in (text, *below) if part)) or None
 
     def _column_diagram(self, model: ModelRecord) -> str | None:
         if not (self.settings.column_lineage and self.settings.column_diagram):

@@ -383,6 +383,7 @@ _USED = {
     "GatewayConfig": "",
     "IntervalUnit": "__name__",
     "Intervals": "",
+    "JinjaQuery": "name",
     "Model": "",
     "NoChangesPlanError": "",
     "Node": "",
@@ -778,7 +779,7 @@ def test_loading_in_one_process_is_a_constant() -> None:
     from sqlmesh.core import constants
 
     before = constants.MAX_FORK_WORKERS
-    with in_sqlmesh.single_process_loading():
+    with in_sqlmesh.without_forks():
         assert constants.MAX_FORK_WORKERS == 1
     assert before == constants.MAX_FORK_WORKERS
     for module in ("sqlmesh.core.loader", "sqlmesh.core.model.cache"):
@@ -1277,7 +1278,7 @@ def test_a_load_whose_cache_is_removed_meanwhile_has_every_model(
     for name in names:
         project.model(name, "SELECT @clears()::INT AS id")
     context = Context(paths=str(project.root), load=False)
-    with in_sqlmesh.single_process_loading(), in_sqlmesh.own_cache_entries(anew):
+    with in_sqlmesh.without_forks(), in_sqlmesh.own_cache_entries(anew):
         context.load()
     assert sorted(model.name for model in context.models.values()) == [
         f"demo.{name}" for name in names
@@ -1301,7 +1302,7 @@ def test_a_load_anew_takes_nothing_from_the_cache_and_leaves_what_is_beside_it(
     for number, anew in ((1, False), (2, False), (2, True), (2, False)):
         project.write("tenant.txt", str(number))
         context = Context(paths=str(project.root), load=False)
-        with in_sqlmesh.single_process_loading(), in_sqlmesh.own_cache_entries(anew):
+        with in_sqlmesh.without_forks(), in_sqlmesh.own_cache_entries(anew):
             context.load()
         rendered.append(context.get_model("demo.m", raise_if_missing=True).render_query_or_raise())
         context.close()
@@ -1309,6 +1310,16 @@ def test_a_load_anew_takes_nothing_from_the_cache_and_leaves_what_is_beside_it(
         f'SELECT {number} AS "id"' for number in (1, 1, 2, 2)
     ]
     assert (project.root / ".cache/dagster/manifest.json").exists()
+
+
+def test_a_query_in_jinja_has_its_text(project: Project) -> None:
+    """engine/reader.py shows it on the model's page, without SQLMesh's marks around it."""
+    query = "SELECT {{ 1 }} AS id,\n  'it''s' AS text"
+    project.model("m", f"JINJA_QUERY_BEGIN;\n{query}\nJINJA_END")
+    context = Context(paths=str(project.root))
+    written = context.get_model("demo.m", raise_if_missing=True).query  # type: ignore[attr-defined]
+    assert isinstance(written, internals.JinjaQuery) and written.name == query
+    context.close()
 
 
 def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> None:

@@ -127,13 +127,14 @@ def promote(
 ) -> None:
     """Show the plan of production, ask, and apply it; obeys the newest review."""
     options: dict[str, Any] = {"environment": _PRODUCTION}
+    seen: set[str] = set()
     if not yes:
         _must_be_asked("poe promote --yes")
-        _run_job("_plan_job", options, is_verbose=verbose)
+        _run_job("_plan_job", options, is_verbose=verbose, seen=seen)
         _confirm(f"Apply this plan to `{_PRODUCTION}`?")
     options |= {"apply": True, "allow_production": True, "without_review": without_review}
     options |= {"override": override, "override_by": override_by}
-    _say_applied(_run_job("_plan_job", options, is_verbose=verbose))
+    _say_applied(_run_job("_plan_job", options, is_verbose=verbose, seen=seen))
 
 
 @main.command()
@@ -272,12 +273,18 @@ def _run_assets(
     _finish(*_shown(request), is_of_assets=True)
 
 
-def _run_job(suffix: str, options: Mapping[str, Any], *, is_verbose: bool) -> Mapping[str, Any]:
+def _run_job(
+    suffix: str, options: Mapping[str, Any], *, is_verbose: bool, seen: set[str] | None = None
+) -> Mapping[str, Any]:
+    """Starts a job, shows it, and gives the facts that it recorded; a page that was `seen` is not shown again."""
     given = {name: value for name, value in options.items() if value is not None}
     request = RunRequest(uuid4().hex[:12], suffix, options=given, is_verbose=is_verbose)
     launched, screen = _shown(request)
+    seen = set() if seen is None else seen
     for page in launched.progress.plans:
-        screen.page(page)
+        if page not in seen:
+            screen.page(page)
+        seen.add(page)
     _finish(launched, screen, is_of_assets=False)
     return launched.progress.facts
 

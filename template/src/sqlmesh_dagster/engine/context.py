@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -82,7 +82,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     open_whole,
     opened_adapter,
     own_cache_entries,
-    single_process_loading,
+    without_forks,
 )
 
 _log = logging.getLogger(__name__)
@@ -423,7 +423,9 @@ def open_context(
         raise errors.EnvironmentBusyError("This process is already running SQLMesh.")
     context: CaptureContext | None = None
     environment = EnvironmentChanges()
+    is_alone = ExitStack()
     try:
+        is_alone.enter_context(without_forks())
         for folder in settings.project_paths:
             learn_of_project(folder)
         set_console(console or NoopConsole())
@@ -446,6 +448,7 @@ def open_context(
             if context is not None:
                 _release(context)
         finally:
+            is_alone.close()
             environment.undo()
             set_console(NoopConsole())
             _PROCESS.release()
@@ -544,7 +547,6 @@ def load_files(context: CaptureContext, settings: ProjectSettings, anew: bool = 
     with (
         _load_errors_told(settings),
         context.environment.noted(),
-        single_process_loading(),
         own_cache_entries(anew),
         rare_collection(),
     ):

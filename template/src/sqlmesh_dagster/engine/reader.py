@@ -44,6 +44,7 @@ from sqlmesh_dagster.upstream.internals import (
     Audit,
     CroniterCache,
     IntervalUnit,
+    JinjaQuery,
     Model,
     Node,
     SeedModel,
@@ -347,10 +348,12 @@ def _whole_record(
 
 
 def _query(model: Model) -> str | None:
-    """A SQL model's query as its author wrote it, laid out; macros are not expanded."""
+    """A SQL model's query as its author wrote it, laid out; macros and Jinja are not expanded."""
     written = getattr(model, "query", None)  # of SQL models alone
     if not isinstance(written, exp.Expression):
         return None
+    if isinstance(written, JinjaQuery):
+        return _shown(written.name)
     try:
         return _shown(written.sql(dialect=model.dialect, pretty=True))
     except (SqlglotError, ValueError):  # it only decorates; a load judges queries

@@ -67,12 +67,17 @@ def learn_of_project(project: Path) -> None:
         own = dotenv_values(dotenv) if dotenv.is_file() else {}
         learn(secrets_of_variables(own))
     variables: dict[str, str | None] = {**os.environ, **own}
-    learn(secrets_of_variables(variables))
+    learn(secrets_of_variables({n: v for n, v in variables.items() if not _is_folder(v)}))
     home = Path(os.environ.get("SQLMESH_HOME") or Path.home() / ".sqlmesh")
     for folder in (project, home):
         for name, read in _READERS.items():
             with suppress(OSError, ValueError):
                 learn(read((folder / name).read_text(), variables))
+
+
+def _is_folder(value: str | None) -> bool:
+    """Whether a variable is the path of a folder, whatever its name says: `POE_PWD`, `OLDPWD`."""
+    return value is not None and Path(value).is_absolute() and os.path.isdir(value)  # noqa: PTH112 # no error for any text
 
 
 def learn_of_config(config: Mapping[str, object]) -> None:

@@ -17,6 +17,7 @@ from sqlmesh.core.console import Console as Console
 from sqlmesh.core.console import NoopConsole as NoopConsole
 from sqlmesh.core.console import set_console as set_console
 from sqlmesh.core.context_diff import ContextDiff as ContextDiff
+from sqlmesh.core.dialect import JinjaQuery as JinjaQuery
 from sqlmesh.core.dialect import normalize_model_name as normalize_model_name
 from sqlmesh.core.engine_adapter.base import EngineAdapter as EngineAdapter
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter as DuckDBEngineAdapter
@@ -94,6 +95,7 @@ __all__ = [
     "GatewayConfig",
     "IntervalUnit",
     "Intervals",
+    "JinjaQuery",
     "Model",
     "NoChangesPlanError",
     "Node",

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def single_process_loading() -> Iterator[None]:
-    """Keeps SQLMesh from forking to load a project: unsafe in Dagster's threaded processes.
+def without_forks() -> Iterator[None]:
+    """Keeps SQLMesh from forking to load files or snapshots: unsafe in Dagster's threaded processes.
 
     The constant is read each time; forking is also slower on two cores or fewer.
     """

@@ -8,6 +8,7 @@ import json
 import logging
 import urllib.parse
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pydantic
 import pytest
@@ -229,6 +230,19 @@ before_all:
   - CREATE SECRET (TYPE s3, KEY_ID 'canary11')
 broken: [
 """
+
+
+def test_a_folder_is_no_secret_whatever_its_variable_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tools keep the folder they were called in under such names; commands to paste show it."""
+    project = tmp_path / "platform"
+    project.mkdir()
+    monkeypatch.setenv("POE_PWD", str(project))
+    monkeypatch.setenv("OTHER_PWD", "/base64/of-a-password")
+    secrets.learn_of_project(project)
+    shown = secrets.mask(f"cd {project} && echo /base64/of-a-password")
+    assert shown == f"cd {project} && echo ***"
 
 
 def test_a_yaml_config_is_searched_though_it_is_broken() -> None:

@@ -602,7 +602,8 @@ def test_the_page_of_a_model_shows_its_columns() -> None:
     ):
         assert "![" not in (SQLMeshTranslator(settings=settings).get_description(written) or "")
     nameless = SQLMeshTranslator().get_description(model("m", columns=(column,))) or ""
-    assert nameless.startswith("Columns, and what they are made of:\n\n![")
+    assert nameless.startswith("SQLMesh model of kind FULL.\n\n![")
+    assert SQLMeshTranslator().get_description(model("m")) is None
 
 
 def test_columns_say_what_audits_promise_and_where_they_come_from() -> None:
