@@ -234,7 +234,7 @@ def steps(options: str) -> list[Step]:
             before=_append("payments.csv", bad.replace("99001,,", "99001,STA,")),
         ),
         Step("11-summary", f"{poe} summary", ("succeeded",)),
-        Step("12-plan", f"{poe} plan", ("Nothing to do.",)),
+        Step("12-plan", f"{poe} plan", ("Nothing to do: `dev` has",)),
         Step("13-first-promotion", f"{poe} promote", ("is applied",), answers="y\n"),
         Step(
             "14-plan-of-a-change",

@@ -86,8 +86,12 @@ def plan(environment: str | None, verbose: bool) -> None:
     """Show what a plan of the environment would change and build."""
     facts = _run_job("_plan_job", {"environment": environment}, is_verbose=verbose)
     changes = facts.get("sqlmesh/models_changed") or facts.get("sqlmesh/models_to_build")
-    how = "promote" if facts.get("sqlmesh/environment") == _PRODUCTION else "apply"
-    _say(f"Nothing is changed yet. `poe {how}` applies the plan." if changes else "Nothing to do.")
+    planned = facts.get("sqlmesh/environment")
+    how = "promote" if planned == _PRODUCTION else "apply"
+    if changes:
+        _say(f"Nothing is changed yet. `poe {how}` applies the plan.")
+    else:
+        _say(_has_all(planned))
 
 
 @main.command()
@@ -323,7 +327,11 @@ def _say_applied(facts: Mapping[str, Any]) -> None:
     if changed or built:
         _say(f"The plan of `{environment}` is applied: {changed} changed, {built} built.")
     else:
-        _say(f"Nothing to do: `{environment}` has the project's files.")
+        _say(_has_all(environment))
+
+
+def _has_all(environment: object) -> str:
+    return f"Nothing to do: `{environment}` has the project's files."
 
 
 def _say(text: str) -> None:
