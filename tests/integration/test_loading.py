@@ -20,6 +20,7 @@ from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 from sqlmesh_dagster import ModelRecord, ProjectLoadError, SQLMeshResource, SQLMeshTranslator
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.engine.changed import load_changed
 from sqlmesh_dagster.engine.context import load_manifest
 from sqlmesh_dagster.manifest.loading import project_manifest
 
@@ -200,8 +201,13 @@ def _is_cold(project: Project, monkeypatch: pytest.MonkeyPatch, **settings: Any)
         loads.append(arguments)
         return load_manifest(*arguments)
 
+    def load_part(*arguments: Any) -> Manifest | None:
+        loads.append(arguments)
+        return load_changed(*arguments)
+
     environ = dict(os.environ)
     monkeypatch.setattr("sqlmesh_dagster.engine.context.load_manifest", load)
+    monkeypatch.setattr("sqlmesh_dagster.engine.changed.load_changed", load_part)
     used = project_manifest(_resource(project, **settings))
     full = load_manifest(_resource(project, **settings).settings)
     os.environ.clear()

@@ -10,7 +10,7 @@ import inspect
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -32,6 +32,7 @@ from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnection
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
 from sqlmesh.core.environment import Environment
+from sqlmesh.core.model import Model
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
@@ -58,7 +59,19 @@ _LOG = "dagster._core.storage.event_log.sqlite.sqlite_event_log:SqliteEventLogSt
 _PARAMETERS = {
     "sqlmesh.core.context:Context.__init__": (
         "context.py opens contexts with it",
-        "paths gateway load concurrent_tasks config config_loader_kwargs",
+        "paths gateway load loader concurrent_tasks config config_loader_kwargs",
+    ),
+    "sqlmesh.core.loader:SqlMeshLoader._load_sql_models": (
+        "upstream.sqlmesh.loader_of loads some files with it",
+        "macros jinja_macros audits signals cache gateway selected_paths",
+    ),
+    "sqlmesh.core.loader:SqlMeshLoader._load_external_models": (
+        "upstream.sqlmesh.loader_of calls it as `_load_models` does",
+        "audits cache gateway",
+    ),
+    "sqlmesh.core.loader:SqlMeshLoader._load_models": (
+        "upstream.sqlmesh.loader_of overrides it",
+        "macros jinja_macros gateway audits signals",
     ),
     "sqlmesh.core.engine_adapter.base:EngineAdapter._execute": (
         "upstream.sqlmesh.hear_failing_statements wraps it",
@@ -358,6 +371,7 @@ _USED = {
     "ConfigError": "",
     "ConnectionConfig": "",
     "Console": "plan",
+    "DAG": "sorted",
     "ContextDiff": (
         "added create modified_snapshots new_snapshots removed_snapshots requirements snapshots"
     ),
@@ -384,6 +398,7 @@ _USED = {
     "IntervalUnit": "__name__",
     "Intervals": "",
     "JinjaQuery": "name",
+    "Loader": "",
     "Model": "",
     "NoChangesPlanError": "",
     "Node": "",
@@ -1320,6 +1335,29 @@ def test_a_query_in_jinja_has_its_text(project: Project) -> None:
     written = getattr(context.get_model("demo.m"), "query", None)
     assert isinstance(written, internals.JinjaQuery) and written.name == query
     context.close()
+
+
+def test_some_files_are_loaded_with_stand_ins_for_what_they_read(project: Project) -> None:
+    """upstream.sqlmesh.loader_of and stand_in: columns come from there, and all else as ever."""
+    project.model("above", "SELECT 1::INT AS id, 'x' AS \"Label\"")
+    project.model("below", "SELECT * FROM demo.above")
+    whole = Context(paths=str(project.root))
+    (above, below) = sorted(whole.models)
+    asked: list[set[str]] = []
+
+    def stand_ins(loaded: Mapping[str, Model]) -> dict[str, Model]:
+        asked.append(set(loaded))
+        columns = whole.models[above].columns_to_types
+        return {above: in_sqlmesh.stand_in(above, "duckdb", columns)}
+
+    loader = in_sqlmesh.loader_of(
+        lambda root: [path for path in root.glob("models/*") if "below" in path.name], stand_ins
+    )
+    part = Context(paths=str(project.root), loader=loader)
+    assert asked == [{below}] and part.models[above].kind.is_external
+    assert part.models[below].columns_to_types == whole.models[below].columns_to_types
+    assert part.models[below].data_hash == whole.models[below].data_hash
+    assert all(in_sqlmesh.is_plain_loader(config) for config in part.configs.values())
 
 
 def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> None:

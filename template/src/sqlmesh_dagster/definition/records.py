@@ -240,6 +240,8 @@ class Manifest:
         state_problem: Why the state could not be asked for the models of other projects.
         environment_suffix: Which part of a view's name an environment's name is added to: `schema`,
             `table` or `catalog`; None where the config maps environments to catalogs.
+        nodes: What the next load needs to read only what changed, see `definition.nodes`; empty where it
+            must read all.
     """
 
     project_dir: str
@@ -258,6 +260,7 @@ class Manifest:
     former: tuple[str, ...] = field(default=(), compare=False)
     state_problem: str | None = None
     environment_suffix: str | None = "schema"
+    nodes: str = field(default="", repr=False)
 
     @property
     def audit_crons(self) -> tuple[CronRecord, ...]:

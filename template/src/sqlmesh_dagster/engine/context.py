@@ -59,6 +59,7 @@ from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     EngineAdapter,
     EnvironmentNamingInfo,
+    Loader,
     NoopConsole,
     RuntimeStage,
     Scheduler,
@@ -93,7 +94,7 @@ the process: one context at a time."""
 _RETRY_SECONDS = 0.5
 _STATE_SECONDS = 5.0
 """How long definitions wait for a state that other projects share."""
-_TEXTS = ("description", "query", "extra", "problem")
+WRITTEN_TEXTS = ("description", "query", "extra", "problem")
 """What a manifest has of a model that somebody wrote in his own words."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -397,6 +398,7 @@ def open_context(
     cancel: CancelToken | None = None,
     process_timeout: float | None = None,
     opens_database: bool = True,
+    loader: type[Loader] | None = None,
 ) -> Iterator[CaptureContext]:
     """A fresh SQLMesh context, alone in this process; every connection is released at the end.
 
@@ -414,6 +416,7 @@ def open_context(
         load_state: Whether loaded files are completed by other projects' models from the state.
         process_timeout: Seconds to wait for another context of this process; None waits for ever.
         opens_database: Whether it matters which DuckDB file a relative path leads to.
+        loader: What loads the files, if not SQLMesh's own.
 
     Raises:
         ProjectLoadError: The project's config or files are broken, or the folder is missing.
@@ -430,7 +433,7 @@ def open_context(
             learn_of_project(folder)
         set_console(console or NoopConsole())
         with environment.noted():
-            context = _new_context(settings, load_state)
+            context = _new_context(settings, load_state, loader)
         anchor_databases(context, settings.project_path, may_guess=not opens_database)
         context.environment = environment
         context.cancel_token = cancel or CancelToken()
@@ -476,14 +479,14 @@ def load_manifest(
     ):
         if not any(project_names(context)):
             load_files(context, settings, anew)
-            return masked_texts(build_manifest(context, read_model), _TEXTS)
+            return masked_texts(build_manifest(context, read_model), WRITTEN_TEXTS)
     is_there, problem = _state_of_others(settings)
     with (
         nullcontext() if is_there else only_definitions(),
         open_context(settings, load=False, load_state=is_there, opens_database=False) as context,
     ):
         load_files(context, settings, anew)
-        manifest = masked_texts(build_manifest(context, read_model), _TEXTS)
+        manifest = masked_texts(build_manifest(context, read_model), WRITTEN_TEXTS)
         return replace(manifest, state_problem=mask(problem) if problem else None)
 
 
@@ -553,7 +556,9 @@ def load_files(context: CaptureContext, settings: ProjectSettings, anew: bool = 
         context.load()
 
 
-def _new_context(settings: ProjectSettings, load_state: bool) -> CaptureContext:
+def _new_context(
+    settings: ProjectSettings, load_state: bool, loader: type[Loader] | None
+) -> CaptureContext:
     missing = [folder for folder in settings.project_paths if not folder.is_dir()]
     if missing:
         raise errors.ProjectLoadError(
@@ -568,6 +573,7 @@ def _new_context(settings: ProjectSettings, load_state: bool) -> CaptureContext:
             gateway=settings.gateway or chosen_gateway(),
             load=False,
             load_state=load_state,
+            loader=loader,
             concurrent_tasks=settings.concurrency_limit,
         )
         _learn_of(context)

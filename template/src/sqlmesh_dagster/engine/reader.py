@@ -6,7 +6,7 @@ Importing this module imports SQLMesh (2 to 5 CPU seconds).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -25,6 +25,7 @@ from sqlmesh_dagster.definition.names import (
     other_check_names,
     shown,
 )
+from sqlmesh_dagster.definition.nodes import MOVES, NodeRecord, fixed_starts, nodes_as_text
 from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -57,7 +58,7 @@ from sqlmesh_dagster.upstream.internals import (
     normalize_model_name,
     to_datetime,
 )
-from sqlmesh_dagster.upstream.sqlmesh import engine_name, model_path
+from sqlmesh_dagster.upstream.sqlmesh import engine_name, is_plain_loader, model_path
 
 _CRON_EPOCH = "2024-01-01"
 """A Monday; any fixed date does: a manifest must not depend on the clock."""
@@ -81,29 +82,13 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
     """
     models = context.models
     projects = project_names(context)
-    fingerprints = _fingerprints(_nodes(context))
-    sources = column_lineages(models)
-    starts = _fixed_starts(models, context.dag.sorted)
+    fingerprints = fingerprints_of(_nodes(context))
     root = Path(context.path)
-    tests = unit_tests_by_model(context)
-    digests = _code_digests(context, fingerprints, tests)
+    nodes = {node.fqn: node_record(node, root) for node in _nodes(context).values()}
+    starts = fixed_starts(nodes, context.dag.sorted)
     dbt = dbt_notes(context)
     own = own_fingerprints(context)
-
-    def record(fqn: str) -> ModelRecord:
-        return _record_or_problem(
-            models[fqn],
-            models,
-            root,
-            fingerprints[fqn],
-            sources[fqn],
-            starts.get(fqn),
-            tests.get(fqn, ()),
-            digests[fqn],
-            read_model,
-            dbt,
-            _engine(context, models[fqn].gateway),
-        )
+    record = record_maker(context, models, fingerprints, starts, read_model, dbt, models)
 
     built = [f for f in context.dag.sorted if f in models and not models[f].kind.is_symbolic]
     records = tuple(record(fqn) for fqn in built if fqn in own)
@@ -122,7 +107,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         sqlmesh_version=sqlmesh.__version__,
         models=records,
         externals=tuple(
-            _external_record(fqn, models.get(fqn), dbt.sources.get(fqn))
+            external_record(fqn, models.get(fqn), dbt.sources.get(fqn))
             for fqn in sorted((read | declared) - set(built))
         ),
         standalone_audits=audits,
@@ -137,7 +122,98 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
                 (node.fqn, node.project) for node in _nodes(context).values() if node.fqn not in own
             )
         ),
+        nodes=nodes_as_text(nodes.values()) if loads_in_parts(context) else "",
     )
+
+
+def record_maker(
+    context: Context,
+    traced: Mapping[str, Model],
+    fingerprints: Mapping[str, SnapshotFingerprint],
+    starts: Mapping[str, datetime | None],
+    read_model: ReadModel,
+    dbt: DbtNotes,
+    existing: Collection[str],
+) -> Callable[[str], ModelRecord]:
+    """What makes the record of a model, by its FQN, with what it must know of the others.
+
+    Args:
+        traced: The models whose columns' sources are looked for, and the embedded ones that they read.
+        existing: FQNs of all models, if the context has some of them alone.
+    """
+    models, root = context.models, Path(context.path)
+    sources = column_lineages(traced)
+    tests = unit_tests_by_model(context, existing)
+    digests = code_digests(context, fingerprints, tests)
+
+    def record(fqn: str) -> ModelRecord:
+        return _record_or_problem(
+            models[fqn],
+            models,
+            root,
+            fingerprints[fqn],
+            sources[fqn],
+            starts.get(fqn),
+            tests.get(fqn, ()),
+            digests[fqn],
+            read_model,
+            dbt,
+            _engine(context, models[fqn].gateway),
+        )
+
+    return record
+
+
+def loads_in_parts(context: Context) -> bool:
+    """Whether a later load may leave out files that did not change: each says all of its own models.
+
+    Not where the state, another folder, dbt, or a loader of the owner's has a say.
+    """
+    return (
+        len(context.configs) == 1
+        and not any(project_names(context))
+        and all(is_plain_loader(config) for config in context.configs.values())
+    )
+
+
+def node_record(node: Node, root: Path) -> NodeRecord:
+    """What to keep of a node for the next load."""
+    if isinstance(node, StandaloneAudit):
+        return NodeRecord(node.fqn, "audit", tuple(sorted(node.depends_on)))
+    kind = node.kind
+    moment = _fixed_moment(node.start) if node.start else None
+    return NodeRecord(
+        node.fqn,
+        "external" if kind.is_external else "embedded" if kind.is_embedded else "model",
+        tuple(sorted(node.depends_on or ())),
+        _relative_path(model_path(node), root),
+        (moment.isoformat() if moment else MOVES) if node.start else None,
+        *_typed(list((node.columns_to_types or {}).values()), node.dialect),
+    )
+
+
+def _typed(types: Sequence[exp.DataType], dialect: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether texts say all of these types, and which, if not those in the dialect."""
+    if all(_type_of(_text(type_, dialect), dialect) == type_ for type_ in types):
+        return True, ()
+    texts = tuple(_text(type_, "") for type_ in types)
+    return all(_type_of(t, "") == type_ for t, type_ in zip(texts, types, strict=True)), texts
+
+
+@lru_cache(maxsize=4096)
+def _type_of(text: str, dialect: str) -> exp.DataType | None:
+    try:
+        return exp.DataType.build(text, dialect=dialect)
+    except (SqlglotError, ValueError):
+        return None
+
+
+def columns_of(record: ModelRecord, node: NodeRecord) -> dict[str, exp.DataType] | None:
+    """The columns' types as SQLMesh has them, of a node that is typed; None where it knows no columns."""
+    dialect = "" if node.types else record.dialect
+    texts = node.types or [column.data_type for column in record.columns]
+    types = {c.name: _type_of(t, dialect) for c, t in zip(record.columns, texts, strict=True)}
+    return {name: type_.copy() for name, type_ in types.items() if type_ is not None} or None
 
 
 def _engine(context: Context, gateway: str | None) -> str:
@@ -163,18 +239,24 @@ def own_fingerprints(context: Context) -> dict[str, SnapshotFingerprint]:
         for n in _nodes(context).values()
         if not shares or n.project in projects or (not n.project and n._path is not None)
     }
-    return {name: f for name, f in _fingerprints(_nodes(context)).items() if name in owned}
+    return {name: f for name, f in fingerprints_of(_nodes(context)).items() if name in owned}
 
 
 def _nodes(context: Context) -> dict[str, Node]:
     return {**context.models, **context.standalone_audits}
 
 
-def unit_tests_by_model(context: Context) -> dict[str, list[str]]:
+def unit_tests_by_model(
+    context: Context, models: Collection[str] | None = None
+) -> dict[str, list[str]]:
     """The unit tests of each model, by its FQN: `path::name`, as SQLMesh's selectors take them.
 
     A test of a model that does not exist is left out; SQLMesh leaves it out, too.
+
+    Args:
+        models: FQNs of all that exist, if the context has some of them alone.
     """
+    existing = context.models if models is None else models
     tests: dict[str, list[str]] = {}
     for test in context.select_tests():
         if not test.model_name:
@@ -184,17 +266,17 @@ def unit_tests_by_model(context: Context) -> dict[str, list[str]]:
             default_catalog=context.default_catalog,
             dialect=context.default_dialect,
         )
-        if fqn in context.models:
+        if fqn in existing:
             tests.setdefault(fqn, []).append(test.fully_qualified_test_name)
     return tests
 
 
-def _code_digests(
+def code_digests(
     context: Context,
     fingerprints: Mapping[str, SnapshotFingerprint],
     tests: Mapping[str, Sequence[str]],
 ) -> dict[str, str]:
-    """For each model, what changes with what its unit tests and the linter say of it."""
+    """For each of these, what changes with what its unit tests and the linter say of it."""
     bodies = {t.fully_qualified_test_name: str(t.body) for t in context.select_tests()}
     rules = [
         *(str(config.linter) for config in context.configs.values()),
@@ -210,7 +292,7 @@ def _code_digests(
             f"{[bodies.get(name) for name in tests.get(fqn, ())]}",
             12,
         )
-        for fqn in context.models
+        for fqn in fingerprints
     }
 
 
@@ -238,7 +320,7 @@ def audit_arguments(arguments: Mapping[str, exp.Expr]) -> dict[str, str]:
     }
 
 
-def _fingerprints(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
+def fingerprints_of(nodes: Mapping[str, Node]) -> dict[str, SnapshotFingerprint]:
     """By the names of their snapshots: a dbt test is known to a context by another."""
     cache: dict[str, SnapshotFingerprint] = {}
     every = dict(nodes)
@@ -333,7 +415,7 @@ def _whole_record(
         is_forward_only=model.forward_only,
         is_restatable=not model.disable_restatement,
         is_materialized_view=isinstance(model.kind, ViewKind) and model.kind.materialized,
-        first_interval=_first_interval(model, start),
+        first_interval=first_interval(model.interval_unit, start),
         end_of_last_interval=_end_of_last_interval(model),
         # the state keeps a seed's rows, and of its file not the place
         seed_path=_relative_path(model.seed_path, root)
@@ -360,7 +442,8 @@ def _query(model: Model) -> str | None:
         return None
 
 
-def _external_record(fqn: str, model: Model | None, source: DbtSource | None) -> ExternalRecord:
+def external_record(fqn: str, model: Model | None, source: DbtSource | None) -> ExternalRecord:
+    """What is known of a table that no model builds: nothing, where nobody declares it."""
     table = exp.to_table(fqn)
     described = source or DbtSource(None, (), ())
     return ExternalRecord(
@@ -488,28 +571,8 @@ def _cron_spacing(cron: str, time_zone: tzinfo | None) -> tuple[float, float]:
     return min(spaces).total_seconds(), max(spaces).total_seconds()
 
 
-def _fixed_starts(models: Mapping[str, Model], order: Iterable[str]) -> dict[str, datetime | None]:
-    """When each model begins: by its own start, or by the earliest of what it reads.
-
-    As `sqlmesh.core.snapshot.start_date`; a relative start, such as `1 week ago`, is None.
-    """
-    starts: dict[str, datetime | None] = {}
-    for fqn in order:
-        model = models.get(fqn)
-        if model is None:
-            continue
-        if model.start:
-            starts[fqn] = _fixed_moment(model.start)
-            continue
-        above = [starts.get(name) for name in model.depends_on or () if name in models]
-        known = [start for start in above if start is not None]
-        starts[fqn] = min(known) if known and len(known) == len(above) else None
-    return starts
-
-
-def _first_interval(model: Model, start: datetime | None) -> str | None:
-    """Begin of the interval that the start is in."""
-    unit = model.interval_unit
+def first_interval(unit: IntervalUnit | None, start: datetime | None) -> str | None:
+    """Begin of the interval of this length that a moment is in."""
     return _begin(unit, start).isoformat() if unit and start else None
 
 

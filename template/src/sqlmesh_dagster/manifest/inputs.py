@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,6 +60,7 @@ _FILES = (
     *_DBT_FILES,
 )
 """Files that SQLMesh, and dbt for it, look for by name: one that appears is an input, too."""
+_MODELS = "models/"
 _OWN_CONFIG = tuple(name for name in CONFIGS if not name.endswith(".py"))
 _SETTINGS_PREFIX = "sqlmesh__"
 """Environment variables `SQLMESH__…` override SQLMesh's config, in either case."""
@@ -68,10 +69,10 @@ _HERE = Path(__file__).resolve().parent
 _MAKERS = (
     *sorted(_HERE.glob("*.py")),
     *(_HERE.parent / name for name in ("gateways.py", "warehouses.py")),
-    *(_HERE.parent / "definition" / name for name in ("names.py", "records.py")),
+    *(_HERE.parent / "definition" / name for name in ("names.py", "nodes.py", "records.py")),
     *(
         _HERE.parent / "engine" / name
-        for name in ("connections.py", "lineage.py", "reader.py", "source.py")
+        for name in ("changed.py", "connections.py", "lineage.py", "reader.py", "source.py")
     ),
 )
 """What of this package decides what a manifest holds."""
@@ -96,12 +97,14 @@ class Inputs:
         listings: Folders in which the project's code, or dbt, looked for files.
         looked_up: Those of both that the project's own code looked up: SQLMesh's cache, which may hold
             what a macro made of them, does not know of them.
+        reads_models: Whether that code has read the files of SQL models: any of them may be made of any.
     """
 
     variables: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     listings: tuple[str, ...] = ()
     looked_up: tuple[str, ...] = ()
+    reads_models: bool = False
 
     def digest(
         self,
@@ -109,6 +112,7 @@ class Inputs:
         gateway: str | None,
         environ: Mapping[str, str],
         reader: Path | None = None,
+        without: Container[str] = (),
     ) -> str:
         """Changes when SQLMesh, or this package, might read something else; 64 hexadecimal digits.
 
@@ -117,6 +121,7 @@ class Inputs:
         Args:
             environ: The environment variables before SQLMesh let `.env` override them.
             reader: The file of a `read_model` that is not this package's own.
+            without: Files whose content is left out, and only that they are there counts.
         """
         digest = _Digest()
         digest.add(*_versions(project), gateway, reader.read_bytes() if reader else None)
@@ -125,7 +130,9 @@ class Inputs:
         for name, value in self._values(project, environ):
             digest.add(name, value)
         for name, path in sorted((*_project_files(project), *self._named(project))):
-            if name != _DOTENV:  # of which the values that are read count
+            if name in without:
+                digest.add(name)
+            elif name != _DOTENV:  # of which the values that are read count
                 digest.add_file(name, path)
         for name in self.listings:
             digest.add(name, *_listed(located(name, project)))
@@ -165,6 +172,19 @@ class Inputs:
             settings |= {name for name in (*environ, *overrides) if name.startswith(_DBT_PREFIX)}
         for name in sorted(settings | {warehouses.GATEWAY} | set(self.variables)):
             yield name, overrides.get(name, environ.get(name))
+
+
+def sql_models(project: Path) -> dict[str, str]:
+    """The files of SQL models, relative to the project's folder, each with a digest of its content.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        for name, path in _project_files(project)
+        if name.startswith(_MODELS) and name.endswith(".sql") and path.is_file()
+    }
 
 
 def digest_of_all(digests: Iterable[str]) -> str:
@@ -298,7 +318,13 @@ def inputs_of(
         files=tuple(sorted(files.union(known.files))),
         listings=tuple(sorted(listings.union(known.listings))),
         looked_up=tuple(sorted(looked_up.union(known.looked_up))),
+        reads_models=known.reads_models
+        or any(_is_sql_model(path, project) for path in reads.own & reads.files),
     )
+
+
+def _is_sql_model(path: str, project: Path) -> bool:
+    return path.endswith(".sql") and Path(path).is_relative_to(project / _MODELS)
 
 
 def may_hide_reads(project: Path) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlmesh_dagster.definition.history import with_former, with_others_of
@@ -21,6 +22,7 @@ from sqlmesh_dagster.manifest.inputs import (
     local_modules,
     may_hide_reads,
     recorded_variables,
+    sql_models,
 )
 from sqlmesh_dagster.manifest.reads import recorded_reads
 from sqlmesh_dagster.manifest.store import DEFAULT_FOLDER, ManifestStore, StoredManifest
@@ -63,10 +65,10 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
     reader = _reader(resource.translator)
     environ = dict(os.environ)  # a load lets the project's `.env` change it
 
-    def digest(inputs: Inputs) -> str:
+    def digest(inputs: Inputs, without: Container[str] = ()) -> str:
         try:
             return digest_of_all(
-                inputs.digest(folder, settings.gateway, environ, reader)
+                inputs.digest(folder, settings.gateway, environ, reader, without)
                 for folder in settings.project_paths
             )
         except OSError as error:
@@ -89,7 +91,9 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
         before = digest(seen)
         is_known = known and known[0].looked_up == seen.looked_up_digest(project)
         anew = not is_known and any(may_hide_reads(f) for f in settings.project_paths)
-        manifest, inputs = _load(settings, resource.translator, seen, anew)
+        sql = _sql_models(settings)
+        change = _Change.since(known, sql, digest, settings)
+        manifest, inputs = _load(settings, resource.translator, seen, anew, change)
     except ProjectLoadError as error:
         good = next((stored for stored in known if _is_of(stored.manifest, project)), None)
         if not (resource.keep_last_good and good):
@@ -106,13 +110,59 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
         )
         manifest = with_others_of(manifest, last_manifest)
     manifest = with_former(manifest, last_manifest)
-    fresh = StoredManifest(inputs, digest(inputs), manifest, inputs.looked_up_digest(project))
+    fresh = StoredManifest(
+        inputs,
+        digest(inputs),
+        manifest,
+        inputs.looked_up_digest(project),
+        tuple(sorted(sql.items())),
+        digest(inputs, sql),
+    )
     is_whole = manifest.state_problem is None and not any(  # else it is read again
         model.problem for model in manifest.models
     )
     if is_whole and digest(seen) == before:  # nobody saved a file while SQLMesh read them
         _write(store, fresh)
     return fresh
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What was saved since a manifest was made: files of SQL models alone.
+
+    Attributes:
+        paths: Relative to the project's folder.
+    """
+
+    last: Manifest
+    paths: frozenset[str]
+
+    @classmethod
+    def since(
+        cls,
+        known: Sequence[StoredManifest],
+        sql: Mapping[str, str],
+        digest: Callable[[Inputs, Container[str]], str],
+        settings: ProjectSettings,
+    ) -> _Change | None:
+        """None where something else was saved, came or went, or may depend on what was."""
+        for stored in known[:1]:
+            is_fit = stored.manifest.nodes and not stored.inputs.reads_models
+            is_here = stored.manifest.project_dir == str(settings.project_path)
+            if is_fit and is_here and stored.rest == digest(stored.inputs, sql):
+                before = dict(stored.sql_models)
+                paths = frozenset(path for path in sql if sql[path] != before.get(path))
+                return cls(stored.manifest, paths) if paths else None
+        return None
+
+
+def _sql_models(settings: ProjectSettings) -> dict[str, str]:
+    """Of a project of one folder: others have manifests of the whole alone."""
+    if len(settings.project_paths) > 1:
+        return {}
+    with suppress(OSError):  # a load says it better
+        return sql_models(settings.project_path)
+    return {}
 
 
 def _last_of(known: Iterable[StoredManifest], settings: ProjectSettings) -> Manifest | None:
@@ -122,7 +172,11 @@ def _last_of(known: Iterable[StoredManifest], settings: ProjectSettings) -> Mani
 
 
 def _load(
-    settings: ProjectSettings, translator: SQLMeshTranslator, known: Inputs, anew: bool
+    settings: ProjectSettings,
+    translator: SQLMeshTranslator,
+    known: Inputs,
+    anew: bool,
+    change: _Change | None,
 ) -> tuple[Manifest, Inputs]:
     project = settings.project_path
     with (
@@ -130,9 +184,12 @@ def _load(
         recorded_variables(*settings.project_paths) as variables,
         recorded_reads() as reads,
     ):
-        from sqlmesh_dagster.engine.context import load_manifest  # imports SQLMesh
+        from sqlmesh_dagster.engine.changed import load_changed  # imports SQLMesh
+        from sqlmesh_dagster.engine.context import load_manifest
 
-        manifest = load_manifest(settings, translator.read_model, anew)
+        read = translator.read_model
+        part = load_changed(settings, read, change.last, change.paths) if change else None
+        manifest = part or load_manifest(settings, read, anew)
     seeds = {model.seed_path for model in manifest.models if model.seed_path}
     inputs = inputs_of(reads, variables, seeds, known, project)
     modules = {

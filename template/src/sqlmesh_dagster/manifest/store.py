@@ -19,7 +19,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.manifest.inputs import Inputs
 
 _log = logging.getLogger(__name__)
-_FORMAT = 5
+_FORMAT = 6
 _BEGIN = b'{"inputs":'
 """How each file of ours begins."""
 _SEAL = b',"seal":"%s"}'
@@ -36,12 +36,16 @@ class StoredManifest:
 
     Attributes:
         looked_up: Of what the project's own code looked up, see `Inputs.looked_up_digest`.
+        sql_models: Of the files of SQL models, by path; see `inputs.sql_models`.
+        rest: Of everything else.
     """
 
     inputs: Inputs
     digest: str
     manifest: Manifest
     looked_up: str = ""
+    sql_models: tuple[tuple[str, str], ...] = ()
+    rest: str = ""
     format: int = _FORMAT
 
 

@@ -28,6 +28,7 @@ from sqlmesh.core.environment import EnvironmentStatements as EnvironmentStateme
 from sqlmesh.core.environment import (
     execute_environment_statements as execute_environment_statements,
 )
+from sqlmesh.core.loader import Loader as Loader
 from sqlmesh.core.macros import RuntimeStage as RuntimeStage
 from sqlmesh.core.model import Model as Model
 from sqlmesh.core.model import SeedModel as SeedModel
@@ -62,6 +63,7 @@ from sqlmesh.core.state_sync import StateSync as StateSync
 from sqlmesh.core.test import run_tests as run_tests
 from sqlmesh.utils import CompletionStatus as CompletionStatus
 from sqlmesh.utils.cron import CroniterCache as CroniterCache
+from sqlmesh.utils.dag import DAG as DAG
 from sqlmesh.utils.date import TimeLike as TimeLike
 from sqlmesh.utils.date import is_date as is_date
 from sqlmesh.utils.date import now as now
@@ -74,6 +76,7 @@ from sqlmesh.utils.errors import NodeAuditsErrors as NodeAuditsErrors
 from sqlmesh.utils.errors import SQLMeshError as SQLMeshError
 
 __all__ = [
+    "DAG",
     "Audit",
     "CatalogSupport",
     "CompletionStatus",
@@ -96,6 +99,7 @@ __all__ = [
     "IntervalUnit",
     "Intervals",
     "JinjaQuery",
+    "Loader",
     "Model",
     "NoChangesPlanError",
     "Node",

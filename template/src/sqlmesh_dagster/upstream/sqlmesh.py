@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sqlglot.expressions import DataType
     from sqlmesh import Config, Context
     from sqlmesh.core.config.connection import ConnectionConfig
     from sqlmesh.core.engine_adapter.base import EngineAdapter
+    from sqlmesh.core.loader import Loader
     from sqlmesh.core.model import Model
     from sqlmesh.core.snapshot import SnapshotEvaluator
     from sqlmesh.core.state_sync import StateSync
@@ -121,6 +123,58 @@ def own_cache_entries(anew: bool) -> Iterator[None]:
 def is_dbt_project(context: Context) -> bool:
     """Whether the project is dbt's; SQLMesh's loaders for it have a method that others lack."""
     return any(hasattr(loader, "_load_projects") for loader in context._loaders)
+
+
+def is_plain_loader(config: Config) -> bool:
+    """Whether a project's files are loaded by SQLMesh's own loader, and not by dbt's or an owner's."""
+    from sqlmesh.core.loader import SqlMeshLoader
+
+    return config.loader is SqlMeshLoader
+
+
+def loader_of(
+    files: Callable[[Path], Collection[Path]],
+    above: Callable[[Mapping[str, Model]], Mapping[str, Model]],
+) -> type[Loader]:
+    """SQLMesh's loader, of some SQL models; all that is not a model is loaded as ever.
+
+    Uses `_load_sql_models` with its `selected_paths`, `_load_external_models` and `_Cache`.
+
+    Args:
+        files: The files of those models, for the folder of the project.
+        above: What stands in for models that these read, by FQN.
+    """
+    from sqlmesh.core.loader import SqlMeshLoader
+    from sqlmesh.utils import UniqueKeyDict
+
+    class SomeFiles(SqlMeshLoader):
+        def _load_models(
+            self, macros: Any, jinja: Any, gateway: Any, audits: Any, signals: Any, *_: Any
+        ) -> Any:
+            cache = SqlMeshLoader._Cache(self, self.config_path)
+            chosen = set(files(self.config_path))
+            loaded = self._load_sql_models(
+                macros, jinja, audits, signals, cache, gateway, selected_paths=chosen
+            )
+            external = self._load_external_models(audits, cache, gateway)
+            found = {**above(loaded), **external, **loaded}
+            return UniqueKeyDict("models", **found), None
+
+    return SomeFiles
+
+
+def stand_in(fqn: str, dialect: str, columns: Mapping[str, DataType] | None) -> Model:
+    """A model that is not loaded, for those that read it: its name and its columns.
+
+    Sets `columns_to_types_`, which would be normalized otherwise.
+    """
+    from sqlmesh.core.model import create_external_model
+
+    model = create_external_model(fqn)
+    found: Model = model.copy(
+        update={"columns_to_types_": dict(columns) if columns else None, "dialect": dialect}
+    )
+    return found
 
 
 def relocate_databases(context: Context, located: Callable[[str], str]) -> None:
