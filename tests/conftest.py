@@ -71,6 +71,13 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
+@pytest.fixture
+def mypy_cache(session_folder: Path) -> Iterator[Path]:
+    """What mypy has found out of the tests' own environment; its tests wait for each other."""
+    with FileLock(session_folder / "mypy.lock"):
+        yield session_folder / "mypy"
+
+
 @pytest.fixture(scope="session")
 def source(session_folder: Path) -> Path:
     """The files of this repository, uncommitted ones too, outside git; only read it."""

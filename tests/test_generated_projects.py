@@ -56,7 +56,8 @@ def with_tools_of(python: Path, **more: str) -> dict[str, str]:
 def installed(root: Path) -> Project:
     """As the README says: a virtual environment in the project, filled by pip."""
     subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=root, check=True)
-    project = Project(root, with_tools_of(root / ".venv/bin/python"))
+    # pip would compile all that it installs, which is three times what is imported
+    project = Project(root, with_tools_of(root / ".venv/bin/python", PIP_NO_COMPILE="1"))
     project.run("python", "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")
     project.run("python", "-m", "pip", "install", "--quiet", "--editable", ".", "--group", "dev")
     return project
@@ -83,8 +84,11 @@ def test_dg_offers_its_commands(project: Project) -> None:
     assert all(command in listed for command in ("check", "dev", "launch", "list", "scaffold"))
 
 
-def test_its_own_checks_pass(project: Project) -> None:
+def test_its_own_checks_pass(project: Project, mypy_cache: Path) -> None:
     """Lint, format, types, SQLMesh's linter, tests and format, and the definitions."""
+    if not (project.root / ".venv").exists():
+        environment = {**project.environment, "MYPY_CACHE_DIR": str(mypy_cache)}
+        project = Project(project.root, environment)
     project.run("poe", "check")
 
 

@@ -71,7 +71,7 @@ def test_lint_and_format_have_nothing_to_say(render: Render, answers: dict[str, 
 
 
 @pytest.mark.slow
-def test_types_hold(render: Render, tmp_path: Path) -> None:
+def test_types_hold(render: Render, mypy_cache: Path) -> None:
     """The type checker passes on every distinct set of Python files and settings."""
     distinct = {}
     for answers in ANSWERS.values():
@@ -82,7 +82,7 @@ def test_types_hold(render: Render, tmp_path: Path) -> None:
         )
         distinct[hashlib.sha256(content).digest()] = project
     for project in distinct.values():
-        run_tool("mypy", "--cache-dir", str(tmp_path), cwd=project)
+        run_tool("mypy", "--cache-dir", str(mypy_cache), cwd=project)
 
 
 @every_answer

@@ -136,6 +136,14 @@ def hold(evaluator, name):
 '''
 
 
+_NO_COMPUTE_LOGS = """\
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
+"""
+"""Nobody reads them here, and each step would start four processes that outlive it by a second."""
+
+
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = LIMIT) -> None:
     """Returns once `condition` holds; fails with `what` was waited for."""
     deadline = time.monotonic() + seconds
@@ -178,7 +186,8 @@ class Platform:
         (sqlmesh / "macros/hold.py").write_text(_HOLD)
         for folder in ("holds", "tmp", "home"):
             (root / folder).mkdir()
-        shutil.copy(root / "dagster_home/dagster.yaml", root / "home")
+        settings = (root / "dagster_home/dagster.yaml").read_text()
+        (root / "home/dagster.yaml").write_text(settings + _NO_COMPUTE_LOGS)
         return cls(root, definitions.parent.name)
 
     @property

@@ -243,6 +243,13 @@ def move(source: str, environment: str | None, rebuild: bool, yes: bool) -> None
     sys.exit(subprocess.run(program, check=False).returncode)
 
 
+@main.command(name="check-models")
+def check_models() -> None:
+    """Lint, test and look whether the models are formatted; stops at the first that fails."""
+    program = [sys.executable, "-m", "sqlmesh_dagster.engine.checking"]
+    sys.exit(subprocess.run(program, check=False).returncode)
+
+
 @main.command(name="format")
 @click.option("--check", is_flag=True, help="Change nothing; fail if a file would change.")
 def format_models(check: bool) -> None:

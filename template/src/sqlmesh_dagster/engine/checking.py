@@ -1,0 +1,33 @@
+"""What `poe check` asks SQLMesh, in one process: `python -m sqlmesh_dagster.engine.checking`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+
+from sqlmesh_dagster.engine import formatting
+
+
+def main() -> int:
+    """Says what `sqlmesh lint` and `sqlmesh test` say, and whether the SQL is formatted.
+
+    Returns:
+        The exit status of the first that fails; the others are not asked.
+    """
+    return _sqlmesh("lint") or _sqlmesh("test") or formatting.main(["--check"])
+
+
+def _sqlmesh(command: str) -> int:
+    """A command of SQLMesh, as its program runs it."""
+    (program,) = entry_points(group="console_scripts", name="sqlmesh")
+    folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+    try:
+        program.load()(["-p", folder, command], prog_name="sqlmesh")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
