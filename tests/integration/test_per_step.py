@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from sqlmesh import Context
-from tests.sqlmesh_dagster.projects import Project, Run, run_in_process, run_multiprocess
+from tests.sqlmesh_dagster.projects import Project, Run, run_forked, run_in_process
 
 LATER = "2025-01-11T00:30:00"
 LATEST = "2025-01-12T00:30:00"
@@ -86,10 +86,10 @@ def test_they_run_once_though_models_fail(project: Project, instance: dg.Dagster
 @pytest.mark.slow
 def test_they_run_once_in_many_processes(project: Project, tmp_path: Path) -> None:
     """Promise: whichever process is first and last; `after_all` comes after every model."""
-    run: Run = run_multiprocess(project, tmp_path / "home")
+    run: Run = run_forked(project, tmp_path / "home")
     assert run.success, run.failed
     _logged(project)
-    run = run_multiprocess(project, tmp_path / "home", options={"execution_time": LATER})
+    run = run_forked(project, tmp_path / "home", options={"execution_time": LATER})
     assert run.success, run.failed
     ((ended,),) = project.query("SELECT max(moment) FROM main.log WHERE what = 'end'")
     ((built,),) = project.query("SELECT max(moment) FROM demo__dev.second")

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from tests.sqlmesh_dagster.projects import Project, Run, run_in_process, run_multiprocess
+from tests.sqlmesh_dagster.projects import (
+    Project,
+    Run,
+    run_forked,
+    run_in_process,
+    run_multiprocess,
+)
 
 _TOP = """
 import time
@@ -88,14 +94,18 @@ def test_all_selected_models_share_one_sqlmesh_run_in_process(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("max_concurrent", [1, 3])
+@pytest.mark.parametrize(("execute", "max_concurrent"), [(run_multiprocess, 1), (run_forked, 3)])
 def test_all_selected_models_share_one_sqlmesh_run_in_many_processes(
-    project: Project, instance: dg.DagsterInstance, tmp_path: Path, max_concurrent: int
+    project: Project,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    execute: Callable[..., Run],
+    max_concurrent: int,
 ) -> None:
     """Promise: the multiprocess executor gives the same events, and one run."""
     _diamond(project)
     _deployed(project, instance)
-    run = run_multiprocess(project, tmp_path / "home", max_concurrent=max_concurrent)
+    run = execute(project, tmp_path / "home", max_concurrent=max_concurrent)
     assert run.success, run.failed
     assert sorted(run.materialized) == ["bottom", "left_side", "right_side", "top"]
     assert run.unchanged == ["bootstrap"]
@@ -205,7 +215,7 @@ def _ingest_in_process(project: Project, instance: dg.DagsterInstance, home: Pat
 
 
 def _ingest_in_processes(project: Project, instance: dg.DagsterInstance, home: Path) -> Run:
-    return run_multiprocess(project, home, body=_INGEST, max_concurrent=3)
+    return run_forked(project, home, body=_INGEST, max_concurrent=3)
 
 
 @pytest.mark.parametrize(

@@ -300,14 +300,28 @@ def start(
         )
 
 
-def multiprocess(max_concurrent: int) -> str:
-    """Python of the executor that starts a process for each step."""
-    return f"dg.multiprocess_executor.configured({{'max_concurrent': {max_concurrent}}})"
+def multiprocess(max_concurrent: int, *preloaded: str) -> str:
+    """Python of the executor that starts a process for each step.
+
+    Args:
+        preloaded: Modules that one process imports for all, which are forked from it then.
+    """
+    config: dict[str, Any] = {"max_concurrent": max_concurrent}
+    if preloaded:
+        config["start_method"] = {"forkserver": {"preload_modules": list(preloaded)}}
+    return f"dg.multiprocess_executor.configured({config!r})"
 
 
 def run_multiprocess(project: Project, home: Path, *, max_concurrent: int = 2, **more: Any) -> Run:
     """Materializes assets with one process for each step; see `start`."""
     start(project, home, executor=multiprocess(max_concurrent), **more).wait(timeout=300)
+    return last_run(home)
+
+
+def run_forked(project: Project, home: Path, *, max_concurrent: int = 2, **more: Any) -> Run:
+    """The same, some seconds of CPU a step faster: each has Dagster and SQLMesh imported."""
+    executor = multiprocess(max_concurrent, "sqlmesh_dagster.engine.sqlmesh_run")
+    start(project, home, executor=executor, **more).wait(timeout=300)
     return last_run(home)
 
 
