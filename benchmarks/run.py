@@ -96,6 +96,7 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
         (
             Task("definitions, cold", "definitions_load", (".cache",), _LOADED, fills=False),
             Task("definitions, changed", "definitions_load", (_STORED,), _LOADED, fills=False),
+            Task("definitions, saved", "definitions_saved", (), _LOADED, fills=False),
             Task("definitions, warm", "definitions_load", (), _STORED_ONLY, fills=False),
         ),
         (Task("import dagster", "import_dagster", (), {}, fills=False),),
@@ -134,7 +135,8 @@ ROWS = (
     Row("definitions, stored manifest", "definitions, warm", "bare load, warm"),
     Row("the same, to `import dagster`", "definitions, warm", "import dagster"),
     Row("definitions, no cache at all", "definitions, cold", "bare load, cold"),
-    Row("definitions, a file changed", "definitions, changed", "bare load, warm"),
+    Row("definitions, one model's file saved", "definitions, saved", "bare load, warm"),
+    Row("definitions, something else changed", "definitions, changed", "bare load, warm"),
     Row("full run", "template full", "bare full", ("run",)),
     Row("full run, planned before", "planned template", "planned bare", ("run",)),
     Row("full run, stock SQLite", "sqlite full", "bare full", ("run",)),
