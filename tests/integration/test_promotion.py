@@ -174,3 +174,35 @@ def test_the_last_good_definitions_deploy_nothing_new(
     assert project.query(_VIEWS) == []
     (project.root / "models/broken.sql").unlink()
     assert run_in_process(project.definitions(**_APPLY), instance).success
+
+
+def test_an_edit_that_fails_in_dev_leaves_what_was_there(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: where `sqlmesh plan dev` promotes nothing, the model that fails shows what it had, and the rest is new."""
+    project.model("text", "SELECT 'x' AS word")
+    project.model("edited", "SELECT 1 AS id", "kind FULL")
+    project.model("below", "SELECT id FROM demo.edited", "kind FULL")
+    project.model("other", "SELECT 1 AS id", "kind FULL")
+    project.model("unasked", "SELECT 1 AS id", "kind FULL")
+    assert run_in_process(project.definitions(), instance).success
+    project.model("edited", "SELECT word::INT AS id FROM demo.text", "kind FULL")
+    project.model("other", "SELECT 2 AS id", "kind FULL")
+    project.model("new", "SELECT word::INT AS id FROM demo.text", "kind FULL")
+    run = run_in_process(project.definitions(), instance)
+    assert run.materialized == ["other"]
+    assert "failed with ConversionException" in run.failed["warehouse__demo__edited"]
+    shown = "SELECT (SELECT MAX(id) FROM demo__dev.{}), (SELECT MAX(id) FROM demo__dev.{})"
+    assert project.query(shown.format("edited", "below")) == [(1, 1)]
+    assert project.query(shown.format("other", "unasked")) == [(2, 1)]
+    assert "new" not in {name for _, name in _views(project)}
+    project.model("text", "SELECT '7' AS word")
+    project.model("unasked", "SELECT 3 AS id", "kind FULL")
+    run = run_in_process(project.definitions(), instance, "text", "edited", "below", "new")
+    assert run.success, run.failed
+    assert project.query(shown.format("edited", "below")) == [(7, 7)]
+    texts = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    assert [text for text in texts if "shows their new versions empty" in text] == [
+        "warehouse.demo.unasked changed, too, and this run does not select them: environment `dev`"
+        " shows their new versions empty until a run builds them."
+    ]

@@ -108,6 +108,11 @@ class CheckedRunOptions(RunOptions):
         """Whether what is done may be built again."""
         return self.restate or self.partitions is not None
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether it is said of which time something is built."""
+        return self.is_restatement or self.start is not None or self.end is not None
+
 
 class PlannedOptions(BaseModel):
     """What a plan and a review have in common; one line for each option, as above."""

@@ -117,7 +117,8 @@ class ProjectSettings(BaseModel):
         " `after_build`, once all of them are built, as `sqlmesh plan` does, so that nobody reads an"
         " empty table; or `before_build`, so that the run builds what it selects and nothing else, and"
         " audits and Python models may read the views of what is new by name. By default `after_build`"
-        " for `prod` and `before_build` elsewhere.",
+        " for `prod`. Elsewhere, by default, a new environment is promoted before it is built, and one"
+        " that exists once what is changed and selected is built.",
     )
     execution: str = Field(
         default="shared",
@@ -230,6 +231,11 @@ class ProjectSettings(BaseModel):
         default: Promotion = "after_build" if self.environment == PRODUCTION else "before_build"
         value = default if self.promotion is None else self.promotion
         return choice("promotion", value, _PROMOTIONS) == "after_build"
+
+    @property
+    def builds_after_promotion(self) -> bool:
+        """Whether the settings say that nothing is built before it is promoted."""
+        return self.promotion == "before_build"
 
     @property
     def upstream_policy(self) -> MissingUpstream:

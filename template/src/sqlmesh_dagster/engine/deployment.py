@@ -62,11 +62,13 @@ def prepare_environment(
     console: CaptureConsole,
     log: Callable[[int, str], None],
     lock: StateLock,
+    taken: Collection[str] = (),
     held: Collection[str] = (),
 ) -> Refused:
     """Compares the files with the environment, and deploys, warns or refuses, by the settings.
 
     Args:
+        taken: Models that are built afterwards.
         held: Models that must not be built yet; a new environment begins without them.
 
     Returns:
@@ -110,6 +112,7 @@ def prepare_environment(
                     manifest,
                     environment,
                     difference,
+                    taken,
                     held,
                     console,
                     log,
@@ -217,6 +220,7 @@ def _deploy(
     manifest: Manifest,
     environment: Environment | None,
     difference: Difference,
+    taken: Collection[str],
     held: Collection[str],
     console: CaptureConsole,
     log: Callable[[int, str], None],
@@ -224,11 +228,12 @@ def _deploy(
     """Plans and applies without prompts; the run afterwards builds the selected models.
 
     A model that cannot be deployed is left out with what is downstream of it, and the rest is planned
-    again. A development environment is planned without a backfill, so that models that are not
-    selected are not touched, and each step ends with its model. Production is backfilled by the plan
-    before it is promoted, as its readers must never see an empty table. The setting `promotion` says
-    otherwise. Previews are off: with them, one forward-only model makes SQLMesh build every model since
-    yesterday only.
+    again. Production is backfilled by the plan before it is promoted, as its readers must never see an
+    empty table. A new development environment is planned without a backfill, so that each step ends
+    with its model. In one that exists, the plan builds what is changed and selected before its views
+    move, so that one that fails goes on showing what it had; models that are not selected are not
+    built. The setting `promotion` says otherwise. Previews are off: with them, one forward-only model
+    makes SQLMesh build every model since yesterday only.
 
     Raises:
         PlanFailedError: Nothing can be deployed.
@@ -244,11 +249,10 @@ def _deploy(
         return refused
     context.cancel_token.check()
     changed = loaded_difference(context, environment, difference)
-    is_partial = False
-    if environment is None and settings.builds_before_promotion:
-        later = {*held, *(below for name in held for below in context.dag.downstream(name))}
-        is_partial = not changed.isdisjoint(later)
-        changed -= later  # the next part of the Dagster run deploys them
+    scope = _scope(context, settings, options, environment, changed, taken, held)
+    changed = scope.changed
+    if scope.is_partial and not changed:
+        return Refused()
     found = _findings(context, changed)
     while True:
         refused = _refused(context, settings, environment, found)
@@ -260,8 +264,11 @@ def _deploy(
             cause = "\n".join(error.message for error in found.values())
         else:
             try:
-                names = rest if refused.errors or is_partial else None
-                _plan(context, settings, options, environment, console, rest, names, refused)
+                names = rest if refused.errors or scope.is_partial else None
+                built = scope.built
+                _plan(context, settings, options, environment, console, rest, names, built, refused)
+                if environment is not None and built is not None:
+                    _tell_unbuilt(context, settings, {*rest} - {*taken}, log)
                 return refused
             except SQLMeshError as error:
                 new = _culprits(context, console, changed - refused.names, error)
@@ -295,15 +302,20 @@ def _plan(
     console: CaptureConsole,
     names: Sequence[str],
     selected: Sequence[str] | None,
+    built: Collection[str] | None,
     refused: Refused,
 ) -> None:
     """Applies a plan of all local changes; if some are refused, of those of the other models.
 
-    What is downstream of both is built here with these: its new version would be an empty table.
+    Args:
+        built: As in `_Scope`. What is downstream of both is built here with these: its new version
+            would be an empty table.
     """
     below = refused.below.keys() & context.models.keys()
     between = {n for n in below if not context.dag.upstream(n).isdisjoint(names)}
     is_mixed = bool(between) and environment is not None
+    first = {*names} if built is None else {*names} & {*built}
+    chosen = sorted({*first, *between}) if is_mixed or (built is not None and first) else None
     with console.planning():
         context.plan(
             settings.environment,
@@ -312,12 +324,81 @@ def _plan(
             skip_tests=True,  # they ran already, for each model
             skip_linter=True,
             select_models=selected,
-            backfill_models=[*names, *sorted(between)] if is_mixed else None,
-            skip_backfill=not (settings.builds_before_promotion or is_mixed),
+            backfill_models=chosen,
+            skip_backfill=not (chosen or built is None),
             enable_preview=False,
             # without it, SQLMesh refuses a new environment that equals production
             include_unmodified=True if environment is None else None,
             execution_time=options.now,
+        )
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What of the local changes a plan deploys.
+
+    Attributes:
+        built: What it builds before people see it; None if that is all that it promotes.
+        is_partial: Whether the next part of the Dagster run deploys the rest.
+    """
+
+    changed: set[str]
+    built: Collection[str] | None
+    is_partial: bool = False
+
+
+def _scope(
+    context: CaptureContext,
+    settings: ProjectSettings,
+    options: CheckedRunOptions,
+    environment: Environment | None,
+    changed: set[str],
+    taken: Collection[str],
+    held: Collection[str],
+) -> _Scope:
+    """A plan that builds leaves out what reads something that the Dagster run still loads.
+
+    Where another change is read with that, SQLMesh would promote the reader all the same: then, what is
+    not built first is promoted first.
+    """
+    built = _built_first(settings, options, environment, taken)
+    later = {*held, *(below for name in held for below in context.dag.downstream(name))} & changed
+    if not later or (built is not None and not built):
+        return _Scope(changed, built)
+    rest = changed - later
+    if environment is None or all(later.isdisjoint(context.dag.downstream(n)) for n in rest):
+        return _Scope(rest, built, is_partial=True)
+    return _Scope(changed, None if built is None else ())
+
+
+def _built_first(
+    settings: ProjectSettings,
+    options: CheckedRunOptions,
+    environment: Environment | None,
+    taken: Collection[str],
+) -> Collection[str] | None:
+    """As `_Scope.built`, whatever the Dagster run still loads."""
+    if settings.builds_before_promotion:
+        return None
+    if environment is None or settings.builds_after_promotion or options.is_narrowed:
+        return ()
+    return taken if settings.execution == "shared" else ()
+
+
+def _tell_unbuilt(
+    context: CaptureContext,
+    settings: ProjectSettings,
+    names: Collection[str],
+    log: Callable[[int, str], None],
+) -> None:
+    """Says which tables are empty until a run selects their models."""
+    versions = [context.get_snapshot(name) for name in sorted(names) if name in context.models]
+    empty = [s.name for s in versions if s and s.is_model and s.evaluatable and not s.intervals]
+    if empty:
+        log(
+            logging.WARNING,
+            f"{_shortened(empty)} changed, too, and this run does not select them: environment"
+            f" `{settings.environment}` shows their new versions empty until a run builds them.",
         )
 
 

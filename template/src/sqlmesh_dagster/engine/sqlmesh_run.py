@@ -287,6 +287,7 @@ class SQLMeshRun:
                 console,
                 session.log,
                 lock,
+                () if held is None else fqns,
                 held or (),
             )
             context.once = Once(self.marks, lock.once) if self.marks else None
