@@ -268,7 +268,7 @@ def _deploy(
                 built = scope.built
                 _plan(context, settings, options, environment, console, rest, names, built, refused)
                 if environment is not None and built is not None:
-                    _tell_unbuilt(context, settings, {*rest} - {*taken}, log)
+                    _tell_unbuilt(context, settings, {*rest} & scope.unasked, log)
                 return refused
             except SQLMeshError as error:
                 new = _culprits(context, console, changed - refused.names, error)
@@ -339,11 +339,13 @@ class _Scope:
 
     Attributes:
         built: What it builds before people see it; None if that is all that it promotes.
+        unasked: What the Dagster run does not select, as far as this step knows.
         is_partial: Whether the next part of the Dagster run deploys the rest.
     """
 
     changed: set[str]
     built: Collection[str] | None
+    unasked: set[str]
     is_partial: bool = False
 
 
@@ -363,12 +365,13 @@ def _scope(
     """
     built = _built_first(settings, options, environment, taken)
     later = {*held, *(below for name in held for below in context.dag.downstream(name))} & changed
+    unasked = changed - later - {*taken} if settings.execution == "shared" else set()
     if not later or (built is not None and not built):
-        return _Scope(changed, built)
+        return _Scope(changed, built, unasked)
     rest = changed - later
     if environment is None or all(later.isdisjoint(context.dag.downstream(n)) for n in rest):
-        return _Scope(rest, built, is_partial=True)
-    return _Scope(changed, None if built is None else ())
+        return _Scope(rest, built, unasked, is_partial=True)
+    return _Scope(changed, None if built is None else (), unasked)
 
 
 def _built_first(
