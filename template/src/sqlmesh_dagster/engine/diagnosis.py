@@ -193,7 +193,8 @@ def _lock(context: CaptureContext, settings: ProjectSettings) -> Finding:
             if any("no lock keeps" in text for text in said):
                 return Finding("lock", said[0], "Let `STATE_HOST` and so on name a Postgres.")
     except StateLockError as error:
-        return Finding("lock", str(error.description), _PLACES)
+        fault, _, _ = str(error.description).partition(" Let ")  # the remedy for any config
+        return Finding("lock", fault, _PLACES)
     return Finding("lock", "the one on the state can be taken, held and given back")
 
 
