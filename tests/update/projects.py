@@ -14,6 +14,7 @@ from typing import Any
 from copier import run_copy
 
 from template_update.copier import find
+from tests.compiled import no_git_to_ask
 from tests.update.releases import Template, commit, git
 
 COMMAND = Path("template/.template")
@@ -112,12 +113,13 @@ def _render(
 ) -> tempfile.TemporaryDirectory[str]:
     """What Copier makes of a tag, which never moves."""
     folder = tempfile.TemporaryDirectory()
-    run_copy(
-        *(str(template), folder.name, dict(answers)),
-        vcs_ref=tag,
-        defaults=True,
-        overwrite=True,
-        unsafe=False,
-        quiet=True,
-    )
+    with no_git_to_ask():
+        run_copy(
+            *(str(template), folder.name, dict(answers)),
+            vcs_ref=tag,
+            defaults=True,
+            overwrite=True,
+            unsafe=False,
+            quiet=True,
+        )
     return folder
