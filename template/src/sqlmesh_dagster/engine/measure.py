@@ -29,6 +29,8 @@ _KINDS: tuple[tuple[_Kind, frozenset[exp.DType]], ...] = (
     ("truth", frozenset({exp.DataType.Type.BOOLEAN})),
 )
 _HIDDEN = "***"
+_SIDES: tuple[Literal["b", "a"], ...] = ("b", "a")
+"""Before and after, as the queries name them."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ class Comparison:
         rows = self._keyed(alias, key, rest, part)
         if not is_large:
             return rows.subquery(alias)
-        chosen = exp.union(*(self._chosen(a, key, part) for a in ("b", "a")), distinct=True)
+        chosen = exp.union(*(self._chosen(a, key, part) for a in _SIDES), distinct=True)
         names = [exp.column(c.alias, "r") for c in rows.expressions]
         on = exp.and_(*(exp.column(n, "r").eq(exp.column(n, "s")) for n in _key_names(key)))
         return (

@@ -24,7 +24,6 @@ _OF_SHELL = frozenset(
     {"PWD", "OLDPWD", "SSH_ASKPASS", "SUDO_ASKPASS", "GIT_ASKPASS", "SSH_AUTH_SOCK"}
 )
 """Variables of a shell: folders and programs, though `PWD` names a password elsewhere."""
-_FOLDERS = ("PWD", "OLDPWD", "HOME", "POE_ROOT")
 _CONNECTION = re.compile(r"(?:^|_)connection$|^secrets$|^connector_config$", re.IGNORECASE)
 OPEN_KEYS = frozenset(
     re.findall(
@@ -72,9 +71,8 @@ def is_secret_name(name: str) -> bool:
 
 def secrets_of_variables(variables: Mapping[str, str | None]) -> Iterator[str]:
     """The secrets among environment variables; and the password in each URL among them."""
-    folders = {variables.get(name) for name in _FOLDERS}  # others repeat them, such as `POE_PWD`
     for name, value in variables.items():
-        if name in _OF_SHELL or value in folders:
+        if name in _OF_SHELL:
             continue
         is_of_connection = "__CONNECTION__" in name.upper()
         key = name.lower().rpartition("__")[2]

@@ -238,7 +238,7 @@ class _Recording:
     def add(self, name: str, file: str) -> None:
         """Notes what a file's code reads, unless that changes no model."""
         is_yaml = file.endswith(_YAML_READER)
-        if name not in (self.of_yaml if is_yaml else self.of_connections.get(file, ())):
+        if name not in (self.of_yaml if is_yaml else self.of_connections.get(file, frozenset())):
             self.read.add(name)
 
 

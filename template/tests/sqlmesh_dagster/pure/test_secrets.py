@@ -196,9 +196,6 @@ def test_variables_give_what_is_named_as_a_secret_and_passwords_of_urls() -> Non
         "REGION": "shown2",
         "EMPTY_TOKEN": "",
         "PWD": "/home/ada",
-        "POE_ROOT": "/home/ada/platform",
-        "POE_PWD": "/home/ada/platform",
-        "START_PWD": "/home/ada",
         "SSH_AUTH_SOCK": "/tmp/ssh/agent",
     }
     assert set(secrets_of_variables(variables)) == {"canary1", "canary2", "canary3"}
