@@ -10,10 +10,11 @@ from datetime import datetime, timezone
 
 from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.engine.applying import Refused
 from sqlmesh_dagster.engine.auditing import audit_alone, evaluate_audits, upstream_of_audits
 from sqlmesh_dagster.engine.built import tables_of
 from sqlmesh_dagster.engine.context import CaptureContext
-from sqlmesh_dagster.engine.deployment import Refused, deployed_snapshots, prepare_environment
+from sqlmesh_dagster.engine.deployment import deployed_snapshots, prepare_environment
 from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
 from sqlmesh_dagster.engine.once import Marks, Once, run_after_all
 from sqlmesh_dagster.engine.rebuild import Freshness
