@@ -56,7 +56,7 @@ def built_twice(entries: Iterable[Entry]) -> dict[str, tuple[int, int]]:
 
 
 def _again(entries: list[Entry]) -> list[Entry]:
-    """Entries of a table whose whole span was done before; what is removed later is built anew, and counts no more."""
+    """Entries of a table whose whole span was done before; what is removed later is built again, and counts no more."""
     done: list[Entry] = []
     again: list[Entry] = []
     for entry in entries:

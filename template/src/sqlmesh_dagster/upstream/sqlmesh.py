@@ -90,7 +90,7 @@ def own_cache_entries(anew: bool) -> Iterator[None]:
     """What a load puts into SQLMesh's cache it gets back, whoever removes or replaces it meanwhile.
 
     SQLMesh stores each model of a project in a file, and reads it again at the end; a model whose file
-    is gone by then, because of a process that clears the cache, is left out without a word.
+    is gone by then, because of a process that clears the cache, is left out, and nothing says so.
     Depends on `FileCache.get` and `put`, through which SQLMesh reads and writes.
 
     Args:
