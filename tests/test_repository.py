@@ -118,24 +118,38 @@ def test_ci_runs_whatever_the_command_leaves_for_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "rest", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (2, 2, 1)]
+    ("command", "rest", "dbt", "status"),
+    [(0, 0, 0, 0), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1), (2, 2, None, 1), (0, 0, None, 0)],
 )
-def test_ci_fails_when_either_part_does_and_ends_with_what_both_said(
-    tmp_path: Path, command: int, rest: int, status: int
+def test_ci_fails_when_a_part_does_and_ends_with_what_all_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: int,
+    rest: int,
+    dbt: int | None,
+    status: int,
 ) -> None:
-    """Both run, whatever becomes of the first."""
-    script, python = tmp_path / ".ci/run", tmp_path / ".venv/bin/python"
-    for file in (script, python):
-        file.parent.mkdir(parents=True)
+    """All run, whatever becomes of the first; dbt's where its packages are to be had (None: they are not)."""
+    script = tmp_path / ".ci/run"
+    script.parent.mkdir()
     shutil.copy(ROOT / ".ci/run", script)
-    python.write_text(f"#!/bin/sh\necho 1 later\nexit {rest}\n")
-    python.chmod(0o755)
+    programs = {
+        ".venv/bin/python": f"echo 1 later\nexit {rest}\n",
+        ".venv-dbt/bin/python": f"echo 1 of dbt\n[ $2 = pip ] || exit {dbt}\n",
+        "bin/python3": f"[ $1 = -m ] || exit {int(dbt is None)}\n",
+    }
+    for name, text in programs.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\n{text}")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     block = f"```bash\necho 1 now && exit {command}\n```\n"
     (tmp_path / "README.md").write_text(f"```bash\nfalse\n```\n{block}")
     done = subprocess.run([script], check=False, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
-    now, later = done.stdout.splitlines()[-2:]
-    assert now.endswith(": 1 now") and later.endswith(": 1 later")
+    said = [line.rpartition(": ")[2] for line in done.stdout.splitlines() if ": 1 " in line]
+    assert said == ["1 now", "1 later", *(["1 of dbt"] if dbt is not None else [])]
 
 
 def test_the_generated_readme_has_two_commands(render: Render) -> None:
