@@ -24,19 +24,19 @@ SOURCES = [
 """Where a template may be; YAML writes each in another way."""
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("place", SOURCES)
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_answers_are_read_as_yaml_reads_them(source: str, ascii_only: bool) -> None:
+def test_answers_are_read_as_yaml_reads_them(place: str, ascii_only: bool) -> None:
     """Quoted, escaped and folded values too."""
     content = {
         "_commit": "v1.0.0",
-        "_src_path": source,
+        "_src_path": place,
         "description": "It's " + "what we sell: & repair, " * 6,
         "python_version": "3.10",
     }
     text = yaml.dump(content, allow_unicode=not ascii_only)
     parsed = answers.parse(f"# Changes here\n{text}")
-    assert (parsed.source, parsed.version) == (source, "v1.0.0")
+    assert (parsed.source, parsed.version) == (place, "v1.0.0")
     assert parsed.answers["description"] == content["description"]
     assert parsed.answers["python_version"] == "3.10"
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -96,6 +97,9 @@ def _become(connection: socket.socket, run: Callable[[list[str]], object]) -> No
         run(arguments)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # as the interpreter does
+        traceback.print_exc()
+        status = 1
     finally:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
