@@ -220,11 +220,12 @@ def _dagster_run(
         records = len(instance.all_logs(result.run_id))
     assets = len(list(job.nodes))
     told = [
-        "sqlmesh/built_in_run" in event.materialization.metadata
+        event.materialization.metadata.get("sqlmesh/status")
         for event in result.all_events
         if event.is_step_materialization
     ]
-    materialized, idle = told.count(False), told.count(True)
+    idle = sum(1 for status in told if status is not None and status.value == "up to date")
+    materialized = len(told) - idle
     outcomes = {(assets, 0): "built", (0, assets): "nothing due"}
     return {
         "outcome": outcomes.get((materialized, idle), f"{materialized} of {assets} built"),
