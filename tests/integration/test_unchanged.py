@@ -403,3 +403,24 @@ def test_an_asset_on_new_data_follows_new_data_only(
     assert (requested(), requested()) == ({"eager"}, set())
     run_in_process(definitions, instance, "full", now=NEXT_DAY)
     assert (requested(), requested()) == ({"careful", "eager"}, set())
+
+
+def test_a_new_instance_finds_what_is_built_at_a_cost_that_does_not_grow_with_the_run(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each idle step would read all events of the run: as many times as many as there are models."""
+    for name in ("a", "b", "c", "d"):
+        project.model(name, "SELECT 1::INT AS id")
+    with dg.DagsterInstance.ephemeral() as other:
+        assert run_in_process(project.definitions(), other).success
+    read: list[str] = []
+    stats = dg.DagsterInstance.get_run_step_stats
+
+    def counted(self: dg.DagsterInstance, run_id: str, **more: Any) -> Any:
+        read.append(run_id)
+        return stats(self, run_id, **more)
+
+    monkeypatch.setattr(dg.DagsterInstance, "get_run_step_stats", counted)
+    run = run_in_process(project.definitions(), instance)
+    assert sorted(run.unchanged) == ["a", "b", "c", "d"]
+    assert len(read) <= 2, "once to lead"

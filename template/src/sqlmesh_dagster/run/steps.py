@@ -267,10 +267,11 @@ def _kept_in_partitions(
 
 def _was_built_meanwhile(step: Step, table: BuiltTable) -> bool:
     """Whether a table was built since the Dagster run has begun, by a step of it that is not known here."""
-    if step.settings.execution != "shared" or not shares_nothing(step):
+    if step.settings.execution != "shared":
         return False
     begun = run_start(step.context.instance, step.context.run_id)
-    return begun is not None and (table.built_at or 0) >= begun[1] * 1000
+    is_recent = begun is not None and (table.built_at or 0) >= begun[1] * 1000
+    return is_recent and shares_nothing(step)  # which reads all events of the run
 
 
 def _with_outputs(
