@@ -170,6 +170,18 @@ def test_a_promotion_to_production_reuses_what_development_built(
     assert (event.asset_materialization.tags or {})["dagster/code_version"] == spec.code_version
 
 
+def test_a_new_environment_without_a_change_shows_what_production_does(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """SQLMesh alone asks for a flag of its command, which nobody can give to `poe apply`."""
+    project.settings = {"environment": "prod"}
+    project.model("first", "SELECT 1::INT AS id")
+    execute(project, instance, apply=True, allow_production=True)
+    planned, shown = execute(project, instance, environment="dev_bo", apply=True)
+    assert planned.success and shown["sqlmesh/models_built"] == 0
+    assert project.query("SELECT id FROM demo__dev_bo.first") == [(1,)]
+
+
 @pytest.mark.parametrize("name", ["pr_12", "PR-12", "dev_ada"])
 def test_an_environment_of_a_pull_request_lives_from_plan_to_removal(
     project: Project, instance: dg.DagsterInstance, name: str

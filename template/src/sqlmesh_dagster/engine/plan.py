@@ -35,7 +35,13 @@ from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.options import CheckedRunOptions, PlanOptions
 from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
-from sqlmesh_dagster.upstream.internals import Plan, Snapshot, SQLMeshError, format_intervals
+from sqlmesh_dagster.upstream.internals import (
+    NoChangesPlanError,
+    Plan,
+    Snapshot,
+    SQLMeshError,
+    format_intervals,
+)
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 
 
@@ -86,7 +92,7 @@ class Planning:
             verified(verification)
             refuse_errors(verification)
             with self.alone(context):
-                plan = build_plan(context, session.settings.environment, options)
+                plan = _build_even_unchanged(context, session.settings.environment, options)
                 summary = summary_of(context, plan, verification.test_count)
                 show(masked_texts(summary, ("diff", "other_diffs")))
                 if not options.apply:
@@ -206,6 +212,16 @@ def build_plan(
         skip_tests=True,
         skip_linter=True,
     ).build()
+
+
+def _build_even_unchanged(context: CaptureContext, environment: str, options: PlanOptions) -> Plan:
+    """As `build_plan`; a new environment without any change shows what production does."""
+    try:
+        return build_plan(context, environment, options)
+    except NoChangesPlanError:
+        return build_plan(
+            context, environment, options.model_copy(update={"include_unmodified": True})
+        )
 
 
 def refuse_uncategorized(plan: Plan, settings: ProjectSettings) -> None:
