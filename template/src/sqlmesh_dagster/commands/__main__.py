@@ -91,7 +91,7 @@ def plan(environment: str | None, verbose: bool) -> None:
     if changes:
         _say(f"Nothing is changed yet. `poe {how}` applies the plan.")
     else:
-        _say(_has_all(planned))
+        _say(f"Nothing to do: `{planned}` has the project's files.")
 
 
 @main.command()
@@ -334,11 +334,7 @@ def _say_applied(facts: Mapping[str, Any]) -> None:
     if changed or built:
         _say(f"The plan of `{environment}` is applied: {changed} changed, {built} built.")
     else:
-        _say(_has_all(environment))
-
-
-def _has_all(environment: object) -> str:
-    return f"Nothing to do: `{environment}` has the project's files."
+        _say(f"No model changed: `{environment}` has the project's files.")
 
 
 def _say(text: str) -> None:
