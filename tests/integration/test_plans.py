@@ -179,7 +179,10 @@ def test_a_new_environment_without_a_change_shows_what_production_does(
     execute(project, instance, apply=True, allow_production=True)
     planned, shown = execute(project, instance, environment="dev_bo", apply=True)
     assert planned.success and shown["sqlmesh/models_built"] == 0
+    assert not shown["sqlmesh/nothing_to_do"]
     assert project.query("SELECT id FROM demo__dev_bo.first") == [(1,)]
+    _, shown = execute(project, instance, environment="dev_bo", apply=True)
+    assert shown["sqlmesh/nothing_to_do"]
 
 
 @pytest.mark.parametrize("name", ["pr_12", "PR-12", "dev_ada"])

@@ -85,13 +85,12 @@ def rebuild(
 def plan(environment: str | None, verbose: bool) -> None:
     """Show what a plan of the environment would change and build."""
     facts = _run_job("_plan_job", {"environment": environment}, is_verbose=verbose)
-    changes = facts.get("sqlmesh/models_changed") or facts.get("sqlmesh/models_to_build")
     planned = facts.get("sqlmesh/environment")
     how = "promote" if planned == _PRODUCTION else "apply"
-    if changes:
-        _say(f"Nothing is changed yet. `poe {how}` applies the plan.")
-    else:
+    if facts.get("sqlmesh/nothing_to_do"):
         _say(f"Nothing to do: `{planned}` has the project's files.")
+    else:
+        _say(f"Nothing is changed yet. `poe {how}` applies the plan.")
 
 
 @main.command()

@@ -140,6 +140,7 @@ def _plan_metadata(summary: PlanSummary, is_applied: bool, built: list[str]) -> 
         "sqlmesh/plan": summary.plan_id,
         "sqlmesh/models_changed": len(summary.changes),
         "sqlmesh/models_to_build": len(summary.backfills),
+        "sqlmesh/nothing_to_do": summary.is_empty,
         "sqlmesh/applied": is_applied,
         **({"sqlmesh/models_built": len(built)} if is_applied else {}),
     }
