@@ -20,6 +20,7 @@ from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.run.active import active_run
 from sqlmesh_dagster.run.reported import last_materializations
 from sqlmesh_dagster.settings import ProjectSettings
+from tests.instance import POOLED_STORAGE
 from tests.integration.conftest import own_process
 
 __all__ = ["own_process"]
@@ -28,21 +29,13 @@ pytestmark = pytest.mark.storm
 _RUNS = int(os.environ.get("CROWD_RUNS", "2000"))
 _SECONDS = float(os.environ.get("CROWD_SECONDS", "10"))
 _WRITERS = 8
-_OURS = """
-storage:
-  custom:
-    module: sqlmesh_dagster.event_log
-    class: PooledSqliteStorage
-    config:
-      base_dir: {home}
-"""
 _KEYS = [dg.AssetKey(["db", "demo", f"m{number}"]) for number in range(20)]
 
 
 @contextmanager
 def _opened(home: Path, *, is_ours: bool = True) -> Iterator[dg.DagsterInstance]:
     home.mkdir(exist_ok=True)
-    (home / "dagster.yaml").write_text(_OURS.format(home=home) if is_ours else "")
+    (home / "dagster.yaml").write_text(POOLED_STORAGE.format(home=home) if is_ours else "")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         yield instance
 
