@@ -37,7 +37,7 @@ class Sample:
     process: tuple[float, float]
     memory: float
     phases: Mapping[str, tuple[float, float]]
-    facts: Mapping[str, str | int | bool]
+    facts: Mapping[str, str | int | float | bool]
 
     def seconds(self, phases: Sequence[str]) -> tuple[float, float]:
         """CPU and wall of these phases together; of the whole process if there are none."""
@@ -127,6 +127,7 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
         (Task("in process", "steps_in_process", _STATE, _ALL),),
         (Task("spawned", "steps_spawned", _STATE, _ALL),),
         (Task("forked", "steps_forked", _STATE, _ALL),),
+        (Task("forked alone", "steps_alone", ("dagster_home",), _ALL, fills=False),),
     ),
 }
 """What is measured together: each round runs every sequence, every other round in reverse order."""
@@ -152,6 +153,7 @@ ROWS = (
     Row("in process", "in process", "steps bare", ("load", "run")),
     Row("multiprocess, spawn", "spawned", "steps bare", ("load", "run")),
     Row("multiprocess, forkserver", "forked", "steps bare", ("load", "run")),
+    Row("Dagster alone, forkserver", "forked alone", "steps bare", ("load", "run")),
 )
 STEPS = Row("steps", "", "", ("load", "run"))
 LOGS = ("template full", "template idle", "dagster alone")
@@ -246,7 +248,7 @@ def report(models: int, samples: Samples, last: Mapping[str, float]) -> dict[str
             before = f"{last[row.title]:8.2f}" if row.title in last else ""
             worse = "  worse" if ratio > 1.1 * last.get(row.title, ratio) else ""
             print(f"{row.title:<42}{cells}{memory:12.2f}{''.join(spent)}{before}{worse}")
-    for label in ("in process", "spawned", "forked"):
+    for label in ("in process", "spawned", "forked", "forked alone"):
         if label in samples:
             cpu, wall = (
                 _seconds(samples[label], STEPS, clock, median)
@@ -254,6 +256,12 @@ def report(models: int, samples: Samples, last: Mapping[str, float]) -> dict[str
                 for clock in (0, 1)
             )
             print(f"{label}: {cpu / models:.2f} CPU and {wall / models:.2f} s a step beyond bare")
+            facts = samples[label][-1].facts
+            if facts["waiting"]:
+                print(
+                    f"{label}: {facts['waiting_cpu']} CPU s in the process of a step that never"
+                    f" imports SQLMesh; {facts['waiting']} of {models} steps"
+                )
     for label in LOGS:
         if label in samples:
             facts = samples[label][-1].facts

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,10 +26,18 @@ NOW = "2025-01-10T00:30:00+00:00"
 ENVIRONMENT = "prod"
 RUN_CONFIG = {"resources": {"sqlmesh_run_options": {"config": {"execution_time": NOW}}}}
 TEMPLATE_INSTANCE = Path(__file__).parents[1] / "template" / "dagster_home" / "dagster.yaml"
+FORKED: Mapping[str, Any] = {
+    "multiprocess": {
+        "max_concurrent": 2,
+        "start_method": {"forkserver": {"preload_modules": ["sqlmesh_dagster.forkserver"]}},
+    }
+}
+STEPS = "steps.jsonl"
+"""File in which each step's process says what it took."""
 PHASES: dict[str, tuple[float, float]] = {}
 """CPU (user and system, all threads, children included) and wall seconds of each phase."""
 
-Facts = dict[str, str | int]
+Facts = dict[str, str | int | float]
 Job = Callable[[Path], Facts]
 JOBS: dict[str, Job] = {}
 
@@ -140,10 +149,14 @@ def steps_spawned(project: Path) -> Facts:
 
 @job
 def steps_forked(project: Path) -> Facts:
-    """A process for each step, two at a time, forked from a server that has imported everything."""
-    preload = {"preload_modules": ["dagster", "sqlmesh_dagster.engine.sqlmesh_run"]}
-    start_method = {"forkserver": preload}
-    return _executed(project, {"multiprocess": {"max_concurrent": 2, "start_method": start_method}})
+    """A process for each step, two at a time, forked from a server that has imported what steps need."""
+    return _executed(project, FORKED)
+
+
+@job
+def steps_alone(project: Path) -> Facts:
+    """As `steps_forked`, with ops that do nothing: Dagster's part."""
+    return _executed(project, FORKED, "empty_job", config={})
 
 
 @job
@@ -236,27 +249,68 @@ def _dagster_run(
 
 def project_job() -> dg.JobDefinition:
     """The job of the project in `BENCHMARK_PROJECT`, for every process of a run."""
-    project = Path(os.environ["BENCHMARK_PROJECT"])
-    return _definitions(project, sqlmesh=False).resolve_job_def("sqlmesh_job")
+    _tell_what_a_step_takes()
+    return _definitions(_project(), sqlmesh=False).resolve_job_def("sqlmesh_job")
 
 
-def _executed(project: Path, executor: Mapping[str, Any]) -> Facts:
+def empty_job() -> dg.JobDefinition:
+    """A job of the same assets and checks, with ops that do nothing."""
+    import dagster as dg
+
+    _tell_what_a_step_takes()
+    definitions = emptied(_definitions(_project(), sqlmesh=False))
+    job = dg.Definitions(jobs=[dg.define_asset_job("empty_job", selection="*")])
+    return dg.Definitions.merge(definitions, job).resolve_job_def("empty_job")
+
+
+def _project() -> Path:
+    return Path(os.environ["BENCHMARK_PROJECT"])
+
+
+def _tell_what_a_step_takes() -> None:
+    """When this process ends, if it is that of a step."""
+    from multiprocessing import parent_process, util
+
+    def tell() -> None:
+        told = {"cpu": time.process_time(), "sqlmesh": "sqlmesh" in sys.modules}
+        with (_project() / STEPS).open("a") as file:
+            file.write(json.dumps(told) + "\n")
+
+    if parent_process() is not None:
+        util.Finalize(None, tell, exitpriority=1)
+
+
+def _executed(
+    project: Path,
+    executor: Mapping[str, Any],
+    job: str = "project_job",
+    config: Mapping[str, Any] = RUN_CONFIG,
+) -> Facts:
     from multiprocessing import forkserver
 
     import dagster as dg
 
-    import sqlmesh_dagster.engine.sqlmesh_run  # noqa: F401 - imports SQLMesh
-
     os.environ["BENCHMARK_PROJECT"] = str(project)
-    config = {**RUN_CONFIG, "execution": {"config": executor}}
+    log = project / STEPS
+    log.unlink(missing_ok=True)
     with (
         _instance(project / "dagster_home", "template") as instance,
         phase("run"),
-        dg.execute_job(dg.reconstructable(project_job), instance, config) as result,
+        dg.execute_job(
+            dg.reconstructable(globals()[job]),
+            instance,
+            {**config, "execution": {"config": executor}},
+        ) as result,
     ):
         events = [e.dagster_event for e in instance.all_logs(result.run_id)]
         forkserver._forkserver._stop()  # type: ignore[attr-defined] # then its CPU counts
-    return {"models": len([e for e in events if e and e.is_step_materialization])}
+    steps = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    waited = [step["cpu"] for step in steps if not step["sqlmesh"]]
+    return {
+        "models": len([e for e in events if e and e.is_step_materialization]),
+        "waiting": len(waited),
+        "waiting_cpu": round(median(waited), 3) if waited else 0.0,
+    }
 
 
 def _instance(home: Path, storage: str) -> dg.DagsterInstance:

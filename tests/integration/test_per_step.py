@@ -12,6 +12,8 @@ from tests.sqlmesh_dagster.projects import Project, Run, run_forked, run_in_proc
 
 LATER = "2025-01-11T00:30:00"
 LATEST = "2025-01-12T00:30:00"
+_PRELOADED = "sqlmesh_dagster.engine.sqlmesh_run"
+"""Each step runs SQLMesh."""
 
 
 @pytest.fixture
@@ -86,10 +88,12 @@ def test_they_run_once_though_models_fail(project: Project, instance: dg.Dagster
 @pytest.mark.slow
 def test_they_run_once_in_many_processes(project: Project, tmp_path: Path) -> None:
     """Promise: whichever process is first and last; `after_all` comes after every model."""
-    run: Run = run_forked(project, tmp_path / "home")
+    run: Run = run_forked(project, tmp_path / "home", preloaded=_PRELOADED)
     assert run.success, run.failed
     _logged(project)
-    run = run_forked(project, tmp_path / "home", options={"execution_time": LATER})
+    run = run_forked(
+        project, tmp_path / "home", preloaded=_PRELOADED, options={"execution_time": LATER}
+    )
     assert run.success, run.failed
     ((ended,),) = project.query("SELECT max(moment) FROM main.log WHERE what = 'end'")
     ((built,),) = project.query("SELECT max(moment) FROM demo__dev.second")

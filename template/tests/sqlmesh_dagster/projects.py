@@ -318,9 +318,16 @@ def run_multiprocess(project: Project, home: Path, *, max_concurrent: int = 2, *
     return last_run(home)
 
 
-def run_forked(project: Project, home: Path, *, max_concurrent: int = 2, **more: Any) -> Run:
-    """The same, some seconds of CPU a step faster: each has Dagster and SQLMesh imported."""
-    executor = multiprocess(max_concurrent, "sqlmesh_dagster.engine.sqlmesh_run")
+def run_forked(
+    project: Project, home: Path, *, max_concurrent: int = 2, preloaded: str = "", **more: Any
+) -> Run:
+    """The same, some seconds of CPU a step faster: each has imported what every step needs.
+
+    Args:
+        preloaded: A further module that is imported once; one in `home` is found.
+    """
+    modules = ["sqlmesh_dagster.forkserver", *filter(None, [preloaded])]
+    executor = multiprocess(max_concurrent, *modules)
     start(project, home, executor=executor, **more).wait(timeout=300)
     return last_run(home)
 

@@ -38,7 +38,7 @@ from sqlmesh_dagster.settings import DefinitionOptions, ProjectSettings
 
 PACKAGE = Path(sqlmesh_dagster.__file__).parent
 NAME = PACKAGE.name
-_DOORS = ("__init__", "factories", "component", "conform")
+_DOORS = ("__init__", "factories", "component", "conform", "forkserver")
 """What only reaches in; nothing behind it reaches back."""
 _MAY_IMPORT = {
     "errors": set(),

@@ -7,6 +7,7 @@ Whatever fails here names what has moved and who uses it; fix that module before
 
 import importlib
 import inspect
+import pickle
 import sqlite3
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.definitions.utils import DISALLOWED_NAMES
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.instance import RUNLESS_RUN_ID
@@ -51,6 +53,7 @@ from sqlmesh_dagster.upstream.event_log import (
     PooledSqliteStorage,
     knows_migrations,
 )
+from sqlmesh_dagster.upstream.forks import load_definitions_once
 from tests.sqlmesh_dagster.projects import Project
 
 # ---------------------------------------------------------------------------- signatures
@@ -1475,3 +1478,25 @@ def test_what_no_run_has_planned_is_not_failed_with_one(instance: dg.DagsterInst
         "Dagster no longer notes the last planned run of an asset (upstream/dagster.py)."
     )
     assert instance.get_run_by_id("") is None
+
+
+def test_a_job_from_another_process_finds_what_is_loaded_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It brings its hash along, which is another here; the exception is needed as long as it does."""
+    for name in (ReconstructableJob, ReconstructableRepository):
+        monkeypatch.setattr(name, "__setstate__", None, raising=False)  # is as it was afterwards
+        delattr(name, "__setstate__")
+    job = ReconstructableRepository.for_module("m", "f").get_reconstructable_job("j")
+    kept = vars(job), vars(job.repository)
+    for state in kept:
+        state["_hash"] = 1  # as the other process has computed it
+    copied = pickle.dumps(job)
+
+    def is_found() -> bool:
+        came = pickle.loads(copied)
+        return hash(came) == hash(came.with_repository_load_data(None))
+
+    assert not is_found()
+    load_definitions_once()
+    assert is_found()

@@ -53,3 +53,12 @@ def freeze_definitions() -> None:
         if not _has_frozen and "sqlmesh" not in sys.modules:
             _has_frozen = True
             gc.freeze()
+
+
+def freeze_imports() -> None:
+    """Excludes all that a process has imported, from its own collections and from those of its forks.
+
+    A collection writes to each object that it looks at, so that a fork would copy all of it.
+    """
+    gc.collect()
+    gc.freeze()
