@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -267,8 +268,9 @@ def _project() -> Path:
     return Path(os.environ["BENCHMARK_PROJECT"])
 
 
+@cache
 def _tell_what_a_step_takes() -> None:
-    """When this process ends, if it is that of a step."""
+    """Once, when this process ends, if it is that of a step."""
     from multiprocessing import parent_process, util
 
     def tell() -> None:
