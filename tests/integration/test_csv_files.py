@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import subprocess
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from sqlmesh.core.config import GatewayConfig
 
+from sqlmesh_dagster import UnreadableFileError
 from sqlmesh_dagster.csv_files import LoadedFile, load_csv
 from tests.postgres import postgres
 
@@ -130,6 +133,85 @@ def test_declared_types_win_over_what_a_file_looks_like(load: Load) -> None:
     """Promise: a column of digits stays text; a value that does not fit fails, and the table stays."""
     load("id,code\n1,007\n", None, code="VARCHAR")
     assert load.rows("code") == [("007",)]
-    with pytest.raises(Exception, match=r"Could not convert string \"one\""):
+    with pytest.raises(UnreadableFileError, match="line 2: `one` of column `id` is no BIGINT"):
         load("id,code\none,007\n", None, id="BIGINT")
     assert load.rows("code") == [("007",)]
+
+
+_BAD = {
+    b"": "it is empty. Its first line must name the columns",
+    b"\xef\xbb\xbf \r\n": "it is empty",
+    b"id,name\n1,a\n2,b,c\n": "line 3: it has 3 fields, and the header 2",
+    b"id,name,day\n1,a,\n2\n": "line 3: it has 1 fields, and the header 3",
+    b"id;name\n1;a\n2;b;c\n": "line 3: it has 3 fields, and the header 2",
+    b"id,name\n1,a\n2,b\n3,c,d\n4,e,f\n": "line 4: it has 3 fields, and the header 2",
+    b"id,name\n" + b"1,a\n" * 30_000 + b"2\n": "line 30002: it has 1 fields, and the header 2",
+    b"id,id\n1,2\n": "its columns `id`, `id` are of one name",
+    b"# of May\nid,x, ID \n1,2,3\n": "its columns `id`, `ID` are of one name",
+    b"id,name\r\n1,a\n2,b\r\n": "its lines end in CRLF and in LF",
+    "id,name\n1,M\u00fcller\n".encode("latin-1"): "line 2: its text is not UTF-8",
+    "id,name\n1,M\u00fcller\n".encode("utf-16"): "its text is UTF-16",
+    gzip.compress(b"id,name\n1,a\n"): "it is compressed with gzip",
+    b"PK\x03\x04 of a spreadsheet": "it is a zip or Excel file",
+    b"id,name\n1," + b"x" * 3_000_000 + b"\n": "a line of it is longer than 2 MB",
+}
+"""What a file holds, and what is told of it."""
+
+
+@pytest.mark.parametrize("data", _BAD, ids=[*_BAD.values()])
+def test_a_file_that_cannot_be_read_is_told_and_its_table_stays(load: Load, data: bytes) -> None:
+    """Promise: no row is left out without a word, and no table is emptied by a file that was cut off."""
+    load("id,name\n9,kept\n", None)
+    load.path.write_bytes(data)
+    with pytest.raises(UnreadableFileError) as refused:
+        load_csv(load.adapter, load.path, ("raw", load.name))
+    told = str(refused.value.description)
+    assert told.startswith(f"The file `{load.path}` cannot be loaded: {_BAD[data]}")
+    assert told.endswith("and load it again; its table is as it was.")
+    assert len(told) < 1000
+    assert load.rows() == [(9, "kept")]
+
+
+@pytest.mark.parametrize(
+    ("data", "command"),
+    [
+        (gzip.compress(b"id,name\n1,\xc3\xbc\n"), "gunzip"),
+        ("id,name\n1,\u00fc\n".encode("latin-1"), "iconv"),
+        ("id,name\n1,\u00fc\n".encode("utf-16"), "iconv"),
+        ("id,name\r\n1,\u00fc\n2,b\r\n".encode(), "tr"),
+    ],
+)
+def test_the_command_that_is_told_mends_the_file(load: Load, data: bytes, command: str) -> None:
+    """Promise: it can be pasted, whatever is in the file's name."""
+    load.path = load.path.with_name("it's a file.csv")
+    load.path.write_bytes(data)
+    with pytest.raises(UnreadableFileError) as refused:
+        load_csv(load.adapter, load.path, ("raw", load.name))
+    told = str(refused.value.description).partition("as by `")[2].rpartition("`")[0]
+    assert told.startswith(command)
+    subprocess.run(["sh", "-c", told], check=True)
+    load_csv(load.adapter, load.path, ("raw", load.name))
+    assert load.rows()[0] == (1, "\u00fc")
+
+
+def test_what_is_no_file_is_told(load: Load) -> None:
+    """Promise: a folder, a link to nothing and a file that is gone are called so."""
+    for number, what in enumerate(("a folder", "a link to nothing", "not there")):
+        path = load.path.with_name(f"{number}.csv")
+        if what == "a folder":
+            path.mkdir()
+        elif what == "a link to nothing":
+            path.symlink_to("nowhere")
+        with pytest.raises(
+            UnreadableFileError, match=f"{number}.csv` cannot be loaded: it is {what}"
+        ):
+            load_csv(load.adapter, path, ("raw", load.name))
+
+
+def test_what_a_spreadsheet_writes_is_read(load: Load) -> None:
+    """Promise: a byte order mark, semicolons, CRLF, quotes over lines and a line above the header are no fault."""
+    load.path.write_bytes('\ufeffid;name\r\n1;"a;\r\nb"\r\n'.encode())
+    load_csv(load.adapter, load.path, ("raw", load.name))
+    assert [row[0] for row in load.rows("id")] == [1]
+    load("Report of May\n\nid,name\n1,a\n", None)
+    assert load.rows() == [(1, "a")]

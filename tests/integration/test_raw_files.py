@@ -75,14 +75,15 @@ def test_each_file_is_the_table_of_its_name(
     assert len(asset.keys) == len(NAMES)
 
 
-def test_two_files_of_one_table_are_refused_and_the_others_are_loaded(
+def test_two_files_of_one_table_and_a_broken_one_are_refused_and_the_others_are_loaded(
     project: Project, instance: dg.DagsterInstance, ingest: ModuleType, tmp_path: Path
 ) -> None:
-    """Promise: both are named, and their table stays as it was."""
+    """Promise: each is named with what to do, and its table stays as it was."""
     folder = tmp_path / "data" / "raw"
     folder.mkdir(parents=True)
-    for number, name in enumerate(("Customers", "customers", "orders")):
+    for number, name in enumerate(("Customers", "broken", "customers", "orders")):
         (folder / f"{name}.csv").write_text(f"id\n{number}\n")
+    (folder / "broken.csv").write_text("id,name\n1\n")
     project.execute("CREATE SCHEMA raw; CREATE TABLE raw.customers AS SELECT 9 AS id")
     asset = load(ingest, tmp_path)
     resource = SQLMeshResource(project_dir=str(project.root), environment="dev")
@@ -91,6 +92,8 @@ def test_two_files_of_one_table_are_refused_and_the_others_are_loaded(
     )
     assert not result.success
     (failure,) = result.get_step_failure_events()
-    assert "`Customers.csv`, `customers.csv`" in failure.step_failure_data.error.message  # type: ignore[union-attr]
+    told = failure.step_failure_data.error.message  # type: ignore[union-attr]
+    assert "`Customers.csv`, `customers.csv`" in told
+    assert f"The file `{folder / 'broken.csv'}` cannot be loaded: line 2: it has 1 fields" in told
     assert project.query("SELECT id FROM raw.customers") == [(9,)]
-    assert project.query("SELECT id FROM raw.orders") == [(2,)]
+    assert project.query("SELECT id FROM raw.orders") == [(3,)]

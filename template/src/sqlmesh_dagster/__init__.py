@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         SQLMeshDagsterError,
         StateVersionError,
         UndeployedChangesError,
+        UnreadableFileError,
         VerificationFailedError,
     )
     from sqlmesh_dagster.factories import (
@@ -135,6 +136,7 @@ _HOMES = {
         SQLMeshDagsterError
         StateVersionError
         UndeployedChangesError
+        UnreadableFileError
         VerificationFailedError
     """,
     "factories": """
@@ -211,6 +213,7 @@ __all__ = [
     "StateVersionError",
     "TranslatorSettings",
     "UndeployedChangesError",
+    "UnreadableFileError",
     "VerificationFailedError",
     "alert_sensors",
     "declared_tables",

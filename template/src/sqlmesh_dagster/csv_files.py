@@ -50,6 +50,9 @@ def load_csv(
         table: Its schema and name.
         types: Of columns, in DuckDB's words, as `declared_tables` has them; those of other columns are found in the file.
         time: The column that says of which time a row is; without it, nothing is known of times.
+
+    Raises:
+        UnreadableFileError: The file cannot be read, with its line and what to do; the table is as it was.
     """
     from sqlmesh_dagster.engine.csv_files import load  # imports SQLMesh
 

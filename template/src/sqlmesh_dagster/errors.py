@@ -57,6 +57,10 @@ class VerificationFailedError(SQLMeshDagsterError):
     """SQLMesh's unit tests fail, or its linter finds errors."""
 
 
+class UnreadableFileError(SQLMeshDagsterError):
+    """A file of raw data cannot be read as CSV; its table is as it was."""
+
+
 class DatabaseLockedError(SQLMeshDagsterError):
     """Another process holds the DuckDB file."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 from sqlglot import exp
 
+from sqlmesh_dagster.engine.csv_faults import refuse, refuse_columns, unreadable
 from sqlmesh_dagster.upstream.internals import EngineAdapter
 
 _ROWS = "rows"
@@ -29,7 +30,11 @@ def load(
     types: Mapping[str, str],
     time: str | None,
 ) -> tuple[int, Range]:
-    """Replaces a table by the rows of a file: their number, and the time of those that differ."""
+    """Replaces a table by the rows of a file: their number, and the time of those that differ.
+
+    Raises:
+        UnreadableFileError: The file cannot be read; the table is as it was.
+    """
     target = exp.table_(table[1], db=table[0], quoted=True)
     with closing(duckdb.connect()) as memory:
         columns = _read(memory, path, types)
@@ -50,13 +55,27 @@ def _read(
     memory: duckdb.DuckDBPyConnection, path: Path, types: Mapping[str, str]
 ) -> dict[str, str]:
     """Reads a file into `rows`; the columns' types, in DuckDB's words."""
+    refuse(path)
     file = _literal(_plainly(path))
-    header = memory.sql(f"SELECT * FROM read_csv({file}) LIMIT 0").columns
-    known = ", ".join(f"{_literal(n)}: {_literal(types[n])}" for n in header if n in types)
-    option = f", types = {{{known}}}" if known else ""
-    memory.execute(f"CREATE TABLE {_ROWS} AS SELECT * FROM read_csv({file}{option})")
+    try:
+        header = _header(memory, path, file)
+        known = ", ".join(f"{_literal(n)}: {_literal(types[n])}" for n in header if n in types)
+        option = f", types = {{{known}}}" if known else ""
+        memory.execute(f"CREATE TABLE {_ROWS} AS SELECT * FROM read_csv({file}{option})")
+    except duckdb.Error as error:
+        raise unreadable(path, error) from None  # its text may be as long as the file
     found = memory.table(_ROWS)
     return dict(zip(found.columns, map(str, found.types), strict=True))
+
+
+def _header(memory: duckdb.DuckDBPyConnection, path: Path, file: str) -> list[str]:
+    """The names of a file's columns, if DuckDB leaves out no line that has fields."""
+    columns = memory.sql(f"SELECT * FROM read_csv({file}) LIMIT 0").columns
+    [(delimiter, skipped)] = memory.execute(
+        f"SELECT Delimiter, SkipRows FROM sniff_csv({file})"
+    ).fetchall()
+    refuse_columns(path, columns, skipped, delimiter)
+    return list(columns)
 
 
 def _texts(memory: duckdb.DuckDBPyConnection) -> Any:
