@@ -81,6 +81,7 @@ def test_tables_of_pages_are_whole() -> None:
             before = line if not line.startswith("{%") else before
 
 
+@pytest.mark.slow
 def test_a_task_that_was_renamed_works_under_its_old_name(render: Render) -> None:
     """It says the new name first, on the error stream, and then does the same."""
     tasks = parse_toml(ROOT / "template/poe_tasks.toml")["tasks"]
@@ -249,6 +250,7 @@ def test_the_tests_that_the_documents_name_exist() -> None:
         assert f"def {function}(" in files[0].read_text() or not function, name
 
 
+@pytest.mark.slow
 def test_tests_leave_nothing_in_the_temp_folder_of_their_user(tmp_path: Path) -> None:
     """Locks, instances and SQLMesh's caches are below pytest's own folder, which pytest clears."""
     users, base = tmp_path / "users", tmp_path / "pytest"

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from tests.sqlmesh_dagster.projects import Project
+
+pytestmark = pytest.mark.slow
 
 _LOAD_TWICE = """
 import gc, json, sys

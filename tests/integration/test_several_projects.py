@@ -206,6 +206,7 @@ def test_a_location_for_each_repository(tmp_path: Path, instance: dg.DagsterInst
     assert _found(a) == _found(c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "alpha"])
 def test_a_copied_config_drops_nothing(
     tmp_path: Path, instance: dg.DagsterInstance, name: str
@@ -253,6 +254,7 @@ def test_a_project_without_a_name_leaves_named_ones_alone(
     assert b.query("SELECT count(*) FROM sb.wide") == [(2,)]
 
 
+@pytest.mark.slow
 def test_own_models_are_removed_and_renamed_as_ever(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
