@@ -138,6 +138,25 @@ def choices(spec: dict[str, Any]) -> list[str]:
     return list(found.values() if isinstance(found, dict) else found)
 
 
+def test_a_review_finishes_what_the_command_of_0_2_0_leaves_half_done(
+    template: Template, tmp_path: Path
+) -> None:
+    """It takes the answers file for an edit of the owner's if another `.yml` file was deleted."""
+    project = copy(template, tmp_path / "project", "v0.2.0", {})
+    (project.root / ".github/workflows/template-update.yml").unlink()
+    project.append("src/sqlmesh_dagster/execution/locks.py", "# mine")
+    project.commit()
+    assert project.report("--to", f"v{NEXT}")["after"] == "v0.2.0", "what this test is about"
+
+    report = project.report("--review")
+
+    assert (report["before"], report["after"]) == ("v0.2.0", f"v{NEXT}")
+    assert f"_commit: v{NEXT}" in (project.root / ".copier-answers.yml").read_text()
+    assert "# mine" in (project.root / "src/sqlmesh_dagster/guard/locks.py").read_text()
+    project.commit()
+    assert "no update to review" in project.command("update", "--review").stderr
+
+
 @pytest.mark.parametrize("version", RELEASES)
 def test_each_file_that_is_gone_is_in_the_list_of_moves(template: Template, version: str) -> None:
     """So an edit in it goes along, or is saved; each new path is a file of what is on disk."""

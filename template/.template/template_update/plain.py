@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from template_update import answers, changelog, left, renders, undo
+from template_update import answers, changelog, left, manifest, renders, undo, versions
 from template_update.copier import Copier
 from template_update.errors import Refused
 from template_update.git import Project, merge
@@ -59,12 +59,15 @@ def review(project: Project, journal: Journal, copier: Copier) -> Report:
     if committed is None:
         raise Refused(f"`{answers.NAME}` is in no commit, so there is no update to review.")
     before, after = answers.parse_file(committed.content), answers.read(root)
-    if before == after:
+    version = _updated_to(project, before, after)
+    if version is None:
         raise Refused(
             f"`{answers.NAME}` is as it was committed, so there is no update to review. Run one with"
             " `update`."
         )
-    found = renders.of_review(root, copier, committed, before.version, after.version)
+    found = renders.of_review(root, copier, committed, before.version, version)
+    if before == after and found.answers_file:  # as 0.2.0 leaves it if a `.yml` file was deleted
+        write(root / answers.NAME, found.answers_file)
     notes = _begun(project, journal)
     findings, saved_as = _review(project, journal, look_at_commit(project, found), notes)
     return report(project, before, findings, saved_as)
@@ -88,6 +91,14 @@ def report(
         tuple(sorted(project.changed())),
         left.for_owner(project.root, after.answers),
     )
+
+
+def _updated_to(project: Project, before: answers.Answers, after: answers.Answers) -> str | None:
+    """The version of an update that is not committed, or None where there was none."""
+    if before != after:
+        return after.version
+    is_changed = manifest.NAME in project.changed()
+    return versions.of_files(project.root, before) if is_changed else None
 
 
 def _expected(project: Project, trees: Trees, start: Start) -> dict[str, str]:

@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from template_update import answers, upstream
+from template_update import answers, manifest, upstream
 from template_update.copier import Copier
 from template_update.errors import Refused
 
@@ -53,6 +53,19 @@ def resolve(root: Path, here: answers.Answers, version: str) -> str:
             " back. Revert the commit of the update instead."
         )
     return found or version
+
+
+def of_files(root: Path, here: answers.Answers) -> str | None:
+    """The release after the one that the answers name whose files are in the tree, if one is."""
+    repository = upstream.find(here.source, root)
+    listed = root / manifest.NAME
+    if repository is None or not listed.is_file():
+        return None
+    text = listed.read_bytes().decode(errors="replace")
+    releases = filter(_RELEASE.fullmatch, _names(root, here.source))
+    newer = [tag for tag in releases if _numbers(tag) > _numbers(here.version)]
+    places = {tag: repository.text(tag, f"template/{manifest.NAME}") for tag in newer}
+    return min((tag for tag in newer if places[tag] == text), key=_numbers, default=None)
 
 
 def _is_other(root: Path, source: str, version: str) -> bool:
