@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from tests.sqlmesh_dagster.projects import NOW, Project
+from tests.sqlmesh_dagster.projects import NOW, Project, run_in_process
 
 from sqlmesh_dagster import SQLMeshResource
 
@@ -31,6 +31,44 @@ def _pair(folder: Path) -> tuple[Project, Project]:
     quiet.write("config.yaml", config + "variables:\n  tenant: {{ env_var('TENANT', 'none') }}\n")
     quiet.model("b", "SELECT @VAR('tenant') AS tenant")
     return loud, quiet
+
+
+_OWN_CODE = {
+    "helpers/own.py": "WHO = {who!r}\n",
+    "macros/__init__.py": "",
+    "macros/who.py": "from helpers.own import WHO\nfrom sqlmesh import macro\n\n\n@macro()\n"
+    "def who(evaluator):\n    return f\"'{{WHO}}'\"\n",
+    "materializations/own.py": "from sqlmesh import CustomKind, CustomMaterialization\n\n\n"
+    "class Kind(CustomKind): ...\n\n\nclass Own(CustomMaterialization[Kind]):\n    NAME = 'own'\n\n"
+    "    def insert(self, table_name, *args, **kwargs):\n"
+    "        self.adapter.execute(f\"CREATE OR REPLACE TABLE {{table_name}} AS SELECT {who!r} AS v\")\n",
+}
+"""Python of a project, with what is different in each."""
+
+
+def _with_own_code(folder: Path, who: str) -> Project:
+    project = Project(folder / who)
+    for path, text in _OWN_CODE.items():
+        project.write(path, text.format(who=who))
+    project.model("macro", "SELECT @who() AS v")
+    project.model("custom", "SELECT 'none' AS v", "kind CUSTOM (materialization 'own')")
+    return project
+
+
+def test_python_code_of_one_is_not_run_by_the_other(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    """Promise: helpers and custom materializations of one name are each project's own, also when edited."""
+    both = [_with_own_code(tmp_path, who) for who in ("one", "two")]
+    for who in ("one", "two", "edited"):
+        project = both[who == "two"]
+        if who == "edited":
+            project.write("helpers/own.py", "WHO = 'edited'\n")
+            project.model("custom", "SELECT 'new' AS v", "kind CUSTOM (materialization 'own')")
+        run = run_in_process(project.definitions(), instance)
+        assert run.success, run.failed
+        assert project.query("SELECT v FROM demo__dev.macro") == [(who,)]
+        assert project.query("SELECT v FROM demo__dev.custom") == [(who.replace("edited", "one"),)]
 
 
 def test_the_env_file_of_one_is_none_of_the_others_business(

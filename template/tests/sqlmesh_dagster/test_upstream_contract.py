@@ -1330,6 +1330,35 @@ def test_a_load_anew_takes_nothing_from_the_cache_and_leaves_what_is_beside_it(
     assert (project.root / ".cache/dagster/manifest.json").exists()
 
 
+def test_a_selection_takes_names_as_sqlmesh_has_them(project: Project) -> None:
+    """upstream.sqlmesh.exact_selector: without it, SQLMesh finds neither of these, or cannot read it."""
+    upper, odd = '"WAREHOUSE"."DEMO"."A"', '"warehouse"."odd (one)"."+ we-ird *"'
+    project.model("a", "SELECT 1 AS id", "kind FULL, dialect snowflake")
+    project.model('"odd (one)"."+ we-ird *"', "SELECT 1 AS id")
+    project.model("b", "SELECT 1 AS id")
+    context = Context(paths=str(project.root), selector=in_sqlmesh.exact_selector())
+    try:
+        plan = context.plan_builder("dev", select_models=[upper, odd, '"gone (one)"."x"']).build()
+        assert {snapshot.name for snapshot in plan.new_snapshots} == {upper, odd}
+        plan = context.plan_builder("dev", select_models=['"demo".b', "demo.no*"]).build()
+        assert {s.name for s in plan.new_snapshots} == {'"warehouse"."demo"."b"'}
+    finally:
+        context.close()
+
+
+def test_a_custom_materialization_is_found_anew(project: Project) -> None:
+    """upstream.sqlmesh.forget_materializations: without it, a model of a custom kind is not stored again."""
+    project.write(
+        "materializations/own.py",
+        "from sqlmesh import CustomKind, CustomMaterialization\n\n\nclass Kind(CustomKind): ...\n\n\n"
+        "class Own(CustomMaterialization[Kind]):\n    NAME = 'own'\n",
+    )
+    for value in (1, 2):
+        project.model("a", f"SELECT {value} AS id", "kind CUSTOM (materialization 'own')")
+        Context(paths=str(project.root)).close()
+        in_sqlmesh.forget_materializations()
+
+
 def test_a_query_in_jinja_has_its_text(project: Project) -> None:
     """engine/reader.py shows it on the model's page, without SQLMesh's marks around it."""
     query = "SELECT {{ 1 }} AS id,\n  'it''s' AS text"

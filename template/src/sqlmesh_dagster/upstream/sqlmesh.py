@@ -13,7 +13,7 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlmesh.core.engine_adapter.base import EngineAdapter
     from sqlmesh.core.loader import Loader
     from sqlmesh.core.model import Model
+    from sqlmesh.core.selector import Selector
     from sqlmesh.core.snapshot import SnapshotEvaluator
     from sqlmesh.core.state_sync import StateSync
 
@@ -118,6 +119,54 @@ def own_cache_entries(anew: bool) -> Iterator[None]:
         yield
     finally:
         FileCache.get, FileCache.put = get, put  # type: ignore[method-assign]
+
+
+def forget_materializations() -> None:
+    """The next context of the process finds its own custom materializations.
+
+    SQLMesh keeps the classes that it has found by their names for the life of the process, though
+    each load imports a project's files anew: another project's would be taken, and an edited model
+    of a custom kind could not be stored.
+    Depends on `_custom_materialization_type_cache`.
+    """
+    from sqlmesh.core.snapshot import evaluator
+
+    evaluator._custom_materialization_type_cache = None
+
+
+@functools.cache
+def exact_selector() -> type[Selector]:
+    """SQLMesh's selectors, which also take a model's name as SQLMesh itself has it.
+
+    SQLMesh reads quoted names as parts of an expression and in the case of the default dialect, so
+    that it finds neither `"WAREHOUSE"."DEMO"."ORDERS"` on DuckDB nor names with spaces or signs.
+    Depends on `Selector._models`.
+    """
+    from sqlglot.errors import SqlglotError
+    from sqlmesh.core.selector import NativeSelector
+
+    class ExactSelector(NativeSelector):
+        def expand_model_selections(
+            self, model_selections: Iterable[str], models: dict[str, Any] | None = None
+        ) -> set[str]:
+            found = set[str]()
+            for asked in model_selections:
+                if asked in (models or self._models):
+                    found.add(asked)
+                    continue
+                try:
+                    found |= super().expand_model_selections([asked], models)
+                except SqlglotError:
+                    if not _is_quoted(asked):  # else it is a removed model, of which nothing is built
+                        raise
+            return found
+
+    return ExactSelector
+
+
+def _is_quoted(name: str) -> bool:
+    """Whether a text is a model's name as SQLMesh has it: each part in quotes."""
+    return len(name) > 1 and name[0] == name[-1] == '"'
 
 
 def is_dbt_project(context: Context) -> bool:
