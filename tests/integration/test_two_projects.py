@@ -41,7 +41,7 @@ _OWN_CODE = {
     "materializations/own.py": "from sqlmesh import CustomKind, CustomMaterialization\n\n\n"
     "class Kind(CustomKind): ...\n\n\nclass Own(CustomMaterialization[Kind]):\n    NAME = 'own'\n\n"
     "    def insert(self, table_name, *args, **kwargs):\n"
-    "        self.adapter.execute(f\"CREATE OR REPLACE TABLE {{table_name}} AS SELECT {who!r} AS v\")\n",
+    '        self.adapter.execute(f"CREATE OR REPLACE TABLE {{table_name}} AS SELECT {who!r} AS v")\n',
 }
 """Python of a project, with what is different in each."""
 

@@ -157,7 +157,9 @@ def exact_selector() -> type[Selector]:
                 try:
                     found |= super().expand_model_selections([asked], models)
                 except SqlglotError:
-                    if not _is_quoted(asked):  # else it is a removed model, of which nothing is built
+                    if not _is_quoted(
+                        asked
+                    ):  # else it is a removed model, of which nothing is built
                         raise
             return found
 
