@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import duckdb
@@ -73,6 +74,26 @@ def test_a_config_that_says_too_little_is_the_only_finding(
     seen = found(project)
     assert list(seen) == ["versions", "config"]
     assert "`WAREHOUSE_HOST`, `WAREHOUSE_USER`" in seen["config"].said and seen["config"].remedy
+
+
+def test_a_server_that_is_not_there_is_told_with_its_variables(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: in one line, soon, by the doctor and by a run, and nothing else is asked of it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    monkeypatch.setenv("SQLMESH_GATEWAY", "postgres")
+    given = {"HOST": "127.0.0.1", "PORT": port, "USER": "ada", "PASSWORD": "x", "DATABASE": "d"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"WAREHOUSE_{name}", value)
+        monkeypatch.setenv(f"STATE_{name}", value)
+    monkeypatch.setenv("STATE_HOST", "db.example.invalid")
+    settings = ProjectSettings(project_dir=str(project), wait_timeout=0)
+    warehouse, state = [finding for finding in diagnose(settings) if finding.remedy]
+    assert warehouse.subject == "warehouse" and "Connection refused" in warehouse.said
+    assert "correct `WAREHOUSE_HOST` and `WAREHOUSE_PORT`" in warehouse.remedy
+    assert "`db.example.invalid` is not known" in state.said and "`STATE_HOST`" in state.remedy
 
 
 @pytest.mark.slow

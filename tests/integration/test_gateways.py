@@ -13,6 +13,7 @@ from sqlmesh.utils.errors import ConfigError
 
 from sqlmesh_dagster import ProjectLoadError, SQLMeshResource
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, variables_of
 from tests.conftest import Render
@@ -78,6 +79,9 @@ def test_definitions_of_each_warehouse_load_without_network_and_credentials(
         assert {model.engine for model in found.models} == {name}
         assert found.gateway == name
         names[name] = {model.fqn for model in found.models}
+        assert (
+            mask(f"Warehouse `{name}`") == f"Warehouse `{name}`"
+        )  # no secret, though in a connection
     assert names["snowflake"] == names["duckdb"]
     assert names["spark"] == {fqn.replace("warehouse", "spark_catalog") for fqn in names["duckdb"]}
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from pydantic import Field
 from sqlglot import parse
 from sqlglot.errors import SqlglotError
 from sqlmesh import Config
@@ -42,7 +43,7 @@ class StandInConnection(DuckDBConnectionConfig):
         stands_for: The engine of the warehouse.
     """
 
-    stands_for: str = ""
+    stands_for: str = Field(default="", exclude=True)  # what is dumped counts as secret
 
 
 def stands_for(connection: ConnectionConfig) -> str | None:

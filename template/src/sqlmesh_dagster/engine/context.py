@@ -33,6 +33,7 @@ from sqlmesh_dagster.engine.explanation import explained, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.once import Once, run_before_all
 from sqlmesh_dagster.engine.probes import failing_sample, row_count
+from sqlmesh_dagster.engine.reaching import reach
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_names
 from sqlmesh_dagster.engine.rebuild import Rebuild
 from sqlmesh_dagster.engine.restatement import Restatement, done_of, forget_elsewhere
@@ -522,7 +523,9 @@ def open_adapter(context: Context, settings: ProjectSettings) -> EngineAdapter:
 
     Raises:
         DatabaseLockedError: For longer than `settings.wait_timeout`.
+        DatabaseUnavailableError: Its server cannot be worked with.
     """
+    reach(context, is_warehouse_alone=True)
     adapter = context.engine_adapter
     try:
         _retry_while_locked(lambda: open_whole(adapter), settings, CancelToken(), _log.log)

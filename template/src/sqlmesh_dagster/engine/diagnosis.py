@@ -5,6 +5,7 @@ Changes nothing but for a schema of its own, which it drops again. Importing thi
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from uuid import uuid4
 from sqlglot import exp
 
 from sqlmesh_dagster.engine.context import CaptureContext, open_adapter, open_context
+from sqlmesh_dagster.engine.reaching import look, state_of, warehouse_of
 from sqlmesh_dagster.engine.state_lock import state_lock
-from sqlmesh_dagster.errors import StateLockError
+from sqlmesh_dagster.errors import DatabaseLockedError, StateLockError
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
+from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
@@ -35,7 +38,6 @@ from sqlmesh_dagster.warehouses import GATEWAY
 
 _PACKAGES = ("dagster", "sqlmesh", "duckdb")
 _NAME = "poe doctor"
-_REACH = "Is it up, and are host, port, user and password right, and the way there open from here?"
 _PLACES = (
     "Let `WAREHOUSE_HOST` and `WAREHOUSE_PORT` lead to the server itself; or only the state, by"
     " `STATE_HOST`, `STATE_PORT` and the other variables of the state."
@@ -49,6 +51,7 @@ def main() -> int:
     Returns:
         The exit status: 1 if something is to be done.
     """
+    logging.disable(logging.ERROR)  # drivers log each attempt; what came of it is said below
     findings = []
     folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
     for finding in diagnose(ProjectSettings(project_dir=folder, wait_timeout=0)):
@@ -79,41 +82,48 @@ def _of_context(context: CaptureContext, settings: ProjectSettings) -> Iterator[
     gateway = context.gateway or context.config.default_gateway_name
     yield Finding("gateway", f"`{gateway}`, {how}")
     yield _project_lock(settings)
-    warehouse = _looked("warehouse", lambda: _warehouse(context, settings), _remedy(context))
+    warehouse = _looked(
+        "warehouse", lambda: _warehouse(context, settings), warehouse_of(context)[0]
+    )
     yield warehouse
     is_apart = state_connection(context) is not context.connection_config
     if not warehouse.remedy:
         adapter = context.engine_adapter
-        yield _looked("privileges", lambda: _privileges(adapter), _GRANT.format("the warehouse"))
-        yield _looked("time", lambda: _time(adapter), "Tell the warehouse's clock by other means.")
+        yield _looked("privileges", lambda: _privileges(adapter), warehouse_of(context)[0])
+        yield _looked("time", lambda: _time(adapter), warehouse_of(context)[0])
     if is_apart or not warehouse.remedy:
         yield from _of_state(context, settings, is_apart)
-
-
-_GRANT = "Grant the user of {} the right to create schemas and tables."
 
 
 def _of_state(
     context: CaptureContext, settings: ProjectSettings, is_apart: bool
 ) -> Iterator[Finding]:
-    connection = state_connection(context)
-    state = _looked("state", lambda: _state(context, settings), _REACH)
+    server, connection = state_of(context)
+    state = _looked("state", lambda: _state(context, settings), server)
     yield state
     if "this is" not in state.said and state.remedy:
         return
     if is_apart:
         with closing(connection.create_engine_adapter(concurrent_tasks=1)) as adapter:
-            grant = _GRANT.format("the state")
-            yield _looked("privileges", lambda: _privileges(adapter, "of the state"), grant)
-    yield _looked("lock", lambda: _lock(context, settings), "See above what keeps it.")
+            yield _looked("privileges", lambda: _privileges(adapter, "of the state"), server)
+    yield _looked("lock", lambda: _lock(context, settings), server)
 
 
-def _looked(subject: str, look: Callable[[], Finding], remedy: str) -> Finding:
-    """What a look has found; an error has the remedy."""
+def _looked(subject: str, look: Callable[[], Finding], server: Server) -> Finding:
+    """What a look at a server has found; an error, with what to do about it."""
     try:
         return look()
+    except DatabaseLockedError as error:
+        return Finding(subject, str(error.description), _FREE)
     except Exception as error:
-        return Finding(subject, f"{type(error).__name__}: {error}", remedy)
+        found = failed(server, f"{type(error).__name__}: {error}")
+        return Finding(subject, found.said, found.remedy)
+
+
+def _reached(subject: str, side: tuple[Server, ConnectionConfig]) -> Finding | None:
+    """What keeps a server from answering, if anything does."""
+    found = look(*side)
+    return Finding(subject, found.said, found.remedy) if found else None
 
 
 def _versions() -> str:
@@ -133,11 +143,10 @@ def _project_lock(settings: ProjectSettings) -> Finding:
     return Finding("runs", "none on this host works on the project now")
 
 
-def _remedy(context: CaptureContext) -> str:
-    return _FREE if duckdb_files(context.connection_config) else _REACH
-
-
 def _warehouse(context: CaptureContext, settings: ProjectSettings) -> Finding:
+    unreachable = _reached("warehouse", warehouse_of(context))
+    if unreachable is not None:
+        return unreachable
     adapter = open_adapter(context, settings)
     adapter.fetchone("SELECT 1")
     return Finding("warehouse", f"{_place(context.connection_config)} answers")
@@ -176,6 +185,9 @@ def _time(adapter: EngineAdapter) -> Finding:
 
 
 def _state(context: CaptureContext, settings: ProjectSettings) -> Finding:
+    unreachable = _reached("state", state_of(context))
+    if unreachable is not None:
+        return unreachable
     command = f"sqlmesh -p {settings.project_dir}"
     found = state_version(version("sqlmesh"), state_writer(context), command)
     place = _place(state_connection(context))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
 import duckdb
 
 from sqlmesh_dagster import errors
+from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import SQLMeshError
 
@@ -24,6 +26,8 @@ _REMEDIES = (
     ),
 )
 """DuckDB's messages, and what to do."""
+_REMOTE = re.compile(r"motherduck|\bmd:|ducklake|jwt|MotherDuck", re.IGNORECASE)
+"""What DuckDB says of servers that it works with."""
 
 
 def explained(error: Exception, settings: ProjectSettings) -> Exception:
@@ -34,6 +38,9 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
             f"The DuckDB file is in use by another process, and stayed so for"
             f" {settings.wait_timeout:g} s. Close that process, or raise `wait_timeout`. {message}"
         )
+    if isinstance(error, duckdb.Error) and _REMOTE.search(message):
+        warehouse = Server("The warehouse", None, None, (), _login(), "WAREHOUSE_")
+        return errors.DatabaseUnavailableError(failed(warehouse, message).message)
     if isinstance(error, duckdb.IOException):
         return _unavailable(message)
     if isinstance(error, SQLMeshError) and "maximum wait time for environment" in message:
@@ -76,6 +83,11 @@ def _unavailable(message: str) -> errors.DatabaseUnavailableError:
         f"DuckDB cannot work on its file. {' '.join(helps) or 'Fix what it says.'} Then run again:"
         f" what was not finished is not recorded as done. {message.strip()}"
     )
+
+
+def _login() -> tuple[str, ...]:
+    names = ("WAREHOUSE_USER", "WAREHOUSE_PASSWORD", "WAREHOUSE_TOKEN", "WAREHOUSE_DATABASE")
+    return tuple(name for name in names if os.environ.get(name))
 
 
 def _is_gone(error: BaseException) -> bool:

@@ -162,8 +162,7 @@ class Planning:
         except (SQLMeshError, duckdb.Error) as error:
             cause = console.errors or _reason(error)
             raise errors.PlanFailedError(
-                f"The plan of environment `{self.session.settings.environment}` failed:"
-                f" {cause.strip()}"
+                f"The plan of environment `{self.session.settings.environment}` failed: {_told(cause)}"
             ) from error
 
     @contextmanager
@@ -171,6 +170,14 @@ class Planning:
         """Meanwhile nobody else works on the state."""
         with self.session.state_locked(context) as lock, lock.alone():
             yield
+
+
+def _told(cause: str) -> str:
+    """Each line once, and a likely cause where audits failed: a new warehouse is empty."""
+    lines = list(dict.fromkeys(cause.strip().splitlines()))
+    if any("audit error" in line for line in lines):
+        lines.append("If nothing has loaded yet what these models read, do it first: `poe load`.")
+    return "\n".join(lines)
 
 
 def _reason(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.engine.context import CaptureContext, open_context, wait_for_database
 from sqlmesh_dagster.engine.explanation import explained
+from sqlmesh_dagster.engine.reaching import reach
 from sqlmesh_dagster.engine.state_lock import StateLock, state_lock
 from sqlmesh_dagster.errors import StateLockError
 from sqlmesh_dagster.guard.cancel import CancelToken
@@ -63,7 +64,12 @@ class Session:
 
     @contextmanager
     def state_locked(self, context: CaptureContext) -> Iterator[StateLock]:
-        """The lock on the state, with the files of state and data open; waits for both."""
+        """The lock on the state, with the files of state and data open; waits for both.
+
+        Raises:
+            DatabaseUnavailableError: A server of theirs cannot be worked with.
+        """
+        reach(context)
         with state_lock(
             context,
             self.settings,

@@ -20,7 +20,6 @@ from sqlmesh_dagster.upstream.internals import (
     Environment,
     Snapshot,
     SnapshotId,
-    SQLMeshError,
     StateReader,
 )
 from sqlmesh_dagster.upstream.sqlmesh import has_state
@@ -69,7 +68,7 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
         raise Obstructed("this process is already running SQLMesh") from None
     except duckdb.IOException as error:
         raise Obstructed(f"the DuckDB file is in use: {error}") from error
-    except SQLMeshError as error:  # such as a state of a newer SQLMesh
+    except Exception as error:  # such as a state of a newer SQLMesh, or of a server that is down
         clear = explained(error, settings)
         if clear is error:
             raise

@@ -10,6 +10,9 @@ from sqlmesh.core.audit import Audit as Audit
 from sqlmesh.core.audit import StandaloneAudit as StandaloneAudit
 from sqlmesh.core.config import DuckDBConnectionConfig as DuckDBConnectionConfig
 from sqlmesh.core.config import GatewayConfig as GatewayConfig
+from sqlmesh.core.config.connection import (
+    BaseDuckDBConnectionConfig as BaseDuckDBConnectionConfig,
+)
 from sqlmesh.core.config.connection import ConnectionConfig as ConnectionConfig
 from sqlmesh.core.config.connection import DuckDBAttachOptions as DuckDBAttachOptions
 from sqlmesh.core.config.format import FormatConfig as FormatConfig
@@ -78,6 +81,7 @@ from sqlmesh.utils.errors import SQLMeshError as SQLMeshError
 __all__ = [
     "DAG",
     "Audit",
+    "BaseDuckDBConnectionConfig",
     "CatalogSupport",
     "CompletionStatus",
     "ConfigError",

@@ -1,0 +1,81 @@
+"""What is said of a server that cannot be worked with."""
+
+from __future__ import annotations
+
+import pytest
+
+from sqlmesh_dagster.facts.reaching import (
+    Server,
+    failed,
+    refused,
+    silent,
+    unanswered,
+    unknown_host,
+)
+
+_OURS = Server(
+    "Warehouse `postgres`",
+    "db.example.com",
+    5432,
+    ("WAREHOUSE_HOST", "WAREHOUSE_PORT"),
+    ("WAREHOUSE_USER", "WAREHOUSE_PASSWORD"),
+    "WAREHOUSE_",
+)
+_THEIRS = Server("Warehouse `mysql`", "db.example.com", 3306)
+_FIXED = Server("Warehouse `bigquery`", "bigquery.googleapis.com", 443, (), (), "WAREHOUSE_")
+
+
+def test_a_host_that_is_silent_or_unknown_is_told_with_its_variables() -> None:
+    """Promise: what was found, then the variable to correct; where there is none, no word of one."""
+    assert silent(_OURS, 10).message == (
+        "Warehouse `postgres` cannot be reached: no answer from `db.example.com`, port 5432, within 10 s."
+        " → Look whether it is up, and the way there open from here (firewall, VPN, proxy); or correct `WAREHOUSE_HOST` and"
+        " `WAREHOUSE_PORT`. `poe doctor` looks again."
+    )
+    assert "correct what SQLMesh's config says of it" in silent(_THEIRS, 10).remedy
+    assert "correct" not in silent(_FIXED, 10).remedy
+    assert "Correct `WAREHOUSE_HOST`, or look at this machine's DNS" in unknown_host(_OURS).remedy
+    assert unknown_host(_FIXED).remedy.startswith("Look at this machine's DNS")
+    assert "takes no connection: Connection refused" in refused(_OURS, "Connection refused").said
+    assert "within 60 s" in unanswered(_OURS, 60).said
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ('FATAL:  password authentication failed for user "ada"', "VALID UNTIL 'infinity'"),
+        (
+            'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "ada", database "a", no encryption',
+            "set `WAREHOUSE_SSLMODE` to `require`",
+        ),
+        (
+            "server does not support SSL, but SSL was required",
+            "or set `WAREHOUSE_SSLMODE` to `disable`",
+        ),
+        ("FATAL:  sorry, too many clients already", "Raise `max_connections`"),
+        ('FATAL:  too many connections for role "ada"', "the limit of the role"),
+        (
+            "cannot execute CREATE SCHEMA in a read-only transaction",
+            "let `WAREHOUSE_HOST` and `WAREHOUSE_PORT` lead to the primary",
+        ),
+        ('FATAL:  database "a" does not exist', "Correct `WAREHOUSE_DATABASE`, or make it"),
+        ('FATAL:  role "ada" does not exist', "Correct `WAREHOUSE_USER` and `WAREHOUSE_PASSWORD`"),
+        ("permission denied for schema sqlmesh", "GRANT ALL ON SCHEMA"),
+        ("could not extend file: No space left on device", "Make room on the server's disk."),
+        ("Insufficient privileges to operate on schema", "GRANT CREATE"),
+        (
+            "250001 (08001): Incorrect username or password was specified.",
+            "Correct `WAREHOUSE_USER` and `WAREHOUSE_PASSWORD`, or what the server allows this user.",
+        ),
+    ],
+)
+def test_what_a_driver_says_has_its_own_remedy(message: str, remedy: str) -> None:
+    """Promise: one for each thing that keeps people from working with a server."""
+    found = failed(_OURS, message)
+    assert found.said == " ".join(message.split()) and remedy in found.remedy
+
+
+def test_a_long_message_of_a_driver_is_one_line() -> None:
+    """Some print each attempt, or the page of a proxy."""
+    said = failed(_THEIRS, "Forbidden\n<html>" + "x" * 5000).said
+    assert said.startswith("Forbidden <html>") and len(said) < 500 and "\n" not in said
