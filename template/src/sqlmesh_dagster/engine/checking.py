@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import entry_points
 
 from sqlmesh_dagster.engine import formatting
+from sqlmesh_dagster.upstream.sqlmesh import own_cache_entries
 
 
 def main() -> int:
@@ -23,7 +24,8 @@ def _sqlmesh(command: str) -> int:
     (program,) = entry_points(group="console_scripts", name="sqlmesh")
     folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
     try:
-        program.load()(["-p", folder, command], prog_name="sqlmesh")
+        with own_cache_entries(anew=False):
+            program.load()(["-p", folder, command], prog_name="sqlmesh")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0

@@ -11,7 +11,7 @@ import sys
 from sqlmesh import Context
 
 from sqlmesh_dagster.upstream.internals import FormatConfig
-from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project
+from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project, own_cache_entries
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
     if context.config.format == FormatConfig() and "format" not in context.config.model_fields_set:
         print("SQL is not formatted: SQLMesh's config has no `format` section.")
         return 0
-    context.load()
+    with own_cache_entries(anew=False):
+        context.load()
     is_formatted = context.format(check="--check" in arguments or None)
     if not is_formatted:
         print("Run `poe format`.")
