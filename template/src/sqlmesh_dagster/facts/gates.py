@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlmesh_dagster.definition.markdown import counted
-from sqlmesh_dagster.facts.review import CheckReview, Review
+from sqlmesh_dagster.facts.review import CheckReview, Review, Touched
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,20 @@ def _lost(gates: Gates, review: Review) -> Iterator[Stop]:
             name = f"{model.name}.{change.name}"
             readers = [t for t in review.touched if name in t.lost]
             if readers and rules.get(change.fate):
-                shown = ", ".join(f"{t.reader.kind} `{t.reader.name}`" for t in readers[:5])
-                more = f" and {len(readers) - 5} more" if len(readers) > 5 else ""
-                may = "" if any(t.is_certain for t in readers) else "may "
-                verb = "read" if may or len(readers) > 1 else "reads"
-                text = f"`{name}` is {change.fate}, and {shown}{more} {may}{verb} it."
+                text = f"`{name}` is {change.fate}, and {_read_it(readers)}."
                 yield Stop(f"{change.fate}_columns", text)
         if model.change == "removed" and gates.removed_columns:
             readers = [t for t in review.touched if model.name in t.reader.reads]
             if readers:
-                shown = ", ".join(f"{t.reader.kind} `{t.reader.name}`" for t in readers[:5])
-                yield Stop("removed_columns", f"`{model.name}` is removed, and {shown} reads it.")
+                text = f"`{model.name}` is removed, and {_read_it(readers)}."
+                yield Stop("removed_columns", text)
+
+
+def _read_it(readers: Sequence[Touched]) -> str:
+    shown = ", ".join(f"{t.reader.kind} `{t.reader.name}`" for t in readers[:5])
+    more = f" and {len(readers) - 5} more" if len(readers) > 5 else ""
+    may = "" if any(t.is_certain for t in readers) else "may "
+    return f"{shown}{more} {may}{'read' if may or len(readers) > 1 else 'reads'} it"
 
 
 def _rows(gates: Gates, review: Review) -> Iterator[Stop]:

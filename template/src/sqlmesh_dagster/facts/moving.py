@@ -147,7 +147,10 @@ def difference(here: Totals, there: Totals) -> str:
     if here.rows != there.rows:
         return f"{counted(here.rows, 'row')} in the file, {there.rows:,} there"
     for name, figures in here.columns.items():
-        for mine, theirs in zip(figures, there.columns.get(name, ()), strict=True):
+        others = there.columns.get(name, ())
+        if len(others) != len(figures):
+            return f"column `{name}` is not there"
+        for mine, theirs in zip(figures, others, strict=True):
             if not _is_same(mine, theirs):
                 return f"column `{name}`: {mine} in the file, {theirs} there"
     return ""

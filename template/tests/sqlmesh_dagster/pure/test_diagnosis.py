@@ -21,12 +21,15 @@ def test_a_line_says_what_is_well_or_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "is_well"), [(0, True), (-29, True), (31, False), (-90, False)]
+    ("seconds", "is_well"), [(0, True), (-29, True), (30, True), (31, False), (-90, False)]
 )
 def test_clocks_that_differ_are_told(seconds: int, is_well: bool) -> None:
     """Promise: in either direction, beyond what a network takes."""
     found = clocks(_NOW, _NOW + timedelta(seconds=seconds))
-    assert (not found.remedy) is is_well and f"{abs(seconds)} s" in found.said
+    assert found.subject == "time"
+    assert found.said == f"{abs(seconds)} s between this machine and the warehouse"
+    wrong = "Set the clock of the machine that is wrong, such as by NTP: what is due depends on it."
+    assert found.remedy == ("" if is_well else wrong)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +38,15 @@ def test_clocks_that_differ_are_told(seconds: int, is_well: bool) -> None:
         (None, ""),
         ("0.236.1", ""),
         ("0.99.0", "Run `sqlmesh -p sqlmesh_project migrate`, once, while nothing runs."),
+        ("0.236.9", ""),
         ("0.240.0", "Install `sqlmesh==0.240.0`."),
         ("1.0.0", "Install `sqlmesh==1.0.0`."),
     ],
 )
 def test_a_state_of_another_sqlmesh_is_told(state: str | None, remedy: str) -> None:
     """Promise: an older one is migrated, a newer one needs its SQLMesh; numbers are no texts."""
-    assert state_version("0.236.4", state, "sqlmesh -p sqlmesh_project").remedy == remedy
+    found = state_version("0.236.4", state, "sqlmesh -p sqlmesh_project")
+    assert (found.subject, found.remedy) == ("state", remedy)
+    others = f"written by SQLMesh {state}, and this is 0.236.4"
+    well = f"written by SQLMesh {state}" if state else "none yet; the first run or plan makes it"
+    assert found.said == (others if remedy else well)

@@ -42,6 +42,8 @@ def source(*models: MovedModel, tables: tuple[OtherTable, ...] = ()) -> Source:
         (Decimal("0.10"), Decimal("0.11"), False),
         (0.1 + 0.2, 0.3, True),
         (0.3, 0.31, False),
+        (1e12, 1e12 + 1, True),
+        (1e-12, 2e-12, False),
         (float("nan"), float("nan"), True),
         (float("nan"), 1.0, False),
         (None, None, True),
@@ -62,6 +64,17 @@ def test_figures_are_compared_by_value(here: Any, there: Any, same: bool) -> Non
 def test_rows_are_compared_first() -> None:
     """Promise: the difference that a person understands at once."""
     assert difference(Totals(1000, {}), Totals(1, {})) == "1,000 rows in the file, 1 there"
+
+
+def test_a_column_that_did_not_arrive_is_named() -> None:
+    """Promise: a difference, and no crash; so are figures that are missing."""
+    here = Totals(1, {"a": (1, 2), "b": (3,)})
+    assert difference(here, Totals(1, {"b": (3,)})) == "column `a` is not there"
+    assert difference(here, Totals(1, {"a": (1,), "b": (3,)})) == "column `a` is not there"
+    assert difference(here, Totals(1, {"a": (1, 5), "b": (4,)})) == (
+        "column `a`: 2 in the file, 5 there"
+    )
+    assert difference(here, Totals(1, {"a": (1, 2), "b": (3,), "c": (9,)})) == ""
 
 
 @pytest.mark.parametrize(
@@ -96,6 +109,9 @@ def test_what_cannot_be_copied_is_built_again_or_refused() -> None:
         "`s.m.a` (INTEGER[])",
         "`raw.t.b` (MAP(INTEGER, INTEGER))",
     ]
+    blob = OtherTable("raw", "files", {"content": "BLOB"})
+    assert refused(source(tables=(blob,)), "postgres") == []
+    assert refused(source(tables=(blob,)), "snowflake") == ["`raw.files.content` (BLOB)"]
 
 
 @pytest.mark.parametrize(

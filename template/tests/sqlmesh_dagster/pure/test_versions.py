@@ -17,6 +17,7 @@ from sqlmesh_dagster.facts.versions import (
     version_before,
     version_named,
 )
+from tests.sqlmesh_dagster.pure.zones import time_zone
 
 
 def _version(plan: str, previous: str | None, content: str, at: int = 0) -> ProductionVersion:
@@ -98,14 +99,80 @@ def test_the_page_says_what_goes_what_comes_and_what_is_left_to_build() -> None:
     )
     now = replace(THIRD, run="12345678-9", commit="abcdefabcdefabc")
     shown = Rollback(now, RESTATED, plan, others_than(now, RESTATED, KNOWN)).markdown
-    for text in (
-        "Production runs plan `p4`, of Dagster run `12345678`, commit `abcdefabcdef`.",
-        "It goes back to plan `p3`.",
-        "| m | is as it was |",
-        "| old | comes back |",
-        "| new | goes |",
-        "| m | 2025-01-09 |",
-        "| p1 | 1970-01-01 00:00 UTC |",
-    ):
-        assert text in shown
+    assert (
+        shown
+        == """\
+## Rollback of environment `prod`
+
+Production runs plan `p4`, of Dagster run `12345678`, commit `abcdefabcdef`. It goes back to plan `p3`.\
+ Nothing is built: its views show the tables of then again.
+
+### Changes
+
+| model |  |
+|---|---|
+| m | is as it was |
+| old | comes back |
+| new | goes |
+
+### What the next run builds
+
+It was not built while production ran something else.
+
+| model | missing |
+|---|---|
+| m | 2025-01-09 |
+
+### What else production can go back to
+
+| plan, for `--to` | seen | Dagster run | commit |
+|---|---|---|---|
+| p1 | 1970-01-01 00:00 UTC |  |  |"""
+    )
     assert "| p2 |" not in shown  # the same as p3
+
+
+def test_what_has_nothing_to_say_is_left_out() -> None:
+    """Promise: no empty section; ten other versions at most, the newest first."""
+    plan = PlanSummary("prod", "x", False, False, None)
+    shown = Rollback(THIRD, RESTATED, plan).markdown
+    assert shown == (
+        "## Rollback of environment `prod`\n\nProduction runs plan `p4`. It goes back to plan `p3`."
+        " Nothing is built: its views show the tables of then again."
+    )
+    many = {f"v{n:02}": _version(f"v{n:02}", None, f"x{n}", n * 60_000) for n in range(12)}
+    found = others_than(THIRD, RESTATED, many)
+    assert [version.plan for version in found] == [f"v{n:02}" for n in reversed(range(12))]
+    rows = Rollback(THIRD, RESTATED, plan, found).markdown.splitlines()[-10:]
+    assert rows[0] == "| v11 | 1970-01-01 00:11 UTC |  |  |"
+    assert rows[-1] == "| v02 | 1970-01-01 00:02 UTC |  |  |"
+
+
+def test_a_version_that_nobody_has_dated_has_no_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: times are UTC on each host, and no date is not 1970."""
+    plan = PlanSummary("prod", "x", False, False, None)
+    others = (
+        replace(FIRST, at=0, run="abcdefgh-1", commit="0123456789abcdef"),
+        _version("p9", None, "z", 3_600_000),
+    )
+    with time_zone(monkeypatch, "Asia/Tokyo"):
+        rows = Rollback(THIRD, RESTATED, plan, others).markdown.splitlines()[-2:]
+    assert rows == ["| p1 |  | abcdefgh | 0123456789ab |", "| p9 | 1970-01-01 01:00 UTC |  |  |"]
+
+
+def test_a_record_from_json_holds_pairs_again() -> None:
+    """Promise: so that versions can be compared, and kept in sets."""
+    given = {
+        "plan": "p",
+        "previous": None,
+        "nodes": [["m", "a"]],
+        "requirements": [["pandas", "2"]],
+    }
+    made = ProductionVersion.from_json(given)
+    assert (made.nodes, made.requirements) == ((("m", "a"),), (("pandas", "2"),))
+
+
+def test_a_version_that_comes_from_nowhere_known_stands_for_itself() -> None:
+    """Promise: a record that lacks what a rollback restored goes as far as it reaches."""
+    lost = replace(_version("r9", "p4", "b", 5), restores="p77")
+    assert version_before(lost, {**KNOWN, "r9": lost}) == THIRD
