@@ -117,6 +117,23 @@ NASTY = (
     ),
     *(
         "x" * 5000,
+        "0000",
+        "0000-00-00",
+        "2025-01-31T06:00:00+25:00",
+        "2025-01-31 06:00:00 Europe/Berlin",
+        "2025-W05",
+        "-3 days ago",
+        "3 days from now",
+        "tomorrow",
+        "dev.eu",
+        "dev/eu",
+        "DEV",
+        "t\u00e4st",
+        "e" * 200,
+        "drop",
+        "\ufeffdev",
+        "dev\u200b",
+        "\u0661\u0662",
         "a/b",
         "a:b",
         "a b",
@@ -148,10 +165,11 @@ ODD: tuple[Any, ...] = (
     ),
 )
 NEXT_STEP = re.compile(
-    r"\b(use|set|correct|fix|write|let|add|remove|rename|must|choose|reload|the first is|would build|ends at"
-    r"|is after|ends before|install|which is after|create)\b",
+    r"(?:^|[.:;,] |\b(?:must|or|and|to) )(use|set|correct|fix|write|let|add|remove|rename|return|choose|reload|raise"
+    r"|install|create|leave|give|be|put|close|give|save|make)\b",
     re.IGNORECASE,
 )
+"""What to do, as an order; that something is wrong is none."""
 _CONFIG_WORDS = (
     "gateways",
     "local",
@@ -260,7 +278,7 @@ def plan_options(chance: random.Random, report: Report) -> None:
         config.check()
         _settings_of(ProjectSettings(), config.environment)
 
-    report.judge("plan options", f"{name}={text}", [f"`{name}` is `{text}`", f"`{name}`"], plan)
+    report.judge("plan options", f"{name}={text}", [f"`{name}`"], plan)
 
 
 def partition_keys(chance: random.Random, report: Report) -> None:
@@ -287,7 +305,12 @@ def environment(chance: random.Random, report: Report) -> None:
             checked_environment("environment", text).strip("_") != "prod" or text.lower() == "prod"
         )
 
-    report.judge("environment", text, [f"`environment` is `{text}`"], name)
+    names = [
+        f"`environment` is `{text}`",
+        f"`environment` is `{text!r}`",
+        f"of {len(text)} characters",
+    ]
+    report.judge("environment", text, names, name)
 
 
 def settings(chance: random.Random, report: Report) -> None:
@@ -318,7 +341,7 @@ _RECORDS = Manifest(
     "duckdb",
     "db",
     "0",
-    (model("a"), model("b", fqn("a"), fqn("x", "raw"))),
+    (model("a", fqn("x", "raw")), model("b", fqn("a"))),
     (external("x"),),
     (),
     (),
@@ -326,9 +349,37 @@ _RECORDS = Manifest(
 _METHODS = tuple(n for n in vars(SQLMeshTranslator) if n.startswith("get_"))
 
 
+_OF_THEIR_TYPE: dict[str, tuple[Any, ...]] = {
+    "get_asset_key": (
+        *(dg.AssetKey([]), dg.AssetKey([""]), dg.AssetKey(["a", ""])),
+        *(dg.AssetKey(["\0"]), dg.AssetKey(["x" * 4000])),
+    ),
+    "get_external_asset_key": (
+        *(dg.AssetKey([]), dg.AssetKey([""]), dg.AssetKey(["db", "demo", "a"])),
+        dg.AssetKey(["db", "demo", "b"]),
+    ),
+    "get_group_name": ("a b", "", "x" * 300, "ü", "a.b", "a/", "\0", " x"),
+    "get_owners": (["not an e-mail"], [""], ["team:"], ["a@b"], [" me@example.com"]),
+    "get_tags": (
+        {"a b": "c"},
+        {"a": "y" * 256},
+        {"": ""},
+        {"a": "b c"},
+        {"ü": "ü"},
+        {"a" * 70: "b"},
+    ),
+    "get_metadata": (
+        *({"": 1}, {"x": object()}, {"x": float("nan")}, {"dagster/column_schema": 1}),
+        *({"dagster/table_name": 5}, {"dagster/column_lineage": "x"}),
+    ),
+}
+"""What the types of the translator's methods allow, and Dagster does not."""
+
+
 def translator_results(chance: random.Random, report: Report) -> None:
     """A translator of the owner's, one of whose methods gives something odd, or fails."""
-    name, value = chance.choice(_METHODS), chance.choice(ODD)
+    name = chance.choice(_METHODS)
+    value = chance.choice((*ODD, *(_OF_THEIR_TYPE.get(name, ()) * 3)))
 
     def answer(self: SQLMeshTranslator, record: ModelRecord, *more: object) -> object:
         if isinstance(value, Exception):
@@ -339,7 +390,7 @@ def translator_results(chance: random.Random, report: Report) -> None:
     report.judge(
         "translator results",
         f"{name} → {value!r}",
-        ["answer` gave", "answer` failed", f"Own.{name}`", "asset key"],
+        ["answer` gave", "answer` failed", f"Own.{name}`", "asset key", "made of each other"],
         lambda: _translate(kind()),
     )
 
@@ -350,6 +401,7 @@ def _translate(translator: SQLMeshTranslator) -> None:
     assert len(project.assets) == len(_RECORDS.models)
     for problem in project.problems.values():
         raise InvalidSettingError(problem)
+    dg.Definitions(assets=[asset.spec for asset in project.assets]).get_repository_def()
 
 
 PURE = (

@@ -64,12 +64,23 @@ def environment_name(text: str) -> str:
     return re.sub(r"\W", "_", text).lower()
 
 
+_LONGEST_ENVIRONMENT = 100
+"""Characters of an environment's name. SQL Server takes 128 for a schema's, Postgres, by SQLMesh's own check, 63."""
+
+
 def checked_environment(option: str, text: str) -> str:
     """The name under which SQLMesh knows an environment.
 
     Raises:
-        InvalidSettingError: SQLMesh would read it as another than it seems to be: `prod ` as `prod_`.
+        InvalidSettingError: SQLMesh would read it as another than it seems to be: `prod ` as `prod_`; or no
+            database has such names.
     """
+    if not text.isprintable() or len(text) > _LONGEST_ENVIRONMENT:
+        shown = text if len(text) <= _LONGEST_ENVIRONMENT else f"{text[:40]}…{text[-10:]}"
+        raise InvalidSettingError(
+            f"`{option}` is `{shown!r}`, of {len(text)} characters. It is a part of schemas' names: use up to"
+            f" {_LONGEST_ENVIRONMENT} letters and digits."
+        )
     name = environment_name(text)
     if not name.strip("_") or (name != text and (name[0] == "_" or name[-1] == "_")):
         proposal = name.strip("_")

@@ -11,6 +11,8 @@ from copy import copy
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+import dagster as dg
+
 from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
@@ -18,6 +20,12 @@ _UNCHECKED = ("__init__", "read_model")
 """`read_model` is asked while SQLMesh loads the project."""
 _MADE_OF_PARTS = ("get_asset_spec", "get_external_asset_spec", "get_check_spec")
 """Where Dagster refuses what other methods gave."""
+_METADATA = {
+    "dagster/column_schema": dg.TableSchema,
+    "dagster/column_lineage": dg.TableColumnLineage,
+    "dagster/table_name": str,
+}
+"""Entries that Dagster reads, and what they must be."""
 
 
 def checked(translator: SQLMeshTranslator) -> SQLMeshTranslator:
@@ -90,9 +98,27 @@ def _watched(
                 f"The translator's `{name}` gave `{given!r}` {of}. It must return {_words(hint)}. Correct it"
                 f" in {_place(method)}."
             )
+        if fault := _fault_of(given):
+            raise InvalidSettingError(
+                f"The translator's `{name}` gave {of} {fault}. Correct {parts or f'it in {_place(method)}'}."
+            )
         return given
 
     return answer
+
+
+def _fault_of(given: Any) -> str | None:
+    """What Dagster refuses only when it puts all assets together."""
+    if isinstance(given, dg.AssetKey) and not all(given.path or [""]):
+        return f"the asset key `{given.path!r}`, which must have parts, and none that is empty"
+    if not isinstance(given, dg.AssetSpec):
+        return None
+    for entry, kind in _METADATA.items():
+        value = given.metadata.get(entry)
+        plain = value.value if isinstance(value, dg.MetadataValue) else value
+        if plain is not None and not isinstance(plain, kind):
+            return f"the metadata `{entry}`: `{plain!r}`, which must be a `{kind.__name__}`"
+    return _fault_of(given.key)
 
 
 def _place(method: Callable[..., Any], error: BaseException | None = None) -> str:

@@ -72,14 +72,15 @@ def existing_window(
         if window.end > now:
             raise InvalidSettingError(
                 f"Partition `{key}` lies in the future: its time ends at {window.end.isoformat()},"
-                f' and the "now" of the run is {now.isoformat()}.'
+                f' and the "now" of the run is {now.isoformat()}. Choose partitions whose time has ended.'
             )
         if not partitions.has_partition_key(key):
             raise _unknown_partition(partitions, key)
     begin, end = window_of(partitions, first_key, last_key)
     if begin >= end:
         raise InvalidSettingError(
-            f"The range of partitions from `{first_key}` to `{last_key}` ends before it begins."
+            f"The range of partitions from `{first_key}` to `{last_key}` ends before it begins. Give"
+            " the earlier one first."
         )
     return begin, end
 
@@ -88,8 +89,8 @@ def _unknown_partition(
     partitions: dg.TimeWindowPartitionsDefinition, key: str
 ) -> InvalidSettingError:
     return InvalidSettingError(
-        f"Partition `{key}` does not exist. The first is `{partitions.get_first_partition_key()}`,"
-        f" the newest `{partitions.get_last_partition_key()}`."
+        f"Partition `{key}` does not exist. Use one from `{partitions.get_first_partition_key()}`, the first,"
+        f" to `{partitions.get_last_partition_key()}`, the newest."
     )
 
 

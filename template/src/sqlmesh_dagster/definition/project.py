@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -24,7 +25,7 @@ from sqlmesh_dagster.definition.records import (
     ModelRecord,
     StandaloneAuditRecord,
 )
-from sqlmesh_dagster.errors import DuplicateAssetKeyError
+from sqlmesh_dagster.errors import DuplicateAssetKeyError, InvalidSettingError
 from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 
 _log = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ def translate(
 
     Raises:
         DuplicateAssetKeyError: Two models get one key, or two audits one check.
-        InvalidSettingError: A method of the translator's fails, or gives what it must not.
+        InvalidSettingError: A method of the translator's fails, or gives what it must not; or keys make a circle.
     """
     known = _Known.of(manifest, checked(translator), environment)
     assets = tuple(_model_asset(model, known, group_name, owners) for model in manifest.models)
@@ -240,15 +241,17 @@ def translate(
     for asset in assets:
         with _problem_of(asset.model.fqn, known.problems):
             verification_checks += () if asset.problem else _verification_checks(asset.model, known)
+    assets = tuple(
+        _model_asset(a.model, known, group_name, owners)
+        if a.model.fqn in known.problems and not a.problem
+        else a
+        for a in assets
+    )
+    _refuse_circles(assets)
     return DagsterProject(
         name=name,
         manifest=manifest,
-        assets=tuple(
-            _model_asset(a.model, known, group_name, owners)
-            if a.model.fqn in known.problems and not a.problem
-            else a
-            for a in assets
-        ),
+        assets=assets,
         externals=tuple(_shown_externals(known)),
         table_checks=tuple(c for c in table_checks if c and c.checks),
         verification_checks=tuple(verification_checks),
@@ -346,6 +349,26 @@ def _problem_of(fqn: str, problems: dict[str, str]) -> Iterator[None]:
     except Exception as error:
         problems[fqn] = told(error)
         _log.debug("`%s` cannot be translated.", fqn, exc_info=True)
+
+
+def _refuse_circles(assets: Iterable[ModelAsset]) -> None:
+    """Models have none; a table that gets the key of a model below it makes one.
+
+    Raises:
+        InvalidSettingError: With the keys.
+    """
+    inputs = {
+        a.spec.key: [dep.asset_key for dep in a.spec.deps if dep.asset_key != a.spec.key]
+        for a in assets
+    }
+    try:
+        TopologicalSorter(inputs).prepare()
+    except CycleError as error:
+        circle = " → ".join(f"`{key.to_user_string()}`" for key in error.args[1])
+        raise InvalidSettingError(
+            f"These assets would be made of each other: {circle}. Let `external_asset_mapping`, or the translator's"
+            " `get_external_asset_key`, give a table that is not SQLMesh's another key than a model's."
+        ) from error
 
 
 def stand_in(asset_key: dg.AssetKey, model: ModelRecord, problem: str) -> ModelAsset:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sqlmesh_dagster import ModelDefinitionError, SQLMeshTranslator
+from sqlmesh_dagster import InvalidSettingError, ModelDefinitionError, SQLMeshTranslator
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ExternalRecord,
@@ -93,6 +93,9 @@ def test_a_translator_that_raises_for_one_model_costs_that_model_alone(name: str
         {"group_name": "a b"},
         {"deps": [dg.AssetDep("twice"), "twice", 1]},
         {"metadata": {1: "x"}},
+        {"metadata": {"dagster/column_schema": 1}},
+        {"metadata": {"dagster/column_lineage": "x"}},
+        {"metadata": {"dagster/table_name": 5}},
         {"partitions_def": "daily"},
     ],
     ids=lambda given: "_".join(given),
@@ -202,3 +205,33 @@ def test_an_external_that_cannot_be_shown_is_shown_plainly() -> None:
     table = external("t", description="Words")
     (spec,) = translated(manifest(model("m", table.fqn), externals=(table,)), Raising()).externals
     assert spec.description == "Words"
+
+
+@pytest.mark.parametrize("key", [[], [""], ["a", ""]])
+@pytest.mark.filterwarnings("ignore:Definition of")
+def test_a_key_without_a_part_is_the_problem_of_what_has_it(key: list[str]) -> None:
+    """Promise: of a model, and of a table that models read."""
+
+    class Odd(SQLMeshTranslator):
+        def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
+            return dg.AssetKey(key) if "a" in model.name[-1] else super().get_asset_key(model)
+
+        def get_external_asset_key(self, fqn: str) -> dg.AssetKey:
+            return dg.AssetKey(key)
+
+    records = manifest(model("a"), model("b", fqn("x", "raw")), externals=(external("x"),))
+    problems = translated(records, Odd()).problems
+    assert len(problems) == 2
+    assert all(
+        f"the asset key `{key!r}`, which must have parts" in text for text in problems.values()
+    )
+
+
+def test_a_table_with_the_key_of_what_reads_it_is_refused_with_the_circle() -> None:
+    """Promise: in words; Dagster's own error takes the code location along without a name of SQLMesh's."""
+    records = manifest(
+        model("a", fqn("x", "raw")), model("b", fqn("a")), externals=(external("x"),)
+    )
+    told = r"made of each other: (?=.*`db/demo/a`)(?=.*`db/demo/b`).* `external_asset_mapping`"
+    with pytest.raises(InvalidSettingError, match=told):
+        translated(records, SQLMeshTranslator("db/demo/b"))

@@ -7,10 +7,11 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 import pytest
 
-from sqlmesh_dagster import SQLMeshRunOptions
+from sqlmesh_dagster import InvalidSettingError, SQLMeshRunOptions
 from sqlmesh_dagster.definition.partitions import existing_window
 from sqlmesh_dagster.run.plans import SQLMeshPlanOptions
-from sqlmesh_dagster.times import moment
+from sqlmesh_dagster.settings import checked_environment
+from sqlmesh_dagster.times import is_guess, moment
 
 UTC = timezone.utc
 AHEAD = "2999-01-01T00:00:00+00:00"  # fixed: the names of tests hold it
@@ -37,6 +38,88 @@ def test_each_form_of_sqlmeshs_is_read(text: str, expected: datetime) -> None:
 def test_words_are_read_as_sqlmesh_reads_them() -> None:
     """Promise: a time may be relative."""
     assert datetime.now(UTC) - moment("start", "3 days ago") < timedelta(days=4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "3 days ago",
+            "yesterday",
+            "in 3 days",
+            "3d",
+            "2 h ago",
+            "an hour ago",
+            "2 days and 3 hours ago",
+        ),
+        *(
+            "20250131",
+            "1736467200000",
+            "2025/01/03",
+            "2025-1-3",
+            "2025.01.03",
+            "Jan 3 2025",
+            "1.5 hours ago",
+        ),
+        *(
+            "last week",
+            "monday",
+            "yesterday at 9 am",
+            "12:00 yesterday",
+            "9:00",
+            "2025-01-10 00:00:00 UTC",
+        ),
+        *("2025-01-10T24:00", "2025-01-01-00:00", "gestern", "1er janvier 2025"),
+    ],
+)
+def test_what_says_which_time_is_meant_is_no_guess(text: str) -> None:
+    """Promise: nothing that people write is refused for its form."""
+    assert not is_guess(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "2025",
+            "0",
+            "0000",
+            "12",
+            "-1",
+            "1736467200",
+            "\u0661\u0662",
+            "2025-01",
+            "2025/01",
+            "2025-W05",
+            "2025w05",
+        ),
+        *(
+            "2025-13-01",
+            "2025-00-10",
+            "2025-02-30",
+            "2025-1-32",
+            "0000-00-00",
+            "01/02/2025",
+            "03.02.2025",
+            "1.2.25",
+        ),
+        *("-3 days ago", "PR 12", "\u00fc", "%s", "`x`", "<b>", "", " ", "-"),
+    ],
+)
+def test_what_sqlmesh_would_only_guess_is_refused(text: str) -> None:
+    """Promise: `2025` builds nothing since 1970, and `2025-13-01` no January; the message says what to write."""
+    with pytest.raises(
+        InvalidSettingError, match=r"`start` is `.*`, which is no date or time. Use one such as"
+    ):
+        moment("start", text)
+
+
+def test_an_environments_name_can_be_a_schemas() -> None:
+    """Promise: one that is too long, or holds what nobody sees, is refused with the option."""
+    assert checked_environment("environment", "PR 12") == "pr_12"
+    for text in ("e" * 101, "a\0b", "dev\u200b", "\ufeffdev", "prod\n"):
+        with pytest.raises(InvalidSettingError, match=r"`environment` is .* use up to 100 letters"):
+            checked_environment("environment", text)
 
 
 @pytest.mark.parametrize(
