@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -303,3 +304,30 @@ def test_a_lock_that_mariadb_lost_stops_the_run(
     thread.join()
     ((_, error),) = run.failed.items()
     assert "held the lock on SQLMesh's state was lost" in error
+
+
+def test_a_run_that_is_stopped_kills_its_query_on_mariadb(
+    project: Project, maria: MariaDB, tmp_path: Path
+) -> None:
+    """Promise: the server ends the query, soon; nothing is recorded as done."""
+    _on_mariadb(project, maria)
+    project.model(
+        "slow", "SELECT CAST('2025-01-01' AS DATE) AS day, SLEEP(300) AS waited", "kind FULL"
+    )
+    running = "SELECT count(*) FROM information_schema.processlist WHERE info LIKE '%SLEEP(300)%'"
+    home = tmp_path / "home"
+    run = start(project, home)
+
+    def has_begun() -> bool:
+        return maria.query(f"{running} AND id <> CONNECTION_ID()") != [(0,)]
+
+    deadline = time.monotonic() + 120
+    while not has_begun():
+        assert time.monotonic() < deadline and run.poll() is None, (home / "run.log").read_text()
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    try:
+        run.wait(60)
+    finally:
+        run.kill()
+    assert not has_begun() and not last_run(home).materialized

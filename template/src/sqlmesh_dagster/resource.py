@@ -239,7 +239,9 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
                 meanwhile()
                 if work.token.is_cancelled or is_stopping():
                     work.token.cancel()  # again: an interrupt between two queries has no effect
-                    is_over = stopping.look(work.token.running) is Patience.GIVE_UP
+                    token = work.token
+                    found = stopping.look(token.running, can_interrupt=token.can_interrupt)
+                    is_over = found is Patience.GIVE_UP
                     if is_over and give_up():
                         self._work = None
                         return

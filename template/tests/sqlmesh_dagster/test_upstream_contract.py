@@ -54,6 +54,7 @@ from sqlmesh_dagster.upstream.event_log import (
     knows_migrations,
 )
 from sqlmesh_dagster.upstream.forks import load_definitions_once
+from sqlmesh_dagster.upstream.interrupting import Interrupter
 from tests.sqlmesh_dagster.projects import Project
 
 # ---------------------------------------------------------------------------- signatures
@@ -806,13 +807,65 @@ def test_loading_in_one_process_is_a_constant() -> None:
 
 
 def test_a_running_duckdb_query_can_be_interrupted() -> None:
-    """Promise: `upstream.sqlmesh.interrupt` ends a query of another thread with DuckDB's own exception."""
+    """Promise: `Interrupter` ends a query of another thread with DuckDB's own exception."""
     cursor = duckdb.connect().cursor()
-    stopper = threading.Timer(0.5, in_sqlmesh.interrupt, [cursor])
+    stopper = threading.Timer(0.5, Interrupter(cursor))
     stopper.start()
     with pytest.raises(duckdb.InterruptException):
         cursor.execute("SELECT count(*) FROM range(100000000) AS a, range(100000) AS b")
     stopper.join()
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "members"),
+    [
+        ("psycopg2.extensions", "connection", "cancel"),
+        ("pymysql.connections", "Connection", "thread_id"),
+        ("snowflake.connector", "SnowflakeConnection", "session_id cursor"),
+        ("databricks.sql.client", "Cursor", "cancel"),
+        ("trino.dbapi", "Cursor", "cancel"),
+        ("google.cloud.bigquery", "QueryJob", "cancel done"),
+    ],
+)
+def test_a_driver_still_has_what_ends_its_queries(module: str, kind: str, members: str) -> None:
+    """Promise: `upstream.interrupting` finds it, where the driver is installed."""
+    found = getattr(pytest.importorskip(module), kind)
+    assert [name for name in members.split() if not hasattr(found, name)] == []
+
+
+def test_the_jobs_of_each_thread_are_with_the_connection_pool(tmp_path: Path) -> None:
+    """Promise: where SQLMesh keeps BigQuery's last job of each thread, `Interrupter` finds and cancels it."""
+
+    class Job:
+        is_cancelled = False
+
+        def done(self) -> bool:
+            return self.is_cancelled
+
+        def cancel(self) -> None:
+            self.is_cancelled = True
+
+    class Cursor:
+        """As BigQuery's, whose queries are not its own."""
+
+    Cursor.__module__ = "google.cloud.bigquery.dbapi.cursor"
+    adapter = DuckDBConnectionConfig().create_engine_adapter()
+    adapter.cursor  # noqa: B018
+    job = Job()
+    adapter._connection_pool.set_attribute("query_job", job)
+    interrupter = Interrupter(Cursor(), adapter)
+    interrupter()
+    deadline = time.monotonic() + 30
+    while not job.is_cancelled and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert job.is_cancelled and interrupter.is_able
+    adapter.close()
+
+
+def test_a_driver_without_a_way_is_known_as_one() -> None:
+    """Promise: a run that is stopped then does not say that queries are interrupted."""
+    assert not Interrupter(object()).is_able
+    Interrupter(object())()
 
 
 # ---------------------------------------------------------------------------- Dagster's behaviour

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -73,6 +73,7 @@ from sqlmesh_dagster.upstream.internals import (
     to_timestamp,
 )
 from sqlmesh_dagster.upstream.internals import constants as c
+from sqlmesh_dagster.upstream.interrupting import Interrupter
 from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     duckdb_files,
@@ -117,6 +118,7 @@ class CaptureScheduler(Scheduler):
         once: Once | None,
         beside: StateSync | None,
         sample_size: int,
+        elsewhere: Callable[[str | None], Callable[[str], None]],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -128,6 +130,7 @@ class CaptureScheduler(Scheduler):
         self._selected = selected
         self._beside = beside
         self._sample_size = sample_size
+        self._elsewhere = elsewhere
         self._forget: Callable[[], None] | None = None
         self._forgetting = threading.Lock()
         for adapter in self.snapshot_evaluator.adapters.values():
@@ -286,7 +289,8 @@ class CaptureScheduler(Scheduler):
         """While open, cancelling interrupts what this thread queries for a snapshot."""
         adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
         name = snapshot.node.name if snapshot.is_model else snapshot.name
-        return self._cancel.watching(adapter.cursor, name)
+        elsewhere = self._elsewhere(snapshot.model_gateway)
+        return self._cancel.watching(Interrupter(adapter.cursor, adapter, elsewhere), name)
 
     def _query(self, snapshot: Snapshot, kwargs: Mapping[str, Any]) -> str | None:
         """The SQL of a batch that failed, as the engine got it.
@@ -389,7 +393,23 @@ class CaptureContext(Context):
             once=self.once,
             beside=state_beside(self, snapshot_evaluator, self.state_sync),
             sample_size=self.sample_size,
+            elsewhere=self.elsewhere,
         )
+
+    def elsewhere(self, gateway: str | None = None) -> Callable[[str], None]:
+        """Executes a statement on a connection of its own to the server of a gateway, the context's by default."""
+        connection = self.config.get_connection(gateway or self.gateway)
+
+        def execute(statement: str) -> None:
+            with closing(connection.create_engine_adapter(concurrent_tasks=1)) as adapter:
+                adapter.execute(statement)
+
+        return execute
+
+    def interrupter(self) -> Interrupter:
+        """Ends what the context's own adapter executes in this thread."""
+        adapter = self.engine_adapter
+        return Interrupter(adapter.cursor, adapter, self.elsewhere())
 
 
 @contextmanager

@@ -102,7 +102,7 @@ class Planning:
                 approve(basis_of(context, plan, reviewed or session.settings.environment))
                 remember(context, session.log)
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
-                with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
+                with console.planning(), session.cancel.watching(context.interrupter()):
                     context.apply(plan)
                     self._audit_the_rest(context, console)
                 console.finish()

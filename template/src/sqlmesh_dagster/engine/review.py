@@ -153,7 +153,7 @@ class Reviewing:
             for plan in self._plans(context, options):
                 refuse_uncategorized(plan, session.settings)
                 self.planning.refuse_dropping(context, plan)
-                with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
+                with console.planning(), session.cancel.watching(context.interrupter()):
                     context.apply(plan)
         except NoChangesPlanError:
             pass  # a new environment that would equal production
@@ -252,7 +252,7 @@ class Reviewing:
             f"Environment `{begun.environment}` is built. {len(sides.changes)} models are compared with"
             f" `{PRODUCTION}`.",
         )
-        with self.planning.session.cancel.watching(context.engine_adapter.cursor):
+        with self.planning.session.cancel.watching(context.interrupter()):
             for change in sides.changes:
                 self.planning.session.cancel.check()
                 models.append(measuring.model(change))

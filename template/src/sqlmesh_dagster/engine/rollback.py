@@ -92,7 +92,7 @@ class RollingBack:
                 return
             begin_rollback(context, self._begun(rollback, plan))
             console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
-            with console.planning(), session.cancel.watching(context.engine_adapter.cursor):
+            with console.planning(), session.cancel.watching(context.interrupter()):
                 _recreate_views(context, plan)
                 session.cancel.check()
                 context.apply(plan)

@@ -104,7 +104,7 @@ class SQLMeshRun:
                     if freshness is not None and restated is None:
                         context.rebuild = freshness.rebuild(session.log)
                     # in this thread, only `before_all` and `after_all` run queries
-                    with cancel.watching(context.engine_adapter.cursor):
+                    with cancel.watching(context.interrupter()):
                         status = context.run(
                             settings.environment,
                             start=restated.start if restated else options.start,
@@ -144,8 +144,7 @@ class SQLMeshRun:
         if context.once is None:
             return
         name, options = self.session.settings.environment, self.options
-        cursor = context.engine_adapter.cursor
-        with self.session.cancel.watching(cursor):
+        with self.session.cancel.watching(context.interrupter()):
             context.once.after(
                 lambda: run_after_all(
                     context, name, snapshots, options.start, options.end, execution_time

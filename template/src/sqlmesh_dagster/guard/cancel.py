@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlmesh_dagster.upstream.sqlmesh import interrupt
+from sqlmesh_dagster.upstream.interrupting import Interrupter
 
 
 class RunCancelled(Exception):
@@ -21,7 +21,7 @@ class CancelToken:
     def __init__(self) -> None:
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
-        self._cursors: list[Any] = []
+        self._interrupters: list[Interrupter] = []
         self._guards: list[Callable[[], None]] = []
         self._reason = ""
         self._began_at: dict[object, tuple[str, float]] = {}
@@ -43,6 +43,12 @@ class CancelToken:
         with self._lock:
             return {name: now - began_at for name, began_at in self._began_at.values()}
 
+    @property
+    def can_interrupt(self) -> bool:
+        """Whether the driver of each query that is being executed can end it."""
+        with self._lock:
+            return all(interrupt.is_able for interrupt in self._interrupters)
+
     def cancel(self, reason: str = "") -> None:
         """Returns at once, before the work has ended.
 
@@ -55,8 +61,8 @@ class CancelToken:
             self._reason = reason
         self._cancelled.set()
         with self._lock:
-            for cursor in self._cursors:
-                interrupt(cursor)
+            for interrupt in self._interrupters:
+                interrupt()
 
     def check(self) -> None:
         """Raises if the work is cancelled; call it where work may stop.
@@ -81,6 +87,7 @@ class CancelToken:
         """While open, `cancel` interrupts what `cursor` executes.
 
         Args:
+            cursor: What executes queries, or what ends them.
             name: The model that it is done for.
 
         Raises:
@@ -88,9 +95,10 @@ class CancelToken:
         """
         for guard in tuple(self._guards):
             guard()
+        interrupter = cursor if isinstance(cursor, Interrupter) else Interrupter(cursor)
         with self._lock:
             self.check()
-            self._cursors.append(cursor)
+            self._interrupters.append(interrupter)
             work = object()
             if name is not None:
                 self._began_at[work] = (name, time.monotonic())
@@ -102,5 +110,5 @@ class CancelToken:
             raise
         finally:
             with self._lock:
-                self._cursors.remove(cursor)
+                self._interrupters.remove(interrupter)
                 self._began_at.pop(work, None)

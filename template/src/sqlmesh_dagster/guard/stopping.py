@@ -45,11 +45,12 @@ class Stopping:
         """Whether somebody who stops it now wants it to wait no longer: some seconds after it began to."""
         return self._began_at is not None and self._clock() - self._began_at >= _SAME_SIGNAL
 
-    def look(self, running: Mapping[str, float]) -> Patience:
+    def look(self, running: Mapping[str, float], *, can_interrupt: bool = True) -> Patience:
         """Call it again and again.
 
         Args:
             running: The models that are being built or audited, each with the seconds that it has taken.
+            can_interrupt: Whether the drivers can end their queries.
 
         Returns:
             Once `GIVE_UP`: the limit is over, and a model is what it waits for.
@@ -59,7 +60,7 @@ class Stopping:
             self._began_at = self._says_at = now
         if now >= self._says_at:
             self._says_at, self._pause = now + self._pause, min(self._pause * 2, _LONGEST_PAUSE)
-            self._say(_waiting(running, now - self._began_at, self._limit))
+            self._say(_waiting(running, now - self._began_at, self._limit, can_interrupt))
         is_over = self._limit is not None and now - self._began_at >= self._limit
         if is_over and running and not self._has_given_up:
             self._has_given_up = True
@@ -67,7 +68,9 @@ class Stopping:
         return Patience.WAIT
 
 
-def _waiting(running: Mapping[str, float], waited: float, limit: float | None) -> str:
+def _waiting(
+    running: Mapping[str, float], waited: float, limit: float | None, can_interrupt: bool
+) -> str:
     since = f" It was told to stop {waited:.0f} s ago." if waited >= 1 else ""
     if not running:
         return f"This run is being stopped, and waits for SQLMesh to end what it does.{since}"
@@ -79,7 +82,9 @@ def _waiting(running: Mapping[str, float], waited: float, limit: float | None) -
         if limit is not None
         else " `cancel_timeout` limits how long that may take."
     )
-    return (
-        f"This run is being stopped, and waits for what is being built: {models}.{since} Queries are"
-        f" interrupted; a Python model ends by itself.{until}"
+    how = (
+        "Queries are interrupted; a Python model ends by itself."
+        if can_interrupt
+        else "The engine's driver cannot interrupt a query: what is being built ends by itself."
     )
+    return f"This run is being stopped, and waits for what is being built: {models}.{since} {how}{until}"

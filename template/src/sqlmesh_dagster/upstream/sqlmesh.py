@@ -628,15 +628,3 @@ def end_when_unanswered(connection: Any, seconds: int) -> None:
     with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
         if same.family in (socket.AF_INET, socket.AF_INET6):
             same.setsockopt(socket.IPPROTO_TCP, option, seconds * 1000)
-
-
-def interrupt(cursor: Any) -> None:
-    """Stops the query that a DB-API cursor runs, from another thread, where its driver can.
-
-    DuckDB's cursor is a connection of its own and has `interrupt`; psycopg2's connection has
-    `cancel`. Other drivers finish the query, and SQLMesh stops before the next model.
-    """
-    if hasattr(cursor, "interrupt"):
-        cursor.interrupt()
-    elif hasattr(getattr(cursor, "connection", None), "cancel"):
-        cursor.connection.cancel()

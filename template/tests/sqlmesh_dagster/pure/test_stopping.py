@@ -30,6 +30,14 @@ def test_it_says_at_once_and_again_what_it_waits_for() -> None:
     assert "told to stop 10 s ago" in said[1][1]
 
 
+def test_it_does_not_say_that_queries_are_interrupted_where_no_driver_can() -> None:
+    """Promise: who waits knows that the query ends by itself."""
+    said: list[str] = []
+    Stopping(60, said.append, _Clock()).look({"demo.slow": 5.0}, can_interrupt=False)
+    assert "driver cannot interrupt a query" in said[0] and "are interrupted" not in said[0]
+    assert "After 60 s it is given up" in said[0]
+
+
 def test_it_gives_up_once_after_the_limit_and_only_on_a_model() -> None:
     """Promise: what SQLMesh records beside the models is not cut short."""
     clock = _Clock()
