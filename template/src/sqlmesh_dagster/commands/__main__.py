@@ -45,7 +45,8 @@ def main() -> None:
 def run(selection: tuple[str, ...], verbose: bool) -> None:
     """Load what the models read, and build and check every model that is due or has new data.
 
-    SELECTION is Dagster's, e.g. 'group:marts' or 'key:"marts/part_sales"+'; all by default.
+    SELECTION names assets, e.g. marts.part_sales or 'marts.*', a plus for what is upstream or downstream:
+    marts.part_sales+. Or it is Dagster's, e.g. 'group:marts and not kind:csv'. All by default.
     """
     _run_assets("selection" if selection else "all", selection, {}, is_verbose=verbose)
 

@@ -14,7 +14,13 @@ from sqlmesh_dagster.commands.following import followed
 from sqlmesh_dagster.commands.location import code_location
 from sqlmesh_dagster.commands.messages import Outbox
 from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
-from sqlmesh_dagster.commands.selection import is_model, loads, models_named, option_keys
+from sqlmesh_dagster.commands.selection import (
+    is_model,
+    loads,
+    models_named,
+    option_keys,
+    selection_of,
+)
 from sqlmesh_dagster.commands.source import is_yours
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.guard.secrets import mask
@@ -97,14 +103,26 @@ def _assets(request: RunRequest, project: LocatedProject) -> list[LocatedAsset]:
             raise InvalidSettingError("No model reads an asset that this project can load.")
         return found
     if request.scope == "selection":
-        selected = project.select(request.names)
-        if not selected:
-            names = " ".join(request.names)
-            raise InvalidSettingError(
-                f"The selection `{names}` takes no asset. `dg list defs` has all."
-            )
+        selected = _selected(request.names, project)
         return [asset for asset in assets if asset.key in selected]
     return list(assets)
+
+
+def _selected(names: Sequence[str], project: LocatedProject) -> set[dg.AssetKey]:
+    shown = " ".join(names)
+    try:
+        selected = project.select(selection_of(names, project.assets))
+    except dg.DagsterError as error:
+        raise InvalidSettingError(
+            f"`{shown}` is no selection of assets: {str(error).splitlines()[0]}. Name assets, such as"
+            " `marts.part_sales` or `'marts.*'`, or use Dagster's syntax, such as `group:marts` or"
+            " `'group:marts and not key:\"marts/part_sales\"'`."
+        ) from error
+    if not selected:
+        raise InvalidSettingError(
+            f"The selection `{shown}` takes no asset. `dg list defs` has all."
+        )
+    return selected
 
 
 def _files(assets: Sequence[LocatedAsset], root: Path) -> dict[str, str]:

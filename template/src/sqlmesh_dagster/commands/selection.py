@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
 import dagster as dg
 
@@ -11,6 +13,10 @@ from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.upstream.launch import LocatedAsset
 
 _RUN_OPTIONS = "_run_options"
+_TOKEN = re.compile(r'[^\s()"]*:"[^"]*"\S*|[^\s()]+')
+_NAME = re.compile(r"(?P<above>\d*\+)?(?P<name>[^+:]+)(?P<below>\+\d*)?")
+_OPERATORS = frozenset({"and", "or", "not"})
+_WORDS = _OPERATORS | {"*", "roots", "sinks"}
 
 
 def is_model(asset: LocatedAsset) -> bool:
@@ -30,23 +36,67 @@ def models_named(names: Sequence[str], assets: Iterable[LocatedAsset]) -> list[L
         InvalidSettingError: A name that no model has, or more than one.
     """
     models = [asset for asset in assets if is_model(asset)]
-    return [_model_named(name, models) for name in names]
+    return [_named(name, models, "model", _dotted) for name in names]
 
 
-def _model_named(name: str, models: Sequence[LocatedAsset]) -> LocatedAsset:
-    parts = name.replace("/", ".").replace('"', "").lower().split(".")
-    found = [m for m in models if [part.lower() for part in m.key.path][-len(parts) :] == parts]
+def selection_of(names: Sequence[str], assets: Sequence[LocatedAsset]) -> list[str]:
+    """Selections in Dagster's syntax, of some that may name assets as SQLMesh does.
+
+    So `marts.part_sales+` is `key:"marts/part_sales"+`, and `marts.*` is `key:"marts/*"`.
+
+    Raises:
+        InvalidSettingError: An asset is named that is not there.
+    """
+    texts = [" ".join(names)] if _OPERATORS & set(names) else names
+    return [_TOKEN.sub(lambda token: _in_dagsters_syntax(token[0], assets), text) for text in texts]
+
+
+def _in_dagsters_syntax(token: str, assets: Sequence[LocatedAsset]) -> str:
+    found = _NAME.fullmatch(token)
+    if found is None or token in _WORDS:
+        return token
+    above, name, below = (found[group] or "" for group in ("above", "name", "below"))
+    if "*" in name:
+        is_older_syntax = any(a.key.to_user_string() == name.strip("*") for a in assets)
+        if is_older_syntax:  # `*marts/part_sales`: with all that is upstream
+            return token
+        return f'{above}key:"{_pattern(name, assets)}"{below}'
+    asset = _named(name, assets, "asset", dg.AssetKey.to_user_string)
+    return f'{above}key:"{asset.key.to_user_string()}"{below}'
+
+
+def _pattern(name: str, assets: Sequence[LocatedAsset]) -> str:
+    """The name with slashes, from the first part of the keys on."""
+    keys = [asset.key.to_user_string() for asset in assets]
+    plain = name.replace(".", "/")
+    for pattern in (plain, f"*/{plain}"):
+        if any(fnmatchcase(key, pattern) for key in keys):
+            return pattern
+    raise InvalidSettingError(f"There is no asset `{name}`. `dg list defs` shows the assets.")
+
+
+def _named(
+    name: str,
+    assets: Sequence[LocatedAsset],
+    kind: str,
+    shown: Callable[[dg.AssetKey], str],
+) -> LocatedAsset:
+    """The asset whose key is the name, or else ends with it."""
+    whole = name.replace('"', "")
+    parts = whole.replace("/", ".").lower().split(".")
+    ends = [a for a in assets if [part.lower() for part in a.key.path][-len(parts) :] == parts]
+    found = [a for a in assets if a.key.to_user_string() == whole] or ends
     if len(found) == 1:
         return found[0]
     if found:
-        these = ", ".join(f"`{_dotted(model.key)}`" for model in found)
+        these = ", ".join(f"`{shown(asset.key)}`" for asset in found)
         raise InvalidSettingError(
-            f"`{name}` is the name of {len(found)} models: {these}. Name one."
+            f"`{name}` is the name of {len(found)} {kind}s: {these}. Name one."
         )
-    names = [_dotted(model.key) for model in models]
-    close = get_close_matches(name, [*names, *(".".join(n.split(".")[-2:]) for n in names)])
-    hint = f" Did you mean `{close[0]}`?" if close else " `dg list defs` shows the models."
-    raise InvalidSettingError(f"There is no model `{name}`.{hint}")
+    names = [".".join(asset.key.path[at:]) for at in (0, -2) for asset in assets]
+    close = get_close_matches(".".join(parts), names)
+    hint = f"Did you mean `{close[0]}`?" if close else f"`dg list defs` shows the {kind}s."
+    raise InvalidSettingError(f"There is no {kind} `{name}`. {hint}")
 
 
 def _dotted(key: dg.AssetKey) -> str:

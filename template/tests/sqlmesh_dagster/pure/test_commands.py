@@ -19,7 +19,7 @@ from sqlmesh_dagster.commands.messages import Inbox, Outbox
 from sqlmesh_dagster.commands.progress import AssetLine, Problem, RunProgress
 from sqlmesh_dagster.commands.report import asset_line, ending, next_step, total
 from sqlmesh_dagster.commands.request import RunRequest
-from sqlmesh_dagster.commands.selection import loads, models_named
+from sqlmesh_dagster.commands.selection import loads, models_named, selection_of
 from sqlmesh_dagster.commands.source import your_places
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.upstream.launch import LocatedAsset
@@ -204,6 +204,50 @@ def test_a_name_that_no_model_has_is_refused(name: str, message: str) -> None:
     """Promise: the message has the value and what to write instead."""
     with pytest.raises(InvalidSettingError) as refused:
         models_named([name], _ASSETS)
+    assert refused.value.description == message
+
+
+@pytest.mark.parametrize(
+    ("given", "selection"),
+    [
+        (["two.m"], ['key:"db/two/m"']),
+        (["db/two/m"], ['key:"db/two/m"']),
+        (["raw.a", "+Two.M"], ['key:"raw/a"', '+key:"db/two/m"']),
+        (["2+one.m+1"], ['2+key:"db/one/m"+1']),
+        (["report"], ['key:"report"']),
+        (["one.*"], ['key:"*/one/*"']),
+        (["db/*+"], ['key:"db/*"+']),
+        (["raw.*"], ['key:"raw/*"']),
+        (["*"], ["*"]),
+        (["*raw/a"], ["*raw/a"]),
+        (["++raw/a"], ["++raw/a"]),
+        (["group:marts"], ["group:marts"]),
+        (['key:"raw/ a"+'], ['key:"raw/ a"+']),
+        (["two.m or (group:x and not raw.a)"], ['key:"db/two/m" or (group:x and not key:"raw/a")']),
+        (["two.m", "or", "raw.a"], ['key:"db/two/m" or key:"raw/a"']),
+        (["sinks(db.two.m+)"], ['sinks(key:"db/two/m"+)']),
+    ],
+)
+def test_a_selection_names_assets_as_sqlmesh_does_too(
+    given: list[str], selection: list[str]
+) -> None:
+    """Promise: a name that works with `poe rebuild` works with `poe run`; Dagster's syntax stays."""
+    assert selection_of(given, _ASSETS) == selection
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("m", "`m` is the name of 2 assets: `db/one/m`, `db/two/m`. Name one."),
+        ("twoo.m", "There is no asset `twoo.m`. Did you mean `two.m`?"),
+        ("raw/unred+", "There is no asset `raw/unred`. Did you mean `raw.unread`?"),
+        ("marts.*", "There is no asset `marts.*`. `dg list defs` shows the assets."),
+    ],
+)
+def test_an_asset_that_is_not_there_is_named(name: str, message: str) -> None:
+    """Promise: with the nearest that is."""
+    with pytest.raises(InvalidSettingError) as refused:
+        selection_of([name], _ASSETS)
     assert refused.value.description == message
 
 
