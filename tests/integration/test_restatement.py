@@ -229,6 +229,10 @@ def test_a_version_that_production_runs_is_not_restated_from_elsewhere(
     run = run_in_process(definitions, instance, "source", now=_LATER, options=options)
     ((_, error),) = run.failed.items()
     assert "shares its version with production" in error
+    ranged = {**options, "start": "2025-01-03", "end": "2025-01-04"}
+    run = run_in_process(definitions, instance, "source", now=_LATER, options=ranged)
+    command = "poe rebuild demo.source --start '2025-01-03' --end '2025-01-04'"
+    assert f"`SQLMESH_ENVIRONMENT=prod {command}`" in run.failed["source"]
     run = run_in_process(
         project.definitions(**production), instance, "source", now=_LATER, options=options
     )

@@ -82,6 +82,8 @@ def checked_environment(option: str, text: str) -> str:
             f" {_LONGEST_ENVIRONMENT} letters and digits."
         )
     name = environment_name(text)
+    if not text:
+        raise InvalidSettingError(f"`{option}` is empty. Name an environment, such as `dev`.")
     if not name.strip("_") or (name != text and (name[0] == "_" or name[-1] == "_")):
         proposal = name.strip("_")
         raise InvalidSettingError(

@@ -81,11 +81,15 @@ def _named(
     kind: str,
     shown: Callable[[dg.AssetKey], str],
 ) -> LocatedAsset:
-    """The asset whose key is the name, or else ends with it."""
+    """The asset whose key is the name, or else ends with it, or is its end: keys may lack the catalog."""
     whole = name.replace('"', "")
     parts = whole.replace("/", ".").lower().split(".")
-    ends = [a for a in assets if [part.lower() for part in a.key.path][-len(parts) :] == parts]
-    found = [a for a in assets if a.key.to_user_string() == whole] or ends
+    paths = [(asset, [part.lower() for part in asset.key.path]) for asset in assets]
+    found = (
+        [asset for asset in assets if asset.key.to_user_string() == whole]
+        or [asset for asset, path in paths if path[-len(parts) :] == parts]
+        or [asset for asset, path in paths if len(path) > 1 and parts[-len(path) :] == path]
+    )
     if len(found) == 1:
         return found[0]
     if found:

@@ -76,7 +76,7 @@ def plan_restatement(
         if not is_wanted and not (parents and options.restate_downstream):
             continue
         interval = _interval(snapshot, parents, intervals, start, end, execution_time)
-        reason = _refusal(snapshot, is_production=is_production)
+        reason = _refusal(snapshot, options, is_production=is_production)
         if reason and is_wanted and (options.restate or _overlaps(snapshot, interval)):
             raise RestatementRefusedError(f"`{snapshot.node.name}` is not built again: {reason}")
         if reason:
@@ -186,7 +186,7 @@ def _interval(
     return to_timestamp(unit.cron_floor(low)), whole
 
 
-def _refusal(snapshot: Snapshot, *, is_production: bool) -> str | None:
+def _refusal(snapshot: Snapshot, options: CheckedRunOptions, *, is_production: bool) -> str | None:
     """Why SQLMesh would not restate it."""
     if snapshot.disable_restatement:
         return (
@@ -194,9 +194,11 @@ def _refusal(snapshot: Snapshot, *, is_production: bool) -> str | None:
             " model, if its data can be built again."
         )
     if not is_production and not snapshot.is_paused:
+        given = {"--start": options.start, "--end": options.end}
+        span = "".join(f" {name} '{value}'" for name, value in given.items() if value)
         return (
             "this environment shares its version with production. Build it again there:"
-            f" `SQLMESH_ENVIRONMENT=prod poe rebuild {snapshot.node.name}`; or change the model."
+            f" `SQLMESH_ENVIRONMENT=prod poe rebuild {snapshot.node.name}{span}`; or change the model."
         )
     return None
 

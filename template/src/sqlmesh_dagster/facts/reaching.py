@@ -19,7 +19,7 @@ class Server:
         host: None where the driver alone knows it.
         place: Names of the variables that say where it is; none where SQLMesh's config says it.
         login: Those that say who logs in to what.
-        prefix: Of all its variables, for those that may be set besides.
+        prefix: Of all its variables, for those that may be set, too.
     """
 
     subject: str

@@ -73,7 +73,7 @@ def _plan(
     if settings.environment == PRODUCTION and config.apply and not config.allow_production:
         raise InvalidSettingError(
             f"A plan of `{PRODUCTION}` is applied only if `allow_production` is on as well as `apply`."
-            " Look at the plan without `apply` first."
+            " Look at the plan without `apply` first. In a terminal, `poe promote` shows it, and asks."
         )
     config.check()
     recording = Recording(context.instance, project, resource, settings.environment)

@@ -125,7 +125,7 @@ def forget_materializations() -> None:
     """The next context of the process finds its own custom materializations.
 
     SQLMesh keeps the classes that it has found by their names for the life of the process, though
-    each load imports a project's files anew: another project's would be taken, and an edited model
+    each load imports a project's files again: another project's would be taken, and an edited model
     of a custom kind could not be stored.
     Depends on `_custom_materialization_type_cache`.
     """

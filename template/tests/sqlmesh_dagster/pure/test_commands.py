@@ -186,9 +186,9 @@ _ASSETS = (
 )
 
 
-@pytest.mark.parametrize("name", ["two.m", "db.two.m", "db/two/m", '"db"."TWO"."m"'])
+@pytest.mark.parametrize("name", ["two.m", "db.two.m", "db/two/m", '"db"."TWO"."m"', "x.db.two.m"])
 def test_a_model_has_many_names(name: str) -> None:
-    """Promise: SQLMesh's name, Dagster's key, and the end of either."""
+    """Promise: SQLMesh's name, also with its catalog, Dagster's key, and the end of either."""
     assert [m.key.path for m in models_named([name], _ASSETS)] == [["db", "two", "m"]]
 
 
