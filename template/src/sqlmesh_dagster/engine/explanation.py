@@ -70,6 +70,11 @@ def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableErro
                 " connection. Start it, or correct what SQLMesh's config says of it; then run again: what"
                 f" was not finished is not recorded as done. {str(cause).strip()}"
             )
+        if type(cause).__name__ == _REFUSED:
+            return errors.DatabaseUnavailableError(
+                "The server refused a statement before this one, such as the making of a schema."
+                f" `poe doctor` says which right is missing. {str(cause).strip()}"
+            )
         text = str(cause)
         is_write = "Failed to commit" in text and ("Cannot open" in text or "Could not" in text)
         if isinstance(cause, duckdb.Error) and (is_write or "has been invalidated" in text):
@@ -98,6 +103,8 @@ def _is_gone(error: BaseException) -> bool:
 
 _OF_A_CONNECTION = {"OperationalError", "InterfaceError", "DatabaseError"}
 """What the drivers of DB-API call these errors."""
+_REFUSED = "InFailedSqlTransaction"
+"""Postgres' word for all that follows an error; SQLMesh logs the error itself, and goes on."""
 _GONE = (
     "Connection refused",
     "Connection timed out",

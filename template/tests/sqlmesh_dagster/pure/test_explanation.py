@@ -167,3 +167,10 @@ def test_the_driver_of_postgres_is_the_one_without_a_compiler() -> None:
     message = 'Failed to import it. Run: `pip install "sqlmesh[{}]"`.'
     assert '`pip install "psycopg2-binary"`' in with_wheel(message.format("postgres"))
     assert with_wheel(message.format("snowflake")) == message.format("snowflake")
+
+
+def test_a_statement_after_one_that_was_refused_is_told_as_such() -> None:
+    """SQLMesh logs why a schema could not be made, and fails with what Postgres says of the next statement."""
+    kind = type("InFailedSqlTransaction", (Exception,), {})
+    found = unavailable_database(kind("current transaction is aborted"))
+    assert found is not None and "`poe doctor` says which right is missing" in str(found)
