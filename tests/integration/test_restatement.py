@@ -232,7 +232,7 @@ def test_a_version_that_production_runs_is_not_restated_from_elsewhere(
     ranged = {**options, "start": "2025-01-03", "end": "2025-01-04"}
     run = run_in_process(definitions, instance, "source", now=_LATER, options=ranged)
     command = "poe rebuild demo.source --start '2025-01-03' --end '2025-01-04'"
-    assert f"`SQLMESH_ENVIRONMENT=prod {command}`" in run.failed["source"]
+    assert f"`SQLMESH_ENVIRONMENT=prod {command}`" in str(run.failed)
     run = run_in_process(
         project.definitions(**production), instance, "source", now=_LATER, options=options
     )
