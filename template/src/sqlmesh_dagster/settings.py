@@ -197,6 +197,7 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: A setting that makes no sense, such as an unset variable.
         """
+        _check_home()
         check_types(self)
         text = _text("project_dir", _given_folders(self.project_dir))
         _folder("project_dir", text)
@@ -381,6 +382,16 @@ def _is_a(value: Any, kind: type) -> bool:
     if kind is float:
         return isinstance(value, (int, float)) and value == value  # not NaN
     return isinstance(value, kind)
+
+
+def _check_home() -> None:
+    try:
+        Path.home()
+    except RuntimeError as error:
+        raise InvalidSettingError(
+            "`HOME` is not set, and this user has no entry in the list of users. SQLMesh keeps settings there: set"
+            " it to a folder that this user may write, such as `HOME=/tmp`."
+        ) from error
 
 
 def _given_folders(value: Any) -> str:

@@ -45,6 +45,7 @@ from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.environment import EnvironmentChanges
 from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.guard.modules import ModuleChanges
+from sqlmesh_dagster.guard.places import with_remedy
 from sqlmesh_dagster.guard.secrets import (
     learn_of_config,
     learn_of_project,
@@ -637,6 +638,7 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
         if not is_of_project(error, settings.project_path, is_stopped=is_stopped):
             raise
         message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip())))
+        message = with_remedy(message, settings.project_path)
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded:"
             f" {told(error, message, settings.project_path)}\nFix it, and reload the code location."

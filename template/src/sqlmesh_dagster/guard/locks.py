@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 
 from sqlmesh_dagster.errors import EnvironmentBusyError, SQLMeshDagsterError
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
+from sqlmesh_dagster.guard.places import no_file, opened_for_all, owner_of
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25
@@ -72,7 +73,7 @@ class ProjectLock:
             it. Where it cannot be written, or is None, the lock is in a private temporary folder.
 
     Raises:
-        EnvironmentBusyError: The temporary folder for locks belongs to somebody else.
+        EnvironmentBusyError: The folder for locks belongs to somebody else.
     """
 
     def __init__(self, name: str, project: Path | None = None) -> None:
@@ -80,7 +81,8 @@ class ProjectLock:
         self._use(_shared_folder(project) or _private_folder())
 
     def _use(self, folder: Path) -> None:
-        mode = folder.stat().st_mode & 0o666  # who may write to the folder may take the lock
+        # who may write to the folder may take the lock; its owner in any case
+        mode = folder.stat().st_mode & 0o666 | 0o600
         self._lock = FileLock(folder / f"{self._name}.lock", thread_local=False, mode=mode)
         self._holder = folder / f"{self._name}.json"
 
@@ -103,6 +105,10 @@ class ProjectLock:
         except PermissionError as error:
             raise EnvironmentBusyError(_not_ours(Path(self._lock.lock_file))) from error
         except OSError as error:
+            if fault := no_file(Path(self._lock.lock_file)):
+                raise SQLMeshDagsterError(
+                    f"The project's lock cannot be taken: {fault} Then run again: nothing was begun."
+                ) from error
             raise SQLMeshDagsterError(
                 f"The project's lock `{self._lock.lock_file}` cannot be taken: {error.strerror or error}."
                 " Make room on its disk, or let this user write there; then run again: nothing was begun."
@@ -155,7 +161,10 @@ def _shared_folder(project: Path | None) -> Path | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
-    return folder if os.access(folder, os.W_OK) or any(folder.iterdir()) else None
+    try:
+        return folder if os.access(folder, os.W_OK | os.X_OK) or any(folder.iterdir()) else None
+    except PermissionError as error:  # there may be locks of others in it
+        raise EnvironmentBusyError(_not_ours(folder)) from error
 
 
 def _private_folder() -> Path:
@@ -181,12 +190,10 @@ def _private_folder() -> Path:
 
 
 def _not_ours(path: Path) -> str:
-    owner = "another user"
-    with suppress(OSError, KeyError, NotImplementedError):
-        owner = f"user `{path.owner()}`"
+    folder = path if path.is_dir() else path.parent
     return (
-        f"The project's lock, `{path}`, belongs to {owner}, and this user may not take it. Run Dagster"
-        f" as that user, or let both write to it: `chmod -R a+rwX {path.parent}`."
+        f"The project's lock, `{path}`, belongs to {owner_of(path)}, and this user may not take it. Run Dagster"
+        f" as that user, or let all users of the project write to it: `{opened_for_all(folder)}`."
     )
 
 

@@ -68,8 +68,8 @@ def learn_of_project(project: Path) -> None:
         learn(secrets_of_variables(own))
     variables: dict[str, str | None] = {**os.environ, **own}
     learn(secrets_of_variables({n: v for n, v in variables.items() if not _is_folder(v)}))
-    home = Path(os.environ.get("SQLMESH_HOME") or Path.home() / ".sqlmesh")
-    for folder in (project, home):
+    home = os.environ.get("SQLMESH_HOME") or "~/.sqlmesh"
+    for folder in (project, Path(os.path.expanduser(home))):  # noqa: PTH111 # no error without a home
         for name, read in _READERS.items():
             with suppress(OSError, ValueError):
                 learn(read((folder / name).read_text(), variables))

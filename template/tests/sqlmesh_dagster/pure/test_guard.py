@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -159,10 +160,27 @@ def test_two_users_wait_for_each_other_or_are_told_why_they_cannot(shared_folder
     temp.chmod(0o777)
     with ProjectLock("one", project).take("first") or pytest.fail("it is free"):
         told = _as_another_user(project, temp)
-        assert "belongs to user `root`" in told and "chmod -R a+rwX" in told
-        subprocess.run(["chmod", "-R", "a+rwX", str(project / ".cache")], check=True)
+        assert "belongs to user `root`" in told
+        subprocess.run(["sh", "-c", command_in(told)], check=True)
         assert _as_another_user(project, temp) == "False first"
     assert _as_another_user(project, temp) == "True other"
+
+
+@pytest.mark.parametrize("mode", [0o3775, 0o000])
+def test_the_command_that_is_told_opens_a_folder_of_locks(shared_folder: Path, mode: int) -> None:
+    """Promise: whatever the folder's mode, also where each may remove only its own; pasted by its owner, it helps."""
+    project = shared_folder / "it's a project"
+    with ProjectLock("one", project).take("first") or pytest.fail("it is free"):
+        (project / ".cache/dagster/locks").chmod(mode)
+        told = _as_another_user(project, shared_folder)
+        assert "belongs to user `root`, and this user may not take it" in told
+        subprocess.run(["sh", "-c", command_in(told)], check=True)
+        assert (project / ".cache/dagster/locks").stat().st_mode & 0o1777 == 0o777
+
+
+def command_in(told: str) -> str:
+    """What a message says to paste, which it ends with."""
+    return told.rstrip(".").rpartition(" `")[2].rstrip("`")
 
 
 def test_a_user_without_a_name_has_a_lock(shared_folder: Path) -> None:
@@ -185,10 +203,20 @@ def test_a_lock_whose_file_cannot_be_made_is_named(tmp_path: Path) -> None:
     """Promise: the message has the file, the reason and the next step, and nobody believes to hold it."""
     lock = ProjectLock("one", tmp_path)
     place = tmp_path / ".cache/dagster/locks/one.lock"
-    place.mkdir()
-    with pytest.raises(SQLMeshDagsterError, match=r"one\.lock` cannot be taken: .*Make room"):
-        lock.take("me")
-    place.rmdir()
+    for what in ("a folder", "a link", "a socket"):
+        if what == "a folder":
+            place.mkdir()
+        elif what == "a link":
+            place.symlink_to(tmp_path / "victim")
+        else:
+            os.mknod(place, stat.S_IFSOCK | 0o600)
+        with pytest.raises(
+            SQLMeshDagsterError, match=rf"one\.lock` is {what}\. Remove it: `rm"
+        ) as refused:
+            lock.take("me")
+        command = str(refused.value.description).partition("Remove it: `")[2].partition("`")[0]
+        subprocess.run(["sh", "-c", command], check=True)
+    assert not (tmp_path / "victim").exists()
     (lock.take("me") or pytest.fail("it is free")).release()
 
 
