@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, nargs="+", default=[10, 100, 500], metavar="N")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds of each size")
     parser.add_argument("--only", choices=sorted(GROUPS), nargs="+", default=["load", "run"])
+    parser.add_argument("--match", default="", metavar="TEXT", help="only what is named so")
     parser.add_argument("--trivial", action="store_true", help="models that do next to nothing")
     parser.add_argument(
         "--quick", action="store_true", help="trivial models, one round of 30, all groups: minutes"
@@ -199,6 +200,8 @@ def measure(project: Path, models: int, arguments: argparse.Namespace) -> Sample
             perform(task, project, models)
         for turn in range(arguments.repeat):
             for sequence in GROUPS[group][:: -1 if turn % 2 else 1]:
+                if not any(arguments.match in task.label for task in sequence):
+                    continue
                 for task in sequence:
                     samples[task.label].append(perform(task, project, models))
     return samples

@@ -7,8 +7,10 @@ Whatever fails here names what has moved and who uses it; fix that module before
 
 import importlib
 import inspect
+import json
 import pickle
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +32,8 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
 )
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from sqlmesh import Context
+from sqlmesh.core import analytics
+from sqlmesh.core.analytics.dispatcher import EventDispatcher
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
@@ -338,6 +342,37 @@ def test_a_context_takes_the_console_of_the_process() -> None:
         assert "console" not in _parameters(Context.__init__)
     finally:
         set_console(before)
+
+
+class _Kept(EventDispatcher):
+    """Keeps the reports that SQLMesh would send."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+
+    def add_event(self, event: dict[str, Any]) -> None:
+        self.reports.append(event)
+
+    def flush(self) -> None: ...
+
+    def shutdown(self, flush: bool = True) -> None: ...
+
+
+def test_use_is_reported_as_sqlmesh_does_and_costs_nothing_where_that_is_off(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: who does not switch reports off sends them; who does, imports nothing for them."""
+    context = in_sqlmesh.without_usage_reports(type("Ours", (Context,), {}))(
+        paths=str(project.root), load=False
+    )
+    monkeypatch.delitem(sys.modules, "sqlmesh.magics", raising=False)
+    context.get_dag()
+    assert "sqlmesh.magics" not in sys.modules
+    kept = _Kept()
+    monkeypatch.setattr(analytics, "collector", analytics.AnalyticsCollector(dispatcher=kept))
+    context.get_dag()
+    assert [json.loads(report["event"])["command_name"] for report in kept.reports] == ["get_dag"]
+    context.close()
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     opened_adapter,
     own_cache_entries,
     without_forks,
+    without_usage_reports,
 )
 
 _log = logging.getLogger(__name__)
@@ -355,6 +356,7 @@ def _covered(snapshot: Snapshot, span: tuple[Any, Any]) -> tuple[int, int] | Non
     return to_timestamp(start), to_timestamp(end)
 
 
+@without_usage_reports
 class CaptureContext(Context):
     """SQLMesh's context, whose schedulers are `CaptureScheduler`s."""
 
@@ -458,7 +460,7 @@ def open_context(
         for folder in settings.project_paths:
             learn_of_project(folder)
         set_console(console or NoopConsole())
-        with environment.noted():
+        with environment.noted(), rare_collection():
             context = _new_context(settings, load_state, loader)
         anchor_databases(context, settings.project_path, may_guess=not opens_database)
         context.environment = environment

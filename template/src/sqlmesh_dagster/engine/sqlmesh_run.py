@@ -24,9 +24,11 @@ from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
 from sqlmesh_dagster.facts.staleness import Known
+from sqlmesh_dagster.guard.garbage import freeze_models, rare_collection
 from sqlmesh_dagster.guard.locks import RivalStep
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
+from sqlmesh_dagster.upstream.dagster import is_process_of_run
 from sqlmesh_dagster.upstream.internals import (
     CompletionStatus,
     DeployabilityIndex,
@@ -76,25 +78,30 @@ class SQLMeshRun:
         try:
             with self._prepared(console, fqns, held) as (context, refused):
                 _limit_environment_wait(context, settings)
-                snapshots, plan = deployed_snapshots(context, settings)
-                console.ledger.refused(refused.errors, refused.below)
-                fqns = [name for name in fqns if name not in refused.names]
-                held = {*held, *refused.names}
-                execution_time = options.now or datetime.now(timezone.utc)
-                restated = self._restatement(snapshots, fqns, execution_time)
-                upstream = self._upstream(snapshots, fqns, restated, held)
-                if self.known is not None:
-                    freshness = Freshness(self.known, snapshots, settings, options, execution_time)
-                begun = console.begin(
-                    snapshots,
-                    execution_time,
-                    settings.plan_hint,
-                    plan,
-                    restated.below if restated else None,
-                    upstream.above,
-                    tables_of(settings, snapshots),
-                    holds_last=_has_after_all(context, settings),
-                )
+                with rare_collection():
+                    snapshots, plan = deployed_snapshots(context, settings)
+                    console.ledger.refused(refused.errors, refused.below)
+                    fqns = [name for name in fqns if name not in refused.names]
+                    held = {*held, *refused.names}
+                    execution_time = options.now or datetime.now(timezone.utc)
+                    restated = self._restatement(snapshots, fqns, execution_time)
+                    upstream = self._upstream(snapshots, fqns, restated, held)
+                    if self.known is not None:
+                        freshness = Freshness(
+                            self.known, snapshots, settings, options, execution_time
+                        )
+                    begun = console.begin(
+                        snapshots,
+                        execution_time,
+                        settings.plan_hint,
+                        plan,
+                        restated.below if restated else None,
+                        upstream.above,
+                        tables_of(settings, snapshots),
+                        holds_last=_has_after_all(context, settings),
+                    )
+                if is_process_of_run():
+                    freeze_models()
                 deployed = [name for name in begun if name not in refused.names]
                 status: CompletionStatus | None = None
                 if deployed:

@@ -55,6 +55,15 @@ def freeze_definitions() -> None:
             gc.freeze()
 
 
+def freeze_models() -> None:
+    """Excludes what SQLMesh has read for a run, in the process that is there for that run alone.
+
+    It lives until the run ends. Otherwise one or two collections of everything come while it works: a
+    sixth of the CPU of a run of 100 models with nothing due.
+    """
+    gc.freeze()
+
+
 def freeze_imports() -> None:
     """Excludes all that a process has imported, from its own collections and from those of its forks.
 

@@ -15,6 +15,7 @@ from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import Reports
 from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
@@ -113,7 +114,8 @@ class Step:
             known: What is known of the models' inputs.
             marks: What the steps of this run tell each other, where each runs SQLMesh alone.
         """
-        from sqlmesh_dagster.engine.sqlmesh_run import SQLMeshRun
+        with rare_collection():
+            from sqlmesh_dagster.engine.sqlmesh_run import SQLMeshRun
 
         session = session_of(
             self.resource, self.settings, cancel, has_project_lock=has_project_lock
