@@ -58,7 +58,7 @@ class Task:
     label: str
     job: str
     remove: tuple[str, ...] = ()
-    facts: Mapping[str, str | bool] = field(default_factory=dict)
+    facts: Mapping[str, str | int | bool] = field(default_factory=dict)
     fills: bool = True
 
 
@@ -122,6 +122,13 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
         ),
         (Task("dagster alone", "dagster_alone", ("dagster_home",), _BUILT),),
     ),
+    "tick": (
+        (
+            Task("tick built", "dagster_template", _STATE, _BUILT),
+            Task("bare tick", "bare_tick", (), _ALL),
+            Task("tick", "ticks", (), {**_ALL, "requests": 0}),
+        ),
+    ),
     "steps": (
         (Task("steps bare", "bare_full", _STATE, _BUILT),),
         (Task("in process", "steps_in_process", _STATE, _ALL),),
@@ -150,6 +157,8 @@ ROWS = (
     Row("nothing due, ephemeral", "ephemeral idle", "bare idle", ("run",)),
     Row("load and nothing due", "template idle", "bare idle", ("load", "resolve", "run")),
     Row("nothing due, whole process", "template idle", "bare idle"),
+    Row("Dagster alone, to nothing due", "dagster alone", "bare idle", ("run",)),
+    Row("first tick, to SQLMesh's import and state", "tick", "bare tick", ("first",)),
     Row("in process", "in process", "steps bare", ("load", "run")),
     Row("multiprocess, spawn", "spawned", "steps bare", ("load", "run")),
     Row("multiprocess, forkserver", "forked", "steps bare", ("load", "run")),
@@ -251,6 +260,9 @@ def report(models: int, samples: Samples, last: Mapping[str, float]) -> dict[str
             before = f"{last[row.title]:8.2f}" if row.title in last else ""
             worse = "  worse" if ratio > 1.1 * last.get(row.title, ratio) else ""
             print(f"{row.title:<42}{cells}{memory:12.2f}{''.join(spent)}{before}{worse}")
+    if "tick" in samples:
+        later = median(sample.phases["later"][0] for sample in samples["tick"]) / 2
+        print(f"later ticks: {later * 1000 / models:.2f} CPU ms a model each")
     for label in ("in process", "spawned", "forked", "forked alone"):
         if label in samples:
             cpu, wall = (

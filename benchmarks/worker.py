@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -84,6 +85,43 @@ def bare_plan(project: Path) -> Facts:
 def bare_idle(project: Path) -> Facts:
     """A run alone."""
     return _bare_run(project, plan=False)
+
+
+@job
+def bare_tick(project: Path) -> Facts:
+    """What SQLMesh alone needs to know what is due: its import, and the environment from the state."""
+    with phase("first"):
+        from sqlmesh import Context
+
+        context = Context(paths=str(project), load=False)
+        environment = context.state_reader.get_environment(ENVIRONMENT)
+        assert environment is not None
+        snapshots = context.state_reader.get_snapshots(environment.snapshots)
+        context.close()
+    return {"models": len(snapshots)}
+
+
+@job
+def ticks(project: Path) -> Facts:
+    """The first tick of the schedule in a process, and two later ones; nothing is due."""
+    import dagster as dg
+
+    definitions = _definitions(project, sqlmesh=False)
+    with phase("resolve"):
+        repository = definitions.get_repository_def()
+    (schedule,) = repository.schedule_defs
+    told = []
+    with _instance(project / "dagster_home", "template") as instance:
+        for name in ("first", "later", "later"):
+            context = dg.build_schedule_context(
+                instance=instance,
+                scheduled_execution_time=datetime.fromisoformat(NOW),
+                repository_def=repository,
+            )
+            with phase(name):
+                told.append(schedule.evaluate_tick(context))
+    requests = sum(len(tick.run_requests or ()) for tick in told)
+    return {"models": len(definitions.resolve_all_asset_specs()), "requests": requests}
 
 
 @job

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from typing import Any
 
+import dagster as dg
 import pytest
-from tests.sqlmesh_dagster.projects import Project
+from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,21 @@ def test_what_a_load_of_the_project_leaves_behind_is_not_frozen(project: Project
     project.model("a", "SELECT 1 AS id")
     before, *after = _told(project)["frozen"]
     assert after == [before, before]
+
+
+def test_what_a_run_reads_is_frozen_in_its_own_process_alone(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: a process that goes on after a run collects what the run has read."""
+    project.model("a", "SELECT 1 AS id")
+    definitions = project.definitions()
+    before = gc.get_freeze_count()
+    assert run_in_process(definitions, instance).success
+    assert gc.get_freeze_count() <= before
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "execute_run"])  # as Dagster starts it
+    assert run_in_process(definitions, instance).success
+    assert gc.get_freeze_count() > before + 10_000
+    gc.unfreeze()
 
 
 def _told(project: Project) -> dict[str, Any]:
