@@ -33,6 +33,7 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from sqlmesh import Context
 from sqlmesh.core import analytics
+from sqlmesh.core.analytics.collector import AnalyticsCollector
 from sqlmesh.core.analytics.dispatcher import EventDispatcher
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
@@ -362,14 +363,16 @@ def test_use_is_reported_as_sqlmesh_does_and_costs_nothing_where_that_is_off(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Promise: who does not switch reports off sends them; who does, imports nothing for them."""
-    context = in_sqlmesh.without_usage_reports(type("Ours", (Context,), {}))(
-        paths=str(project.root), load=False
-    )
+
+    @in_sqlmesh.without_usage_reports
+    class Ours(Context): ...
+
+    context = Ours(paths=str(project.root), load=False)
     monkeypatch.delitem(sys.modules, "sqlmesh.magics", raising=False)
     context.get_dag()
     assert "sqlmesh.magics" not in sys.modules
     kept = _Kept()
-    monkeypatch.setattr(analytics, "collector", analytics.AnalyticsCollector(dispatcher=kept))
+    monkeypatch.setattr(analytics, "collector", AnalyticsCollector(dispatcher=kept))
     context.get_dag()
     assert [json.loads(report["event"])["command_name"] for report in kept.reports] == ["get_dag"]
     context.close()

@@ -85,12 +85,13 @@ def without_usage_reports(kind: type[_Kind]) -> type[_Kind]:
     on the collector's dispatcher.
     """
     from sqlmesh.core import analytics
+    from sqlmesh.core.analytics.dispatcher import NoopEventDispatcher
 
     def unreported(reported: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(reported)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             dispatcher = getattr(analytics.collector, "_dispatcher", None)
-            is_off = isinstance(dispatcher, analytics.NoopEventDispatcher)
+            is_off = isinstance(dispatcher, NoopEventDispatcher)
             call = reported.__wrapped__ if is_off else reported  # type: ignore[attr-defined]
             return call(self, *args, **kwargs)
 
