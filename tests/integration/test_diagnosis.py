@@ -119,6 +119,14 @@ def test_a_postgres_is_told_up_down_and_half_allowed(
         settings = ProjectSettings(project_dir=str(project), wait_timeout=0)
         (denied,) = [finding for finding in diagnose(settings) if finding.remedy]
         assert denied.subject == "privileges" and "permission denied" in denied.said
+        server.query("postgres", "GRANT CREATE ON DATABASE analytics TO reader")
+        assert wrong(project) == {}
+        server.query(
+            "analytics", "CREATE SCHEMA sqlmesh__demo; CREATE SCHEMA demo; CREATE SCHEMA other"
+        )
+        (denied,) = [finding for finding in diagnose(settings) if finding.remedy]
+        assert denied.subject == "privileges" and "GRANT ALL ON SCHEMA" in denied.remedy
+        assert denied.said.endswith("may not create in `demo`, `sqlmesh__demo`")
         monkeypatch.setenv("WAREHOUSE_USER", "postgres")
         monkeypatch.setenv("STATE_DATABASE", "nowhere")
         assert list(wrong(project)) == ["state"]

@@ -241,8 +241,9 @@ def test_a_restatement_that_has_begun_goes_on_there(
     """Promise: what SQLMesh has begun to restate by itself, and a kill has ended, is restated after the move."""
     day = (1736294400000, 1736380800000)
     living.execute(
-        "INSERT INTO sqlmesh._intervals SELECT 'pending', created_ts + 1, name, NULL, version, NULL,"
-        f" {day[0]}, {day[1]}, false, false, false, true, last_altered_ts"
+        "INSERT INTO sqlmesh._intervals BY NAME SELECT 'pending' AS id, created_ts + 1 AS created_ts, name,"
+        f" version, {day[0]} AS start_ts, {day[1]} AS end_ts, false AS is_dev, false AS is_removed,"
+        " false AS is_compacted, true AS is_pending_restatement, last_altered_ts"
         " FROM sqlmesh._intervals WHERE name LIKE '%daily%' ORDER BY created_ts DESC LIMIT 1"
     )
     move(to_postgres(patch, server, "restated", living), "duckdb", is_meant=True)

@@ -26,8 +26,6 @@ from tests.test_generated_projects import Project, with_tools_of
 
 pytestmark = pytest.mark.storm
 pyspark = pytest.importorskip("pyspark")
-_NEED_A_LAKE = ("intermediate.job_status", "intermediate.part_prices")
-"""By a unique key, and slowly changing: beyond the first load they need Delta Lake or Iceberg."""
 _SECRET = "correct-horse-battery"
 _COUNT = """
 import json, sys
@@ -106,6 +104,12 @@ def _counts_on_duckdb(file: Path) -> dict[str, int]:
         }
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="SQLMesh 0.236.4 hands floats of a seed and of a Python model to DECIMAL columns, which PySpark"
+    " refuses: `reference.services`, `marts.workshop_demand`",
+)
 def test_the_sample_is_built_on_a_cluster(render: Render, tmp_path: Path) -> None:
     """Promise: by answers and environment alone, with as many rows as on DuckDB; then idle, and built again."""
     root = Path(shutil.copytree(render(warehouse="spark"), tmp_path / "project"))

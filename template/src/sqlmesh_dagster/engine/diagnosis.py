@@ -42,6 +42,15 @@ _PLACES = (
     "Let `WAREHOUSE_HOST` and `WAREHOUSE_PORT` lead to the server itself; or only the state, by"
     " `STATE_HOST`, `STATE_PORT` and the other variables of the state."
 )
+_CLOSED = r"""
+SELECT nspname FROM pg_namespace
+WHERE (nspname = 'sqlmesh' OR nspname LIKE 'sqlmesh\_\_%'
+       OR 'sqlmesh__' || nspname IN (SELECT nspname FROM pg_namespace))
+AND NOT (has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE'))
+ORDER BY nspname
+"""
+"""Postgres' schemas that SQLMesh works in and that another user has made."""
+_OPEN = "Log in as the user that made them, or let it grant: GRANT ALL ON SCHEMA … TO …."
 _FREE = "End the process that holds the file, or wait for it."
 
 
@@ -169,7 +178,15 @@ def _privileges(adapter: EngineAdapter, where: str = "of the warehouse") -> Find
         adapter.create_view(exp.table_("shown", db=schema), exp.select("id").from_(table))
     finally:
         adapter.drop_schema(schema, ignore_if_not_exists=True, cascade=True)
+    closed = [str(row[0]) for row in adapter.fetchall(_CLOSED)] if _is_postgres(adapter) else []
+    if closed:
+        said = f"{where}: this user may not create in {', '.join(f'`{name}`' for name in closed)}"
+        return Finding("privileges", said, _OPEN)
     return Finding("privileges", f"{where}: schemas, tables and views can be made")
+
+
+def _is_postgres(adapter: EngineAdapter) -> bool:
+    return bool(adapter.dialect == "postgres")
 
 
 def _time(adapter: EngineAdapter) -> Finding:
