@@ -27,7 +27,6 @@ PURE = (
     "definition/project.py",
     "engine/culprit.py",
     "engine/explanation.py",
-    "engine/lock_sql.py",
     "events.py",
     "facts/diagnosis.py",
     "facts/gaps.py",

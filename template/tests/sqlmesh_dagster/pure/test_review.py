@@ -201,6 +201,21 @@ def test_what_moved_since_the_review_is_named() -> None:
         "The project's files have changed: `a`.",
     )
     assert basis.moved_since(replace(basis, plan="")) == ("The reviewed environment is gone.",)
+    assert basis.moved_since(replace(basis, plan="x")) == (
+        "The reviewed environment was planned again.",
+    )
+    assert basis.moved_since(replace(basis, other="x")) == (
+        "The statements before or after runs, or the requirements, have changed.",
+    )
+    five = tuple((f'"db"."m{n}"', "1") for n in range(5))
+    shown = "`db.m0`, `db.m1`, `db.m2`, `db.m3`, `db.m4`"
+    empty = replace(basis, files=())
+    assert empty.moved_since(replace(empty, files=five)) == (
+        f"The project's files have changed: {shown}.",
+    )
+    assert empty.moved_since(replace(empty, files=(*five, ("x", "1"), ("y", "1")))) == (
+        f"The project's files have changed: {shown} and 2 more.",
+    )
     moved = basis.moved_since(replace(basis, production_plan="x", production=(("b", "0"),)))
     assert moved == ("Production has moved: `a`, `b`.",)
     assert basis.moved_since(replace(basis, production_plan="x")) == (
