@@ -27,7 +27,7 @@ _VARIABLES: Mapping[str, str | None] = {"PG_PASSWORD": "from-the-environment", "
         ("variables", {"unheard_of": "open", "api_key": "s1"}, ["s1"]),
         ("gateway", {"connection": {"catalogs": {"HOST": "db"}, "Unheard": "s1"}}, ["s1"]),
         ("connection", "s0", []),
-        ("x", {"tokens": {"s1", "s1"}}, ["s1"]),
+        ("x", {"tokens": {"s1"}}, ["s1"]),
         ("x", {"token": b"\xffs1"}, ["�s1"]),
         ("x", {"password": 5, "token": None}, []),
     ],
