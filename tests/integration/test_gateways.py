@@ -69,7 +69,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 
 
 def test_definitions_of_each_warehouse_load_without_network_and_credentials(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Promise: what an image's build and a page need is the name of the gateway, and no package of it."""
     names: dict[str, set[str]] = {}
@@ -82,6 +82,7 @@ def test_definitions_of_each_warehouse_load_without_network_and_credentials(
         assert (
             mask(f"Warehouse `{name}`") == f"Warehouse `{name}`"
         )  # no secret, though in a connection
+    assert not [r for r in caplog.records if "could not be semantically understood" in r.message]
     assert names["snowflake"] == names["duckdb"]
     assert names["spark"] == {fqn.replace("warehouse", "spark_catalog") for fqn in names["duckdb"]}
 

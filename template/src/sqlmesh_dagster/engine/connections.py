@@ -70,7 +70,8 @@ def chosen(config: Config, name: str, own: Collection[str], *, reads_credentials
     default = config.default_gateway_name
     gateways = config.gateways if isinstance(config.gateways, dict) else {}
     others = {key: value for key, value in gateways.items() if key != default}
-    read, write = _dialect(config), WAREHOUSES[name].dialect
+    read = _dialect(config)
+    write = WAREHOUSES[name].dialect if reads_credentials else read  # the stand-in's own
     return config.model_copy(
         update={
             "gateways": {name: gateway, **others},
