@@ -145,7 +145,7 @@ def forms_of(value: str) -> set[str]:
         pieces.update(line for line in lines if len(line) >= _SHORTEST_PIECE)
         pieces.add("".join(lines))
     forms = {form for piece in pieces if piece for form in _escaped(piece)}
-    forms |= {json.dumps(form)[1:-1] for form in forms}  # a repr in a JSON text
+    forms |= {twice for form in forms for twice in (json.dumps(form)[1:-1], repr(form)[1:-1])}
     return forms | {form for piece in pieces for form in _as_base64(piece)}
 
 
@@ -155,15 +155,22 @@ def written_secrets(text: str) -> list[str]:
 
 
 def _escaped(text: str) -> Iterator[str]:
-    yield from (text, text.replace("'", "''"), text.replace("\\", "\\\\"), html.escape(text))
-    yield from (
-        repr(text)[1:-1],
-        json.dumps(text)[1:-1],
-        json.dumps(text, ensure_ascii=False)[1:-1],
-    )
-    for quoted in (quote(text), quote(text, safe=""), quote_plus(text)):
-        yield quoted
-        yield re.sub(r"%..", lambda match: match[0].lower(), quoted)
+    """By Python, JSON, HTML, SQL with doubled quotes or with backslashes, drivers' `%%`, a shell, and URLs."""
+    yield from (text, text.replace("'", "''"), text.replace('"', '""'), text.replace("%", "%%"))
+    yield from (text.replace("\\", "\\\\"), text.replace("'", "\\'"), text.replace("'", "'\"'\"'"))
+    yield text.replace("\\", "\\\\").replace("'", "\\'")
+    yield from (html.escape(text), html.escape(text, quote=False))
+    yield from (repr(text)[1:-1], ascii(text)[1:-1], repr(text.encode(errors="replace"))[2:-1])
+    yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+    for safe in _SAFE_IN_URLS:
+        quoted = quote(text, safe=safe)
+        yield from (quoted, re.sub(r"%..", lambda match: match[0].lower(), quoted))
+    for quoted in (quote_plus(text), quote(quote(text, safe=""), safe="")):
+        yield from (quoted, re.sub(r"%..", lambda match: match[0].lower(), quoted))
+
+
+_SAFE_IN_URLS = ("", "/", " +", ":", "@:", "/:@")
+"""What writers of URLs leave as it is; SQLAlchemy a space and `+`."""
 
 
 def _as_base64(text: str) -> Iterator[str]:
@@ -179,11 +186,12 @@ def _as_base64(text: str) -> Iterator[str]:
 
 
 def _places(text: str, form: str) -> Iterator[Span]:
-    """Where it is; letters alone count as whole words only."""
+    """Where it is; a word counts as a whole one only. Letters in mixed case, as in base64, are none."""
+    is_word = form.isalpha() and (form.islower() or form.isupper() or form.istitle())
     start = text.find(form)
     while start >= 0:
         stop = start + len(form)
-        is_inside = form.isalpha() and (
+        is_inside = is_word and (
             text[start - 1 : start].isalpha() or text[stop : stop + 1].isalpha()
         )
         if not is_inside:

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import logging
+import shlex
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,7 +55,19 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         urllib.parse.quote_plus(HARD),
         urllib.parse.quote_plus(HARD).lower(),
         HARD.replace("'", "''"),
+        HARD.replace('"', '""'),
+        HARD.replace("%", "%%"),
+        HARD.replace("\\", "\\\\").replace("'", "\\'"),  # BigQuery, MySQL, Databricks
+        HARD.replace("'", "\\'"),
+        shlex.quote(HARD),
+        ascii(HARD),
+        repr(HARD.encode()),
+        repr(repr(HARD)),
+        repr(json.dumps(HARD)),
+        urllib.parse.quote(HARD, safe=" +"),
+        urllib.parse.quote(urllib.parse.quote(HARD, safe=""), safe=""),
         html.escape(HARD),
+        html.escape(HARD, quote=False),
         base64.b64encode(HARD.encode()).decode(),
         base64.b64encode(f"user:{HARD}".encode()).decode(),
         base64.urlsafe_b64encode(f"me:{HARD}!".encode()).decode(),
@@ -105,6 +118,14 @@ def test_a_word_is_masked_as_a_word() -> None:
     """Promise: a password that is a word does not tear other words."""
     masks = Masks().including(["customer"])
     assert masks.mask("'customer' in customers") == "'***' in customers"
+
+
+def test_letters_of_base64_are_no_word() -> None:
+    """Promise: where all of a value's base64 but its end are letters, nothing of it is left."""
+    value = "a'b\"c\\d&e<f"
+    encoded = base64.b64encode(value.encode()).decode()
+    assert encoded[:14].isalpha()
+    assert encoded[:8] not in Masks().including([value]).mask(f"Basic: {encoded}")
 
 
 def test_a_key_of_several_lines_is_masked_whole_and_line_by_line() -> None:
