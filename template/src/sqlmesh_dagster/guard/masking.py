@@ -23,10 +23,10 @@ _COMMON = frozenset(
 )
 """Words that are no secret even where somebody chose them for one: messages are made of them."""
 _NAMES = (
-    r"pass(?:word|wd|phrase|code)?s?|pwd|secret|token|credential|api_?key|access_?key|key_?id|private_?key"
+    r"pass(?:word|wd|phrase|code)?s?|pwd|secret|token|credential|api[_\-]?key|access[_\-]?key|key_?id|private[_\-]?key"
     r"|account_?key|shared_?key|signing_?key|encryption_?key|master_?key|connection_?string|authorization"
 )
-_QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\""
+_QUOTED = r"''[^',;()]+''|'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\""
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
@@ -36,6 +36,9 @@ _PATTERNS = tuple(
         rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*[\"']?\s*(?:=>|:=|=|:)\s*(?P<secret>{_QUOTED})",
         # password=… without quotes, where nothing is around the sign: `a.token = b.token` stays
         rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*=(?P<secret>[^\s'\"`=;,&<>(){{}}]+)",
+        r"\bauthorization[\"']?\s*[:=]\s*[\"']?(?:\w+\s+)?(?P<secret>[^\s'\",;]{6,})",
+        r"\bhooks\.slack\.com/\w+/(?P<secret>[\w/\-]+)",
+        r"[?&](?:sig|signature|x-amz-signature)=(?P<secret>[^\s&'\"]+)",
         r"\b(?:bearer|basic)\s+(?P<secret>[\w.~+/\-]{8,}=*)",
         # what pydantic shows of an input: a password under a key that it does not know
         r"\binput_value=(?P<secret>.*?), input_type=",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from sqlmesh_dagster.guard.masking import written_secrets
 
 _SECRET_NAME = re.compile(
-    r"pass(?!port|ed|ing|ive|enger)|pwd|passwd|secret|token|credential|(?:^|_)auth(?:$|_(?!type|enticator|method|url))"
+    r"pass(?!port|ed|ing|ive|enger)|pwd|passwd|secret|token|credential|(?:^|_)creds?(?:$|_)|(?:^|_)auth(?:$|_(?!type|enticator|method|url))"
     r"|authorization|api_?key|_key(?:$|_)|^key$|(?<!mon)(?<!tur)key$|key_?id|(?:^|_)(?:pat|sas|pem|jwt|pin|otp|pw|dsn|salt|cert|cookie)(?:$|_)"
     r"|bearer|webhook|signature|private|connection_?str|conn_?str|license",
     re.IGNORECASE,
