@@ -249,6 +249,37 @@ def test_a_python_model_that_yields_nothing_is_built(both: _Both) -> None:
     both.assert_equal("demo.below", "demo.whole", "demo.by_time")
 
 
+def test_a_restatement_builds_no_time_that_a_models_cron_has_not_reached(both: _Both) -> None:
+    """Promise: of models of different crons in one run, each as `plan --restate-model`; nothing upstream early."""
+    times = {
+        "days": "cron '@daily'",
+        "weeks": "cron '@weekly', interval_unit day",
+        "noons": "cron '0 12 * * *', interval_unit hour",
+        "above": "cron '@weekly', interval_unit day",
+    }
+    for name, cron in times.items():
+        query = "SELECT @start_dt::TIMESTAMP AS day" + " FROM demo.above" * (name == "days")
+        kind = _DAYS.format("").replace("2025-01-07", "2024-12-29")
+        both.project.model(name, query, f"{kind}, {cron}")
+    both.project.model("whole", "SELECT 1 AS id", "kind FULL, cron '@weekly', interval_unit day")
+    assert both.deploy()[1] is None
+    names = ("days", "weeks", "noons", "whole")
+    for span in ({}, {"start": "2025-01-04", "end": "2025-01-09"}):
+        options = {"restate": True, "restate_downstream": True, **span}
+        at = "2025-01-10T15:30:00"
+        run = run_in_process(
+            both.project.definitions(**both.settings),
+            both._instance,
+            *names,
+            now=at,
+            options=options,
+        )
+        assert run.success, run.failed
+        restated = [f"demo.{name}" for name in names]
+        assert alone.plan(both.copy, at=at, restate_models=restated, **span)[1] is None
+        both.assert_equal("demo.weeks", "demo.noons", "demo.above", "demo.days")
+
+
 def test_what_is_planned_outside_between_two_runs_is_taken_as_it_is(both: _Both) -> None:
     """Promise: older definitions go on with what somebody deployed, and build what is due of it."""
     both.project.model("first", "SELECT 1 AS id")

@@ -196,6 +196,15 @@ class CaptureScheduler(Scheduler):
         if self._rebuild is not None:
             self._rebuild.leave_out(self.snapshots)
         missing = super().merged_missing_intervals(*args, **kwargs)
+        if self._restatement is not None and self._restatement.keeps_crons:
+            due = super().merged_missing_intervals(*args, **{**kwargs, "ignore_cron": False})
+            restated = self._restatement.intervals
+            missing = {
+                snapshot: spans
+                for found, is_restated in ((missing, True), (due, False))
+                for snapshot, spans in found.items()
+                if (snapshot.snapshot_id in restated) is is_restated
+            }
         if self._restatement is None and not kwargs.get("restatements"):
             missing = self._without_unread(missing, kwargs.get("deployability_index"))
         if selected_snapshots is None:

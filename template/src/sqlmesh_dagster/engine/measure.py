@@ -28,6 +28,13 @@ _KINDS: tuple[tuple[_Kind, frozenset[exp.DType]], ...] = (
     ("text", frozenset(exp.DataType.TEXT_TYPES)),
     ("truth", frozenset({exp.DataType.Type.BOOLEAN})),
 )
+_OF_DAY = frozenset({exp.DType.TIME, exp.DType.TIMETZ})
+"""Times without a date."""
+_MOST_DIGITS = 38
+_LONG_INTEGER = 20
+"""Digits of a 64-bit integer."""
+_VERY_LONG = frozenset({exp.DType.INT128, exp.DType.INT256, exp.DType.UINT128, exp.DType.UINT256})
+"""As DuckDB's sums have them."""
 _HIDDEN = "***"
 _SIDES: tuple[Literal["b", "a"], ...] = ("b", "a")
 """Before and after, as the queries name them."""
@@ -42,7 +49,9 @@ class Table:
     dialect: str
 
     def column(self, name: str) -> str | None:
-        """The column of that name, whatever its case."""
+        """The column of that name; in another case, if none has this one."""
+        if name in self.columns:
+            return name
         return next((c for c in self.columns if c.lower() == name.lower()), None)
 
     def type_of(self, name: str) -> str:
@@ -142,6 +151,8 @@ class Comparison:
                 )
             else:
                 comparison = self._whole(part)
+        if self._is_in_another_order():
+            self.notes.append("The columns that both have are in another order.")
         return Measured(
             rows_before, rows_after, comparison, profiles, tuple(self.notes), scope, samples
         )
@@ -151,6 +162,12 @@ class Comparison:
         """Pairs of the names of each column that both have."""
         pairs = ((b, self.after.column(b)) for b in self.before.columns)
         return tuple((b, a) for b, a in pairs if a is not None)
+
+    def _is_in_another_order(self) -> bool:
+        """Whether who reads columns by their place reads others."""
+        order = list(self.after.columns)
+        places = [order.index(after) for _, after in self.shared]
+        return places != sorted(places)
 
     # ------------------------------------------------------------------ how rows are told apart
 
@@ -291,7 +308,7 @@ class Comparison:
             return _text(column)
         if types[0] == types[1]:
             return column
-        wide = {"number": "DOUBLE", "time": "TIMESTAMP"}.get(kinds[0])
+        wide = _wide(kinds[0], *types)
         return exp.cast(column, wide) if wide else column
 
     def _whole(self, part: Part | None) -> RowComparison | None:
@@ -451,6 +468,35 @@ def column_changes(before: Table, after: Table) -> Iterator[ColumnChange]:
     for name in after.columns:
         if before.column(name) is None:
             yield ColumnChange(name, "added", None, after.type_of(name))
+
+
+def _wide(kind: _Kind, *types: exp.DataType) -> str | exp.DataType | None:
+    """The type in which values of both are compared; None where the database compares them as they are.
+
+    A `DOUBLE` holds no more than 15 digits, so that long numbers of different rows would be the same.
+    """
+    if kind == "time":
+        is_of_day = any(each.this in _OF_DAY for each in types)
+        return "TEXT" if is_of_day else "TIMESTAMP"
+    if kind != "number":
+        return None
+    exact = [_digits(each) for each in types]
+    if any(each is None for each in exact):
+        return "DOUBLE"
+    whole, scale = (max(each[place] for each in exact if each) for place in (0, 1))
+    if scale == 0:
+        return None
+    return f"DECIMAL({min(whole + scale, _MOST_DIGITS)}, {scale})"
+
+
+def _digits(type_: exp.DataType) -> tuple[int, int] | None:
+    """How many digits an exact number has before the point and behind it, at most."""
+    if type_.this in exp.DataType.INTEGER_TYPES:
+        return _MOST_DIGITS if type_.this in _VERY_LONG else _LONG_INTEGER, 0
+    if type_.this != exp.DType.DECIMAL or len(type_.expressions) != 2:
+        return None
+    precision, scale = (int(each.name) for each in type_.expressions)
+    return precision - scale, scale
 
 
 def _select(table: Table, columns: Sequence[exp.Expr], part: Part | None) -> exp.Select:

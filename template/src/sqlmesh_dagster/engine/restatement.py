@@ -33,12 +33,14 @@ class Restatement:
         end: As `start`.
         intervals: What is built of each model; SQLMesh widens the span where a model needs it.
         below: Models that nobody selected, by the selected model that they are downstream of.
+        keeps_crons: Whether other models are built by their crons: no partitions were chosen.
     """
 
     start: TimeLike
     end: TimeLike
     intervals: Mapping[SnapshotId, Interval]
     below: Mapping[str, tuple[str, ...]]
+    keeps_crons: bool = False
 
     @property
     def unselected(self) -> set[str]:
@@ -76,12 +78,14 @@ def plan_restatement(
         if not is_wanted and not (parents and options.restate_downstream):
             continue
         interval = _interval(snapshot, parents, intervals, start, end, execution_time)
+        if options.partitions is None:
+            interval = _done_or_due(snapshot, interval, execution_time)
         reason = _refusal(snapshot, options, is_production=is_production)
         if reason and is_wanted and (options.restate or _overlaps(snapshot, interval)):
             raise RestatementRefusedError(f"`{snapshot.node.name}` is not built again: {reason}")
         if reason:
             log(logging.WARNING, f"`{snapshot.node.name}` stays as it is: {reason}")
-        elif not snapshot.is_seed:
+        elif not snapshot.is_seed and interval[0] < interval[1]:
             intervals[snapshot_id] = interval
             above[snapshot_id] = {n for p in parents for n in above[p.snapshot_id]} | (
                 {snapshot.name} if is_wanted else set()
@@ -100,6 +104,7 @@ def plan_restatement(
             )
             for name in wanted
         },
+        keeps_crons=options.partitions is None and not options.ignore_cron,
     )
 
 
@@ -184,6 +189,16 @@ def _interval(
     floor = to_timestamp(unit.cron_floor(high))
     whole = to_timestamp(unit.cron_next(floor)) if floor < high else high
     return to_timestamp(unit.cron_floor(low)), whole
+
+
+def _done_or_due(snapshot: Snapshot, interval: Interval, execution_time: datetime) -> Interval:
+    """Without the time that the model's own cron has not reached, as in a plan of SQLMesh's.
+
+    The span is that of all models: the days of a week that is not over would be done too early, and
+    not be built again when it is.
+    """
+    low, high = interval
+    return low, min(high, max(end for _, end in _done_and_due(snapshot, execution_time)))
 
 
 def _refusal(snapshot: Snapshot, options: CheckedRunOptions, *, is_production: bool) -> str | None:
