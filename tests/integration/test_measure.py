@@ -17,8 +17,8 @@ def _measured(before: str, after: str, *key: str) -> Measured:
         for name, query in (("before", before), ("after", after)):
             connection.execute(f"CREATE TABLE main.{name} AS {query}")
         adapter = DuckDBEngineAdapter(lambda: connection)
-        tables = [table_of(adapter, f"main.{name}") for name in ("before", "after")]
-        return Comparison(adapter, *tables, Limits(rows=1000), key).measure()
+        was, now = (table_of(adapter, f"main.{name}") for name in ("before", "after"))
+        return Comparison(adapter, was, now, Limits(rows=1000), key).measure()
 
 
 @pytest.mark.parametrize(
