@@ -408,6 +408,7 @@ def test_the_records_that_are_read_still_have_their_fields(where: str, fields: s
 
 _USED = {
     "Audit": "",
+    "BaseDuckDBConnectionConfig": "",
     "CatalogSupport": "UNSUPPORTED",
     "CompletionStatus": "__name__",
     "ConfigError": "",
