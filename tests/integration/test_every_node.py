@@ -65,12 +65,13 @@ def _tick(
     definitions: dg.Definitions, instance: dg.DagsterInstance, at: str
 ) -> tuple[dg.RunRequest, set[str]]:
     """A tick's request, and the names of what its run evaluates: models, and audits without one."""
-    context = dg.build_schedule_context(
+    schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
+    with dg.build_schedule_context(
         instance,
         scheduled_execution_time=datetime.fromisoformat(at).replace(tzinfo=timezone.utc),
         repository_def=definitions.get_repository_def(),
-    )
-    tick = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule").evaluate_tick(context)
+    ) as context:
+        tick = schedule.evaluate_tick(context)
     (request,) = tick.run_requests or ()
     job = definitions.resolve_job_def("sqlmesh_job").get_subset(  # as the daemon does
         asset_selection=frozenset(request.asset_selection or ()),

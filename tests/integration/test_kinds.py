@@ -313,16 +313,16 @@ def test_a_state_of_a_newer_sqlmesh_is_named_and_left_alone(both: _Both, tmp_pat
     (tmp_path / "home").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as local:
         repository = definitions.get_repository_def()
-        tick = dg.build_schedule_context(
+        schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
+        with dg.build_schedule_context(
             local,
             scheduled_execution_time=datetime.fromisoformat(f"{LATER}+00:00"),
             repository_def=repository,
-        )
-        schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
-        assert "newer SQLMesh" in (schedule.evaluate_tick(tick).skip_message or "")
-        look = dg.build_sensor_context(local, repository_def=repository)
+        ) as tick:
+            assert "newer SQLMesh" in (schedule.evaluate_tick(tick).skip_message or "")
         sensor = definitions.resolve_sensor_def("sqlmesh_sync_sensor")
-        assert "newer SQLMesh" in (sensor.evaluate_tick(look).skip_message or "")
+        with dg.build_sensor_context(local, repository_def=repository) as look:
+            assert "newer SQLMesh" in (sensor.evaluate_tick(look).skip_message or "")
 
 
 def test_what_nobody_reads_in_development_is_built_once(project: Project, tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def test_nothing_is_lost_and_nothing_is_built_again(
 
     (sync,) = living.definitions().sensors or ()
     assert isinstance(sync, dg.SensorDefinition)
-    tick = sync(dg.build_sensor_context(instance=instance))
+    with dg.build_sensor_context(instance=instance) as context:
+        tick = sync(context)
     assert isinstance(tick, dg.SensorResult) and not tick.asset_events  # nothing seems new to it
     run = run_in_process(living.definitions(), instance, now=_LATER)
     assert run.success and run.materialized == [] and len(run.unchanged) == 6

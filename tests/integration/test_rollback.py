@@ -144,12 +144,11 @@ def test_production_runs_what_it_ran_before(
     definitions = project.definitions()
     with dg.DagsterInstance.local_temp(str(tmp_path)) as local:
         at = datetime(2025, 1, 11, 0, 30, tzinfo=timezone.utc)
-        context = dg.build_schedule_context(
+        schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
+        with dg.build_schedule_context(
             local, scheduled_execution_time=at, repository_def=definitions.get_repository_def()
-        )
-        ticked = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule").evaluate_tick(
-            context
-        )
+        ) as context:
+            ticked = schedule.evaluate_tick(context)
     (request,) = ticked.run_requests or ()
     assert {k.path[-1] for k in request.asset_selection or ()} == {"base", "daily", "view"}
 

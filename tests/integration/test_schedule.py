@@ -27,12 +27,12 @@ def _tick(
 ) -> tuple[list[dg.RunRequest], str | None]:
     """Run requests, or the reason for none, of a tick at a moment in UTC."""
     schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance,
         scheduled_execution_time=datetime.fromisoformat(at).replace(tzinfo=timezone.utc),
         repository_def=definitions.get_repository_def(),
-    )
-    data = schedule.evaluate_tick(context)
+    ) as context:
+        data = schedule.evaluate_tick(context)
     return list(data.run_requests or ()), data.skip_message
 
 

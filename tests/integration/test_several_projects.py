@@ -147,12 +147,13 @@ def _keys(definitions: dg.Definitions, *, built: bool = True) -> list[str]:
 
 
 def _requested(definitions: dg.Definitions, instance: dg.DagsterInstance, at: str) -> list[str]:
-    context = dg.build_schedule_context(
+    schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
+    with dg.build_schedule_context(
         instance,
         scheduled_execution_time=datetime.fromisoformat(at).replace(tzinfo=timezone.utc),
         repository_def=definitions.get_repository_def(),
-    )
-    tick = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule").evaluate_tick(context)
+    ) as context:
+        tick = schedule.evaluate_tick(context)
     return [k.to_user_string() for r in tick.run_requests or () for k in r.asset_selection or ()]
 
 

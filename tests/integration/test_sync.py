@@ -46,7 +46,8 @@ def tick(
     """One evaluation of the sensor, of the definitions as they are now."""
     (sensor,) = project.definitions().sensors or ()
     assert isinstance(sensor, dg.SensorDefinition)
-    result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
+    with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
+        result = sensor(context)
     assert isinstance(result, dg.SensorResult)
     return result
 

@@ -105,11 +105,11 @@ def test_a_project_has_its_own_variables_while_it_is_open(tmp_path: Path) -> Non
 def _requested(
     definitions: dg.Definitions, instance: dg.DagsterInstance, name: str, at: str
 ) -> list[str]:
-    context = dg.build_schedule_context(
+    schedule = definitions.resolve_schedule_def(f"{name}_adaptive_schedule")
+    with dg.build_schedule_context(
         instance,
         scheduled_execution_time=datetime.fromisoformat(at).replace(tzinfo=timezone.utc),
         repository_def=definitions.get_repository_def(),
-    )
-    schedule = definitions.resolve_schedule_def(f"{name}_adaptive_schedule")
-    requests = schedule.evaluate_tick(context).run_requests or ()
+    ) as context:
+        requests = schedule.evaluate_tick(context).run_requests or ()
     return [key.path[-1] for request in requests for key in request.asset_selection or ()]

@@ -309,6 +309,7 @@ def environment(chance: random.Random, report: Report) -> None:
         f"`environment` is `{text}`",
         f"`environment` is `{text!r}`",
         f"of {len(text)} characters",
+        *([] if text else ["`environment` is empty"]),
     ]
     report.judge("environment", text, names, name)
 

@@ -85,13 +85,12 @@ _OURS = """
     )
     with dg.DagsterInstance.from_config(str(home)) as instance:
         schedule = definitions.resolve_schedule_def("sqlmesh_adaptive_schedule")
-        tick = schedule.evaluate_tick(
-            dg.build_schedule_context(
-                instance,
-                scheduled_execution_time=datetime.now(timezone.utc),
-                repository_def=definitions.get_repository_def(),
-            )
-        )
+        with dg.build_schedule_context(
+            instance,
+            scheduled_execution_time=datetime.now(timezone.utc),
+            repository_def=definitions.get_repository_def(),
+        ) as moment:
+            tick = schedule.evaluate_tick(moment)
         result = definitions.resolve_job_def("sqlmesh_job").execute_in_process(
             instance=instance, raise_on_error=False
         )

@@ -53,15 +53,14 @@ def test_a_day_of_ticks_and_sensors_leaves_memory_and_files_flat(
         job, cursor = definitions.resolve_job_def("sqlmesh_job"), None
         for minute in range(0, 24 * 60, 3):
             at = _BEGIN + timedelta(minutes=minute)
-            result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
+            with dg.build_sensor_context(instance=instance, cursor=cursor) as look:
+                result = sensor(look)
             assert isinstance(result, dg.SensorResult)
             cursor = result.cursor
             if minute % 15 == 0:
-                tick = schedule.evaluate_tick(
-                    dg.build_schedule_context(
-                        instance, at, repository_def=definitions.get_repository_def()
-                    )
-                )
+                repository = definitions.get_repository_def()
+                with dg.build_schedule_context(instance, at, repository_def=repository) as moment:
+                    tick = schedule.evaluate_tick(moment)
                 for request in tick.run_requests or ():
                     done = job.execute_in_process(
                         instance=instance,
