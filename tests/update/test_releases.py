@@ -146,12 +146,12 @@ def test_a_review_finishes_what_the_command_of_0_2_0_leaves_half_done(
     (project.root / ".github/workflows/template-update.yml").unlink()
     project.append("src/sqlmesh_dagster/execution/locks.py", "# mine")
     project.commit()
-    assert project.report("--to", f"v{NEXT}")["after"] == "v0.2.0", "what this test is about"
+    assert project.report("--to", "v0.6.0")["after"] == "v0.2.0", "what this test is about"
 
     report = project.report("--review")
 
-    assert (report["before"], report["after"]) == ("v0.2.0", f"v{NEXT}")
-    assert f"_commit: v{NEXT}" in (project.root / ".copier-answers.yml").read_text()
+    assert (report["before"], report["after"]) == ("v0.2.0", "v0.6.0")
+    assert "_commit: v0.6.0" in (project.root / ".copier-answers.yml").read_text()
     assert "# mine" in (project.root / "src/sqlmesh_dagster/guard/locks.py").read_text()
     project.commit()
     assert "no update to review" in project.command("update", "--review").stderr
