@@ -83,7 +83,9 @@ def checked_environment(option: str, text: str) -> str:
         )
     name = environment_name(text)
     if not text:
-        raise InvalidSettingError(f"`{option}` is empty. Use the name of an environment, such as `dev`.")
+        raise InvalidSettingError(
+            f"`{option}` is empty. Use the name of an environment, such as `dev`."
+        )
     if not name.strip("_") or (name != text and (name[0] == "_" or name[-1] == "_")):
         proposal = name.strip("_")
         raise InvalidSettingError(
