@@ -113,12 +113,14 @@ def ticks(project: Path) -> Facts:
     told = []
     with _instance(project / "dagster_home", "template") as instance:
         for name in ("first", "later", "later"):
-            context = dg.build_schedule_context(
-                instance=instance,
-                scheduled_execution_time=datetime.fromisoformat(NOW),
-                repository_def=repository,
-            )
-            with phase(name):
+            with (
+                dg.build_schedule_context(
+                    instance=instance,
+                    scheduled_execution_time=datetime.fromisoformat(NOW),
+                    repository_def=repository,
+                ) as context,
+                phase(name),
+            ):
                 told.append(schedule.evaluate_tick(context))
     requests = sum(len(tick.run_requests or ()) for tick in told)
     return {"models": len(definitions.resolve_all_asset_specs()), "requests": requests}

@@ -26,6 +26,7 @@ from tests.sqlmesh_dagster.projects import (
 
 from sqlmesh_dagster import SQLMeshResource
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.upstream.interrupting import Interrupter
 
 pytestmark = pytest.mark.slow
 
@@ -257,7 +258,7 @@ def test_a_signal_at_the_end_of_the_leading_process_ends_no_model_in_the_middle(
     begun = threading.Event()
 
     def work(cancel: CancelToken) -> None:
-        with duckdb.connect() as cursor, cancel.watching(cursor, "demo.slow"):
+        with duckdb.connect() as cursor, cancel.watching(Interrupter(cursor), "demo.slow"):
             begun.set()
             while not cancel.is_cancelled:
                 time.sleep(0.05)

@@ -103,15 +103,17 @@ def _assets(request: RunRequest, project: LocatedProject) -> list[LocatedAsset]:
             raise InvalidSettingError("No model reads an asset that this project can load.")
         return found
     if request.scope == "selection":
-        selected = _selected(request.names, project)
+        selected = _selected(request.names, project, assets)
         return [asset for asset in assets if asset.key in selected]
     return list(assets)
 
 
-def _selected(names: Sequence[str], project: LocatedProject) -> set[dg.AssetKey]:
+def _selected(
+    names: Sequence[str], project: LocatedProject, assets: Sequence[LocatedAsset]
+) -> set[dg.AssetKey]:
     shown = " ".join(names)
     try:
-        selected = project.select(selection_of(names, project.assets))
+        selected = project.select(selection_of(names, assets))
     except dg.DagsterError as error:
         raise InvalidSettingError(
             f"`{shown}` is no selection of assets: {str(error).splitlines()[0]}. Name assets, such as"

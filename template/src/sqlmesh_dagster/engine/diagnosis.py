@@ -91,15 +91,14 @@ def _of_context(context: CaptureContext, settings: ProjectSettings) -> Iterator[
     gateway = context.gateway or context.config.default_gateway_name
     yield Finding("gateway", f"`{gateway}`, {how}")
     yield _project_lock(settings)
-    warehouse = _looked(
-        "warehouse", lambda: _warehouse(context, settings), warehouse_of(context)[0]
-    )
+    server, _ = warehouse_of(context)
+    warehouse = _looked("warehouse", lambda: _warehouse(context, settings), server)
     yield warehouse
     is_apart = state_connection(context) is not context.connection_config
     if not warehouse.remedy:
         adapter = context.engine_adapter
-        yield _looked("privileges", lambda: _privileges(adapter), warehouse_of(context)[0])
-        yield _looked("time", lambda: _time(adapter), warehouse_of(context)[0])
+        yield _looked("privileges", lambda: _privileges(adapter), server)
+        yield _looked("time", lambda: _time(adapter), server)
     if is_apart or not warehouse.remedy:
         yield from _of_state(context, settings, is_apart)
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from sqlmesh_dagster.upstream.interrupting import Interrupter
 
@@ -83,11 +82,11 @@ class CancelToken:
             self._guards.remove(guard)
 
     @contextmanager
-    def watching(self, cursor: Any, name: str | None = None) -> Iterator[None]:
-        """While open, `cancel` interrupts what `cursor` executes.
+    def watching(self, interrupter: Interrupter, name: str | None = None) -> Iterator[None]:
+        """While open, `cancel` ends what is executed, in the way that its driver has.
 
         Args:
-            cursor: What executes queries, or what ends them.
+            interrupter: Ends the queries of one cursor.
             name: The model that it is done for.
 
         Raises:
@@ -95,7 +94,6 @@ class CancelToken:
         """
         for guard in tuple(self._guards):
             guard()
-        interrupter = cursor if isinstance(cursor, Interrupter) else Interrupter(cursor)
         with self._lock:
             self.check()
             self._interrupters.append(interrupter)

@@ -22,6 +22,7 @@ from sqlmesh_dagster.guard import locks
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.guard.locks import Patience, ProjectLock, wait_for
 from sqlmesh_dagster.guard.worker import Worker
+from sqlmesh_dagster.upstream.interrupting import Interrupter
 
 
 @pytest.fixture
@@ -350,7 +351,7 @@ def test_nothing_is_cancelled_until_it_is_said() -> None:
     """Promise: a check goes through, and what runs is left alone."""
     token = CancelToken()
     cursor = _Cursor()
-    with token.watching(cursor):
+    with token.watching(Interrupter(cursor)):
         token.check()
     assert not token.is_cancelled and not cursor.interrupted.is_set()
 
@@ -358,9 +359,13 @@ def test_nothing_is_cancelled_until_it_is_said() -> None:
 def test_cancelling_interrupts_every_query_that_is_watched() -> None:
     """Promise: those that run, and none that has ended."""
     token, running, also, ended = CancelToken(), _Cursor(), _Cursor(), _Cursor()
-    with token.watching(ended):
+    with token.watching(Interrupter(ended)):
         pass
-    with pytest.raises(RunCancelled), token.watching(running), token.watching(also):
+    with (
+        pytest.raises(RunCancelled),
+        token.watching(Interrupter(running)),
+        token.watching(Interrupter(also)),
+    ):
         token.cancel()
         token.check()
     assert running.interrupted.is_set() and also.interrupted.is_set()
@@ -372,7 +377,7 @@ def test_no_query_begins_once_it_is_cancelled() -> None:
     token = CancelToken()
     token.cancel()
     began = False
-    with pytest.raises(RunCancelled), token.watching(_Cursor()):
+    with pytest.raises(RunCancelled), token.watching(Interrupter(_Cursor())):
         began = True
     assert not began
 
@@ -381,10 +386,10 @@ def test_an_interrupted_query_is_a_cancelled_one_and_an_error_stays_an_error() -
     """Promise: the engine's own exception is the cause."""
     token = CancelToken()
     error = ValueError("INTERRUPT")
-    with pytest.raises(ValueError) as plain, token.watching(_Cursor()):
+    with pytest.raises(ValueError) as plain, token.watching(Interrupter(_Cursor())):
         raise error
     assert plain.value is error
-    with pytest.raises(RunCancelled) as cancelled, token.watching(_Cursor()):
+    with pytest.raises(RunCancelled) as cancelled, token.watching(Interrupter(_Cursor())):
         token.cancel()
         raise error
     assert cancelled.value.__cause__ is error
@@ -393,7 +398,7 @@ def test_an_interrupted_query_is_a_cancelled_one_and_an_error_stays_an_error() -
 def test_cancelling_again_reaches_a_query_that_began_meanwhile() -> None:
     """Promise: it can be repeated until the work has ended."""
     token, cursor = CancelToken(), _Cursor()
-    with pytest.raises(RunCancelled), token.watching(cursor):
+    with pytest.raises(RunCancelled), token.watching(Interrupter(cursor)):
         for _ in range(2):
             cursor.interrupted.clear()
             token.cancel()
