@@ -138,7 +138,7 @@ def _in_a_process(way: str, projects: Sequence[Path], copies: Sequence[Path], at
             at.isoformat(),
             *map(str, copies),
         ],
-        cwd=copies[0],
+        cwd=copies[0] if way == "alone" else copies[0].parents[1],  # Dagster starts elsewhere
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(_TOOLS), os.environ.get("PYTHONPATH", "")]),
@@ -172,12 +172,16 @@ def _build(way: str, project: str, at: str, *copies: str) -> dict[str, Any]:
     """In the process of one way: builds the copies, and says what came of it."""
     from sqlmesh_dagster.engine import conformity
 
+    sys.path.remove(
+        str(Path.cwd())
+    )  # `python -m` puts it there, and the `sqlmesh` command does not
     moment = datetime.fromisoformat(at)
     conformity.work_on_copies(Path(project), Path(copies[0]).parents[1] / "databases")
     if way == "alone":
         facts: Mapping[str, Any] = {"problem": conformity.build_alone(copies, moment)}
     else:
         facts = _integrated(copies, at)
+    os.chdir(copies[0])  # where it was built alone
     return {**facts, "held": asdict(conformity.held(copies))}
 
 

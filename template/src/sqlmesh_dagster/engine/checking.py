@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from sqlmesh_dagster.engine import formatting
+from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.upstream.sqlmesh import own_cache_entries
 
 
@@ -22,10 +24,10 @@ def main() -> int:
 def _sqlmesh(command: str) -> int:
     """A command of SQLMesh, as its program runs it."""
     (program,) = entry_points(group="console_scripts", name="sqlmesh")
-    folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+    folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
     try:
-        with own_cache_entries(anew=False):
-            program.load()(["-p", folder, command], prog_name="sqlmesh")
+        with at_home([folder]), own_cache_entries(anew=False):
+            program.load()(["-p", str(folder), command], prog_name="sqlmesh")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0

@@ -11,10 +11,8 @@ from pathlib import Path
 from sqlmesh import Context
 
 from sqlmesh_dagster.errors import ProjectLoadError
+from sqlmesh_dagster.guard.folder import started_in, up_to_root
 from sqlmesh_dagster.upstream.sqlmesh import relocate_databases
-
-_ROOTS = (".git", "pyproject.toml")
-"""What the root of a repository has."""
 
 
 def anchor_databases(context: Context, project: Path, *, may_guess: bool) -> None:
@@ -49,7 +47,5 @@ def anchor_databases(context: Context, project: Path, *, may_guess: bool) -> Non
 def _folders(project: Path) -> Iterator[Path]:
     """Where `sqlmesh` may have been started: in the project, here, or up to the repository's root."""
     yield project
-    yield Path.cwd()
-    parents = list(project.parents)
-    roots = [n for n, p in enumerate(parents) if any((p / name).exists() for name in _ROOTS)]
-    yield from parents[: roots[0] + 1] if roots else ()
+    yield started_in()
+    yield from up_to_root(project)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from sqlmesh import Context
 
+from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.upstream.internals import FormatConfig
 from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project, own_cache_entries
 
@@ -20,7 +22,13 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit status: 1 if files need formatting.
     """
-    context = Context(paths=os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project"), load=False)
+    folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
+    with at_home([folder]):
+        return _formatted(folder, arguments)
+
+
+def _formatted(folder: Path, arguments: list[str]) -> int:
+    context = Context(paths=str(folder), load=False)
     if is_dbt_project(context):
         print("SQLMesh's formatter leaves a dbt project alone.")
         return 0

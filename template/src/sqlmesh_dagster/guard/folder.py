@@ -1,0 +1,105 @@
+"""Relative paths in a project's files: they lead where they lead for `sqlmesh`, wherever Dagster was started."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ROOTS = (".git", "pyproject.toml")
+"""What the root of a repository has."""
+_TEXTS = (".py", ".sql", ".yaml", ".yml")
+_OF_DBT = ("packages.yml", "dependencies.yml")
+_NO_FILES = ("__pycache__", "node_modules", "site-packages", "logs", "target")
+_LEFT_OUT = re.compile(r"^\s*(#|--).*$|\bSEED\s*\([^)]*\)", re.MULTILINE | re.IGNORECASE)
+"""Comments, and the paths of seeds, which SQLMesh takes from the model's file."""
+_QUOTED = re.compile(r"'([^'\n]{3,200})'|\"([^\"\n]{3,200})\"")
+_BARE = re.compile(r"[^\s'\"`()\[\]{},;=<>|]+/[^\s'\"`()\[\]{},;=<>|]+")
+_IS_PATH = re.compile(r"/|\.\w{1,8}$")
+_moved = threading.RLock()
+_started: list[Path] = []
+
+
+def started_in() -> Path:
+    """The working directory that the process has for everybody else."""
+    return _started[0] if _started else Path.cwd()
+
+
+@contextmanager
+def at_home(projects: Sequence[Path]) -> Iterator[None]:
+    """Works in the folder from which the projects' relative paths lead to files, if they do not from here.
+
+    SQLMesh leaves such paths to Python and DuckDB, which take them from the working directory. That is
+    the whole process's: what else runs in it sees the other folder meanwhile, so that a project that
+    needs none stays here.
+    """
+    home = home_of(projects, started_in())
+    if home is None:
+        yield
+        return
+    with _moved:
+        before = Path.cwd()
+        _started.append(before)
+        os.chdir(home)
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                os.chdir(before)
+            _started.pop()
+
+
+def home_of(projects: Sequence[Path], here: Path) -> Path | None:
+    """The folder from which a path in the projects' files leads to something that is not there from here."""
+    if any(project.samefile(here) for project in projects if project.is_dir()):
+        return None
+    named = {path for project in projects for path in _named(project)}
+    lost = sorted(path for path in named if not _leads_from(here, path))
+    folders = (folder for project in projects for folder in up_to_root(project))
+    return next(
+        (f for f in folders if f != here and any(_leads_from(f, path) for path in lost)), None
+    )
+
+
+def up_to_root(project: Path) -> Iterator[Path]:
+    """Where `sqlmesh` may have been started: in the project, or above it, up to the repository's root."""
+    yield project
+    parents = list(project.parents)
+    roots = [n for n, p in enumerate(parents) if any((p / name).exists() for name in ROOTS)]
+    yield from parents[: roots[0] + 1] if roots else ()
+
+
+def _named(project: Path) -> Iterator[str]:
+    """What looks like a relative path in the texts of a project."""
+    for text in _texts(project):
+        code = _LEFT_OUT.sub("", text)
+        for words in (*_QUOTED.findall(code), *_BARE.findall(code)):
+            for word in (words,) if isinstance(words, str) else words:
+                if _IS_PATH.search(word) and not word.startswith(("/", "~", "..")):
+                    yield word
+
+
+def _texts(project: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(project):
+        folders[:] = [f for f in folders if f not in _NO_FILES and not f.startswith(".")]
+        for file in files:
+            if file.endswith(_TEXTS) and file not in _OF_DBT:
+                yield Path(folder, file).read_text(encoding="utf-8", errors="replace")
+
+
+def _leads_from(folder: Path, path: str) -> bool:
+    """Whether a path, or a pattern of paths, leads to something below a folder."""
+    place = os.path.normpath(Path(folder, path))
+    if not place.startswith(f"{folder}{os.sep}"):
+        return False
+    if glob.has_magic(path):
+        return _is_any(glob.iglob(place))  # noqa: PTH207 - `Path.glob` takes no whole path
+    return os.path.lexists(place)
+
+
+def _is_any(found: Iterable[object]) -> bool:
+    return next(iter(found), None) is not None
