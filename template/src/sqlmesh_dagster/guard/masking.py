@@ -6,114 +6,62 @@ import base64
 import html
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import quote, quote_plus
+
+from sqlmesh_dagster.guard.written_secrets import Span, is_placeholder, written_spans
 
 MASK = "***"
 _SHORTEST_PIECE = 8
 """Characters of a line of a key, or of a value that a message has cut, that are masked by themselves."""
+_SHORTEST, _SHORTEST_ANYWHERE = 4, 6
+"""Characters of a value that is masked at all, and of one that is also masked within a word."""
 _COMMON = frozenset(
     re.findall(
         r"\w+",
         "admin administrator changeme default development dagster database duckdb guest localhost main master"
         " password passwords postgres postgresql prod production public root sample secret secrets sqlmesh"
-        " staging string superuser token tokens user username warehouse",
+        " staging string superuser token tokens user username warehouse"
+        # what a variable says that has only the name of a secret
+        " always bearer disable disabled enable enabled example external internal kerberos oauth2 optional plaintext"
+        " prefer require required snowflake bigquery databricks mysql column columns latest number schema select stable"
+        " values",
     )
 )
 """Words that are no secret even where somebody chose them for one: messages are made of them."""
-_NAMES = (
-    r"pass(?:word|wd|phrase|code)?s?|pwd|secret|token|credential|api[_\-]?key|access[_\-]?key|key_?id|private[_\-]?key"
-    r"|account_?key|shared_?key|signing_?key|encryption_?key|master_?key|connection_?string|authorization"
-)
-_QUOTED = r"''[^',;()]+''|'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\""
-_PATTERNS = tuple(
-    re.compile(pattern, re.IGNORECASE | re.DOTALL)
-    for pattern in (
-        # a URL's password
-        r"\w[\w+.\-]*://[^\s:/@'\"]*:(?P<secret>[^\s'\"]+)@",
-        # password='…', "password": "…", secret => '…', in SQL, JSON, Python and connection strings
-        rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*[\"']?\s*(?:=>|:=|=|:)\s*(?P<secret>{_QUOTED})",
-        # password=… without quotes, where nothing is around the sign: `a.token = b.token` stays
-        rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*=(?P<secret>[^\s'\"`=;,&<>(){{}}]+)",
-        r"\bauthorization[\"']?\s*[:=]\s*[\"']?(?:\w+\s+)?(?P<secret>[^\s'\",;]{6,})",
-        r"\bhooks\.slack\.com/\w+/(?P<secret>[\w/\-]+)",
-        r"[?&](?:sig|signature|x-amz-signature)=(?P<secret>[^\s&'\"]+)",
-        r"\b(?:bearer|basic)\s+(?P<secret>[\w.~+/\-]{8,}=*)",
-        # what pydantic shows of an input: a password under a key that it does not know
-        r"\binput_value=(?P<secret>.*?), input_type=",
-        r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?P<secret>.+?)(?:-----END|\Z)",
-        # what issuers mark as theirs
-        r"(?-i:\b(?P<secret>AKIA[0-9A-Z]{16}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}"
-        r"|xox[abprs]-[\w\-]{10,}|sk-[\w\-]{20,}|dapi[0-9a-f]{32}|AIza[\w\-]{35}"
-        r"|eyJ[\w\-]{8,}\.[\w\-]+\.[\w\-]*))",
-    )
-)
-_STATEMENTS = re.compile(
-    r"\b(?:create|alter)\b[\w\s]*?\b(?:secret|user|role|login)\b|\bidentified\s+by\b|\bcredentials\b",
-    re.IGNORECASE,
-)
-"""Statements in which a secret follows its name after a space."""
-_SPACED = re.compile(
-    rf"\b\w*(?:{_NAMES}|identified\s+by)\w*\s+(?P<secret>{_QUOTED})", re.IGNORECASE | re.DOTALL
-)
-_HINTS = (
-    "://",
-    "pass",
-    "pwd",
-    "secret",
-    "token",
-    "cred",
-    "key",
-    "connect",
-    "author",
-    "bearer",
-    "bas",
-    "nput_value",
-    "dent",
-)
-_EXACT_HINTS = (
-    "AKIA",
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-    "glpat-",
-    "xox",
-    "sk-",
-    "dapi",
-    "AIza",
-    "eyJ",
-)
-"""Each pattern needs one of these, the first ones in any case: most texts have none, and are not searched.
-
-No `i`, for which a pattern that ignores case also takes letters that do not become one.
-"""
-_PLACEHOLDER = re.compile(r"\W*|[@$]\{?\w+\}?|\{\{.*\}\}|none|null|true|false", re.IGNORECASE)
 _CUT = re.compile(r"\.{3}|…")
-Span = tuple[int, int]
+_BREAK = re.compile(r"\n|\\[nr]")
+_FRAME = " \t\r│┃|'\"()"
+"""What a program puts where it breaks a line: the sides of a box, quotes around each piece."""
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Values that no text may show.
+    """Values that no text may show, in any case.
 
     Attributes:
-        forms: Each value in each form, see `forms_of`.
+        parts: Forms of values that are masked wherever they stand, see `forms_of`; folded.
+        words: Forms that are masked where they are no part of a word: words, and what is short.
     """
 
-    forms: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
 
     def including(self, values: Iterable[str]) -> Masks:
         """These, and further values; what is too short or too common to be masked is left out."""
         new = {form for value in values if is_maskable(value) for form in forms_of(value)}
-        return self if new <= self.forms else Masks(self.forms | new)
+        words = {_folded(form) for form in new if _is_word(form)}
+        parts = {_folded(form) for form in new if not _is_word(form)}
+        if words <= self.words and parts <= self.parts:
+            return self
+        return Masks(self.parts | parts, self.words | words)
 
     def mask(self, text: str) -> str:
         """The text, without these values and without what is written as a secret."""
-        spans = sorted((*self._found(text), *_written(text)))
+        spans = sorted((*self._found(_folded(text)), *written_spans(text)))
         if not spans:
             return text
         parts, end = [], 0
@@ -123,21 +71,40 @@ class Masks:
         return "".join((*parts, text[end:]))
 
     def _found(self, text: str) -> Iterator[Span]:
-        cuts = [(m.start(), m.end()) for m in _CUT.finditer(text)]
-        for form in self.forms:
+        for form in self.parts:
             yield from _places(text, form)
-            for start, end in cuts:
-                yield from _beside_cut(text, form, start, end)
+        for form in self.words:
+            yield from (span for span in _places(text, form) if _is_whole(text, *span))
+        for cut in _CUT.finditer(text):
+            for form in (*self.parts, *self.words):
+                yield from _beside_cut(text, form, *cut.span())
+        if self._joined and _BREAK.search(text):
+            yield from _across_lines(text, self._joined)
+
+    @cached_property
+    def _joined(self) -> frozenset[str]:
+        """The forms without blanks, for texts whose lines a program has broken."""
+        joined = ("".join(form.split()) for form in (*self.parts, *self.words))
+        return frozenset(form for form in joined if len(form) >= _SHORTEST_PIECE)
 
 
 def is_maskable(value: str) -> bool:
-    """Whether a value can be told from ordinary words and numbers; `1` and `prod` cannot."""
+    """Whether a value can be told from ordinary words and numbers; `1`, `2025`, `orders` and `prod` cannot."""
     value = value.strip()
-    if _PLACEHOLDER.fullmatch(value) or value.lower() in _COMMON:
+    if is_placeholder(value) or value.lower() in _COMMON:
         return False
-    if value.isalpha():
-        return len(value) >= 8 or (len(value) >= 6 and not value.islower() and not value.istitle())
-    return len(value) >= (6 if value.isdigit() else 5)
+    return len(value) >= (_SHORTEST_ANYWHERE if value.isalpha() or value.isdigit() else _SHORTEST)
+
+
+def _folded(text: str) -> str:
+    """In lower case, character by character."""
+    return text.replace("\u0130", "i").replace("\u03a3", "\u03c3").lower()
+
+
+def _is_word(form: str) -> bool:
+    """Whether it may be inside of another word. Letters in mixed case, as in base64, are no word."""
+    is_plain = form.islower() or form.isupper() or form.istitle()
+    return len(form) < _SHORTEST_ANYWHERE or (form.isalpha() and is_plain)
 
 
 def forms_of(value: str) -> set[str]:
@@ -152,19 +119,16 @@ def forms_of(value: str) -> set[str]:
     return forms | {form for piece in pieces for form in _as_base64(piece)}
 
 
-def written_secrets(text: str) -> list[str]:
-    """What a text says is a secret, such as the password of a URL."""
-    return [text[start:stop].strip("'\"") for start, stop in _written(text)]
-
-
 def _escaped(text: str) -> Iterator[str]:
     """By Python, JSON, HTML, SQL with doubled quotes or with backslashes, drivers' `%%`, a shell, and URLs."""
     yield from (text, text.replace("'", "''"), text.replace('"', '""'), text.replace("%", "%%"))
     yield from (text.replace("\\", "\\\\"), text.replace("'", "\\'"), text.replace("'", "'\"'\"'"))
     yield text.replace("\\", "\\\\").replace("'", "\\'")
     yield from (html.escape(text), html.escape(text, quote=False))
+    yield html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
     yield from (repr(text)[1:-1], ascii(text)[1:-1], repr(text.encode(errors="replace"))[2:-1])
     yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+    yield re.sub(r"[<>&']", lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text)[1:-1])
     for safe in _SAFE_IN_URLS:
         quoted = quote(text, safe=safe)
         yield from (quoted, re.sub(r"%..", lambda match: match[0].lower(), quoted))
@@ -179,9 +143,9 @@ _SAFE_IN_URLS = ("", "/", " +", ":", "@:", "/:@")
 def _as_base64(text: str) -> Iterator[str]:
     """Wherever it begins in what was encoded, without the characters that depend on its neighbours."""
     data = text.encode()
-    if len(data) < _SHORTEST_PIECE:
+    if len(data) < _SHORTEST_ANYWHERE:
         return
-    yield from (data.hex(), data.hex().upper())
+    yield data.hex()
     for offset in range(3):
         first, last = -(-offset * 8 // 6), (offset + len(data)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -189,17 +153,49 @@ def _as_base64(text: str) -> Iterator[str]:
 
 
 def _places(text: str, form: str) -> Iterator[Span]:
-    """Where it is; a word counts as a whole one only. Letters in mixed case, as in base64, are none."""
-    is_word = form.isalpha() and (form.islower() or form.isupper() or form.istitle())
     start = text.find(form)
     while start >= 0:
-        stop = start + len(form)
-        is_inside = is_word and (
-            text[start - 1 : start].isalpha() or text[stop : stop + 1].isalpha()
-        )
-        if not is_inside:
-            yield start, stop
+        yield start, start + len(form)
         start = text.find(form, start + 1)
+
+
+def _is_whole(text: str, start: int, stop: int) -> bool:
+    """Whether it is no part of a word; nor of a number, where it is not of letters alone."""
+    neighbours = (text[start - 1 : start], text[stop : stop + 1])
+    if text[start:stop].isalpha():
+        return not any(letter.isalpha() for letter in neighbours)
+    return not any(letter.isalnum() for letter in neighbours)
+
+
+def _across_lines(text: str, forms: Iterable[str]) -> Iterator[Span]:
+    """Where a value goes on in the next line, as a console, a printer of data or base64 breaks it."""
+    pieces, places, length = [], [], 0
+    for start, stop in _lines(text):
+        for match in re.finditer(r"\S+", text[start:stop]):
+            places.append((length, start + match.start()))
+            pieces.append(match[0])
+            length += len(match[0])
+    joined, lengths = "".join(pieces), [place[0] for place in places]
+
+    def place_of(index: int) -> int:
+        at, begin = places[bisect_right(lengths, index) - 1]
+        return begin + index - at
+
+    for form in forms:
+        for first, last in _places(joined, form):
+            start, stop = place_of(first), place_of(last - 1) + 1
+            if _BREAK.search(text, start, stop):
+                yield start, stop
+
+
+def _lines(text: str) -> Iterator[Span]:
+    """Each line without its frame."""
+    begin = 0
+    for end, following in (*(match.span() for match in _BREAK.finditer(text)), (len(text), 0)):
+        line = text[begin:end]
+        start = begin + len(line) - len(line.lstrip(_FRAME))
+        yield start, start + len(line.strip(_FRAME))
+        begin = following
 
 
 def _beside_cut(text: str, form: str, start: int, end: int) -> Iterator[Span]:
@@ -212,20 +208,6 @@ def _beside_cut(text: str, form: str, start: int, end: int) -> Iterator[Span]:
         if text.startswith(form[-length:], end):
             yield end, end + length
             break
-
-
-def _written(text: str) -> Iterator[Span]:
-    folded = text.casefold()
-    if not any(hint in folded for hint in _HINTS) and not any(h in text for h in _EXACT_HINTS):
-        return
-    patterns = (*_PATTERNS, _SPACED) if _STATEMENTS.search(text) else _PATTERNS
-    for pattern in patterns:
-        for match in pattern.finditer(text):
-            start, stop = match.span("secret")
-            if text[start] in "'\"" and stop - start > 1:
-                start, stop = start + 1, stop - 1
-            if not _PLACEHOLDER.fullmatch(text[start:stop]):
-                yield start, stop
 
 
 def _merged(spans: Iterable[Span]) -> Iterator[Span]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 
-from sqlmesh_dagster.guard.masking import written_secrets
+from sqlmesh_dagster.guard.written_secrets import written_secrets
 
 _SECRET_NAME = re.compile(
     r"pass(?!port|ed|ing|ive|enger)|pwd|passwd|secret|token|credential|(?:^|_)creds?(?:$|_)|(?:^|_)auth(?:$|_(?!type|enticator|method|url))"
@@ -60,7 +63,8 @@ _LINE = re.compile(
     r"(?P<indent>[\s#]*(?:- +)?)[\"']?(?P<key>[A-Za-z_][\w.\-]*)[\"']?\s*:(?:\s+(?P<value>.*))?$"
 )
 _ASSIGNED = re.compile(r"[\"']?(\w+)[\"']?\s*[=:]\s*[\"']([^\"'\n]+)")
-_NAME_OF_VARIABLE = re.compile(r"[\"'](\w+)[\"']")
+_ENV_VAR = re.compile(r"([\"'])(\w+)\1(?:\s*,\s*([\"'])(.*?)\3)?")
+_SHORTEST_BASE64 = 16
 
 
 def is_secret_name(name: str) -> bool:
@@ -80,7 +84,20 @@ def secrets_of_variables(variables: Mapping[str, str | None]) -> Iterator[str]:
             continue
         if is_secret_name(key) or (is_of_connection and key not in OPEN_KEYS):
             yield value
+            yield from _within(name, value)
         yield from written_secrets(value)
+
+
+def _within(name: str, value: str) -> Iterator[str]:
+    """What a secret is made of: the key in a service account's JSON, the text in base64."""
+    with suppress(ValueError):
+        if value.lstrip().startswith("{"):
+            yield from secrets_of_config(name, json.loads(value))
+        elif len(value) >= _SHORTEST_BASE64:
+            decoded = base64.b64decode(value, validate=True).decode()
+            if decoded.replace("\n", "").isprintable():
+                yield decoded
+                yield from _within(name, decoded)
 
 
 def secrets_of_config(key: str, value: object, *, is_connection: bool = False) -> Iterator[str]:
@@ -190,9 +207,8 @@ def _yaml_value(
     if not value or value in {"|", ">", "|-", ">-"} or not _is_secret_key(key, above):
         return
     if "{{" in value:
-        yield from (
-            found for name in _NAME_OF_VARIABLE.findall(value) if (found := variables.get(name))
-        )
+        for match in _ENV_VAR.finditer(value):  # a variable, or its default
+            yield from (found for found in (variables.get(match[2]), match[4]) if found)
         return
     if value[0] in "\"'":
         yield value.rstrip().strip(value[0])

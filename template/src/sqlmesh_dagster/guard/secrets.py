@@ -6,8 +6,10 @@ stores what it is told for ever, and shows it to everybody.
 
 from __future__ import annotations
 
+import builtins
 import logging
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Iterable, Mapping
@@ -31,6 +33,7 @@ _READERS = {
     "config.py": secrets_of_python,
     "config.yaml": secrets_of_yaml,
     "config.yml": secrets_of_yaml,
+    "profiles.yml": secrets_of_yaml,  # dbt's
 }
 _lock = threading.Lock()
 _T = TypeVar("_T")
@@ -69,7 +72,8 @@ def learn_of_project(project: Path) -> None:
     variables: dict[str, str | None] = {**os.environ, **own}
     learn(secrets_of_variables({n: v for n, v in variables.items() if not _is_folder(v)}))
     home = os.environ.get("SQLMESH_HOME") or "~/.sqlmesh"
-    for folder in (project, Path(os.path.expanduser(home))):  # noqa: PTH111 # no error without a home
+    profiles = variables.get("DBT_PROFILES_DIR") or "~/.dbt"
+    for folder in (project, *(Path(os.path.expanduser(path)) for path in (home, profiles))):  # noqa: PTH111 # no error without a home
         for name, read in _READERS.items():
             with suppress(OSError, ValueError):
                 learn(read((folder / name).read_text(), variables))
@@ -122,7 +126,9 @@ def _masked(error: BaseException, seen: set[int]) -> BaseException:
     is_hidden = error.__suppress_context__
     _mask_attributes(error)
     clean = error
-    if _shows_secret(str(error)) and isinstance(error, Exception):
+    if sys.version_info >= (3, 11) and isinstance(error, builtins.BaseExceptionGroup):
+        clean = _masked_group(error, seen)
+    elif _shows_secret(str(error)) and isinstance(error, Exception):
         clean = _stand_in(error).with_traceback(error.__traceback__)
     if _shows_secret("".join(traceback.format_tb(clean.__traceback__))):
         clean = clean.with_traceback(None)
@@ -130,6 +136,21 @@ def _masked(error: BaseException, seen: set[int]) -> BaseException:
     clean.__context__ = _masked(context, seen) if context else None
     clean.__suppress_context__ = is_hidden
     return clean
+
+
+if sys.version_info >= (3, 11):
+
+    def _masked_group(
+        group: builtins.BaseExceptionGroup[BaseException], seen: set[int]
+    ) -> builtins.BaseExceptionGroup[BaseException]:
+        """The group itself if none of its errors had to be replaced."""
+        parts = [_masked(part, seen) for part in group.exceptions]
+        is_same = all(part is old for part, old in zip(parts, group.exceptions, strict=True))
+        if is_same and not _shows_secret(group.message):
+            return group
+        return builtins.BaseExceptionGroup(mask(group.message), parts).with_traceback(
+            group.__traceback__
+        )
 
 
 def _mask_attributes(error: BaseException) -> None:

@@ -55,6 +55,9 @@ def test_of_a_config(key: str, value: object, found: list[str]) -> None:
         ("password: \"{{ env_var('PG_PASSWORD') }}\"", ["from-the-environment"]),
         ("password: {{ env_var('PG_PASSWORD') }}", ["from-the-environment"]),
         ("password: {{ env_var('EMPTY') }}", []),
+        ("password: \"{{ env_var('EMPTY', 's1') }}\"", ["s1"]),
+        ('token: \'{{ env_var("PG_PASSWORD", "s1") }}\'', ["from-the-environment", "s1"]),
+        ("shop:\n  outputs:\n    dev:\n      pass: s1\n      user: ada", ["s1"]),  # dbt's
         ("private_key: |\n  line one\n  line two\nhost: db", ["line one", "line two"]),
         ("private_key: >-\n  line one", ["line one"]),
         ("private_key: |-\n  line one", ["line one"]),

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import builtins
 import html
 import json
 import logging
+import pprint
 import shlex
+import sys
+import textwrap
+import traceback
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,6 +76,10 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         base64.b64encode(HARD.encode()).decode(),
         base64.b64encode(f"user:{HARD}".encode()).decode(),
         base64.urlsafe_b64encode(f"me:{HARD}!".encode()).decode(),
+        html.escape(HARD).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),  # Jinja
+        HARD.upper(),
+        HARD.lower(),
+        urllib.parse.quote(HARD, safe="").upper(),
         HARD.encode().hex(),
     ],
 )
@@ -118,6 +127,57 @@ def test_a_word_is_masked_as_a_word() -> None:
     """Promise: a password that is a word does not tear other words."""
     masks = Masks().including(["customer"])
     assert masks.mask("'customer' in customers") == "'***' in customers"
+    assert masks.mask("USER CUSTOMER, CUSTOMERS") == "USER ***, CUSTOMERS"
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "shown"),
+    [
+        ("s3cr", "login s3cr failed: S3CR", "login *** failed: ***"),
+        ("s3cr", "s3crets, xs3cr", "s3crets, xs3cr"),  # too short to be torn out of a word
+        ("a-b9x", "'a-b9x'", "'***'"),
+        ("hunter2", "xhunter2y", "x***y"),
+        ("qwerty", "for qwerty, querty", "for ***, querty"),
+        ("123456", "no 123456", "no ***"),
+        ("1234", "1234 rows", "1234 rows"),
+        ("abcd", "abcd", "abcd"),
+        ("a1b", "a1b", "a1b"),
+    ],
+)
+def test_the_floor_of_short_values(value: str, text: str, shown: str) -> None:
+    """Promise: from four characters, as a whole word; from six also within one. Words and numbers from six."""
+    assert Masks().including([value]).mask(text) == shown
+
+
+LONG = "cnry-0123 456789abcdef-ghijklmnopqrstuv-wxyz"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"the error: \n{textwrap.fill(LONG, width)}\n" for width in (8, 11, 20, 40)),
+        "\n".join(f"│ {LONG[i : i + 12]:<12} │" for i in range(0, len(LONG), 12)),
+        "\n".join(f"  | {LONG[i : i + 12]}" for i in range(0, len(LONG), 12)),
+        pprint.pformat({"x": LONG}, width=20),
+        json.dumps(textwrap.fill(LONG, 20)),
+        textwrap.fill(LONG, 20).replace("\n", "\r\n"),
+        textwrap.fill(base64.b64encode(LONG.encode()).decode(), 30),
+        textwrap.fill(urllib.parse.quote(LONG), 30),
+        base64.encodebytes((LONG * 3).encode()).decode(),
+    ],
+)
+def test_a_value_that_goes_on_in_the_next_line_is_masked(text: str) -> None:
+    """Promise: however a console, a printer of data or base64 breaks its lines; what is around it stays."""
+    masked = Masks().including([LONG]).mask(f"before it\n{text}\nafter it")
+    assert masked.startswith("before it\n") and masked.endswith("\nafter it") and MASK in masked
+    pieces = [part.strip("'") for part in text.split() if len(part) > 4 and ":" not in part]
+    assert pieces and not [part for part in pieces if part in masked], masked
+
+
+def test_lines_that_only_begin_alike_stay() -> None:
+    """Promise: what is in one line is found as it is; nothing else is put together."""
+    text = "cnry-0123\nother\n456789abcdef"
+    assert Masks().including([LONG]).mask(text) == text
 
 
 @pytest.mark.parametrize(
@@ -130,6 +190,28 @@ def test_a_word_is_masked_as_a_word() -> None:
         "-H 'Authorization: token canary-2'",
         "COPY INTO t CREDENTIALS=(AWS_KEY_ID='canary3' AWS_SECRET_KEY='canary4')",
         "redis://:canary@h:6379/0",
+        "https://canary0123456789abcdef@sentry.example/1",
+        "curl -u me:canary https://x",
+        "curl -sSu 'me:canary' https://x",
+        "the password is canary1, they say",
+        "its password was 'canary'",
+        "a password `canary1` is no good",
+        "no login: Password for user me is canary1.",
+        "header Authorization: Basic Y2FuYXJ5OmNhbmFyeQ==",
+        "[default]\naws_secret_access_key = caNary1/x+y\nregion = x",
+        "aws_secret_access_key=canary",
+        "headers X-Api-Key: canary1",
+        "user: ada\npassword: canary-1\n",
+        "Set-Cookie: sid=canary; a=b",
+        "requests.get(x, auth=('me', 'canary'))",
+        "requests.get(x, auth=HTTPBasicAuth('me', 'canary'))",
+        'answer {\\"password\\": \\"canary\\", \\"a\\": 1}',
+        "<config><password>canary</password></config>",
+        "headers [('X-Api-Key', 'canary1')]",
+        "mysqldump --password canary1 x",
+        "settings 'password': b'canary'",
+        "-----BEGIN PGP PRIVATE KEY BLOCK-----\ncanary\ncanary\n-----END PGP",
+        "https://discord.com/api/webhooks/1/canary",
     ],
 )
 def test_what_a_text_says_is_a_secret_is_masked_though_nobody_knows_it(text: str) -> None:
@@ -201,6 +283,13 @@ def test_what_is_written_as_a_secret_is_masked_though_nobody_knows_it(
         "https://github.com/acme/x?a=1 and me@example.org",
         "password = @pw, token=$TOKEN",
         "Model `demo.basic_orders` failed with ValueError: basic facts",
+        "The password is wrong, the token is invalid, the secret was expired",
+        "token: VARCHAR, secret: DECIMAL(18,2), api_key: INT64, password: user_password",
+        "Expected table name but got <Token token_type: TokenType.COMMA, text: ,>",
+        "password of the user, token of session_id, secret: see docs/production.md",
+        "AssetCheckResult(passed=result.passed, metadata=bypassed)",
+        "WHERE token = src1.token\n  token = b.token\n",
+        "http -> https, curl is not there: install it",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
@@ -239,6 +328,17 @@ def test_variables_give_what_is_named_as_a_secret_and_passwords_of_urls() -> Non
         "SSH_AUTH_SOCK": "/tmp/ssh/agent",
     }
     assert set(secrets_of_variables(variables)) == {"canary1", "canary2", "canary3"}
+
+
+def test_what_a_variables_secret_is_made_of_is_one_too() -> None:
+    """Promise: a key in a service account's JSON, also in base64; a password before it was quoted for its URL."""
+    account = json.dumps({"client_email": "shown", "private_key": KEY, "x": {"token": "canary1"}})
+    coded = base64.b64encode(account.encode()).decode()
+    for value in (account, coded):
+        found = set(secrets_of_variables({"GOOGLE_CREDENTIALS": value}))
+        assert {value, KEY, "canary1"} <= found and "shown" not in found
+    url = "postgres://me:p%40ss%2Fw@h/x"
+    assert set(secrets_of_variables({"DATABASE_URL": url})) == {"p%40ss%2Fw", "p@ss/w"}
 
 
 CONFIG = """
@@ -354,6 +454,21 @@ def test_an_error_its_causes_and_its_attributes_are_masked() -> None:
     assert clean.__cause__ is not None
     texts = [str(link) for link in (clean, clean.__cause__, clean.__cause__.__cause__)]
     assert len(texts) == 3 and "canary" not in "".join(texts) and "extra_forbidden" in texts[2]
+
+
+if sys.version_info >= (3, 11):
+
+    def test_groups_of_errors_and_notes_are_masked() -> None:
+        """Promise: each error of a group, its title, and what was added to it."""
+        secrets.learn(["canary-5"])
+        inner = ValueError("a canary-5")
+        inner.add_note("note canary-5")
+        group = builtins.ExceptionGroup("of canary-5", [_OwnText("x"), inner])
+        clean = secrets.masked_error(builtins.ExceptionGroup("outer", [group]))
+        shown = "".join(traceback.format_exception(clean))
+        assert "canary-5" not in shown and "note ***" in shown and "of ***" in shown
+        plain = builtins.ExceptionGroup("fine", [ValueError("shown")])
+        assert secrets.masked_error(plain) is plain
 
 
 def test_a_traceback_that_shows_a_secret_is_left_out() -> None:

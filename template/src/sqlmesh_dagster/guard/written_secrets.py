@@ -1,0 +1,188 @@
+"""What a text itself says is a secret, though nobody knows it: `password=…`, a URL's password, a key. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+Span = tuple[int, int]
+
+_NAMES = (
+    r"pass(?!ed|es|ing|ive|enger|port)(?:word|wd|phrase|code)?s?|pwd|secret|token|credential|api[_\-]?key|access[_\-]?key|key_?id|private[_\-]?key"
+    r"|account_?key|shared_?key|signing_?key|encryption_?key|master_?key|connection_?string|authorization"
+    r"|access_?signature"
+)
+_QUOTED = r"''[^',;()]+''|'(?:[^']|'')*'|\\+\"(?:[^\"\\]|\\+[^\"\\])*\\+\"|\"(?:[^\"\\]|\\.)*\""  # `\"…\"`: within JSON
+_OPEN = r"[^\s'\"`(),;<>{}\[\]\\]{4,}"
+"""A value without quotes in a sentence, a header or an ini file."""
+_PATTERNS = tuple(
+    re.compile(pattern, re.IGNORECASE | re.DOTALL)
+    for pattern in (
+        # a URL's password, or the long token that stands for user and password
+        r"\w[\w+.\-]*://[^\s:/@'\"]*:(?P<secret>[^\s'\"]+)@",
+        r"\w[\w+.\-]*://(?P<secret>[\w\-.~%]{20,})@",
+        # password='…', "password": "…", secret => '…', in SQL, JSON, Python and connection strings
+        rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*\\*[\"']?\s*(?:=>|:=|=|:)\s*b?(?P<secret>{_QUOTED})",
+        # password=… without quotes, where nothing is around the sign: `a.token = b.token` stays
+        rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*=(?P<secret>[^\s'\"`=;,&<>(){{}}]+)",
+        r"\bauthorization[\"']?\s*[:=]\s*[\"']?(?:\w+\s+)?(?P<secret>[^\s'\",;]{6,})",
+        r"\bcookie:\s*(?P<secret>[^\s'\"][^\n'\"]*)",
+        rf"<[\w:.\-]*(?:{_NAMES})>(?P<secret>[^<>]+)</",
+        # curl -u me:…, auth=('me', '…')
+        r"\b(?:curl|wget|http)\b[^\n]*?\s(?:-[a-z]*u|--(?:proxy-)?user)[\s=]*[\"']?[^\s:'\"\-][^\s:'\"]*:(?P<secret>[^\s'\"]+)",
+        rf"\bauth\s*=\s*\w*\(\s*(?:{_QUOTED})\s*,\s*(?P<secret>{_QUOTED})",
+        r"\bhooks\.slack\.com/\w+/(?P<secret>[\w/\-]+)",
+        r"\b(?:discord(?:app)?\.com/api/webhooks|[\w.\-]*webhook\.office\.com)/(?P<secret>[\w/@\-]+)",
+        r"[?&](?:sig|signature|x-amz-signature)=(?P<secret>[^\s&'\"]+)",
+        r"\b(?:bearer|basic)\s+(?P<secret>[\w.~+/\-]{8,}=*)",
+        # what pydantic shows of an input: a password under a key that it does not know
+        r"\binput_value=(?P<secret>.*?), input_type=",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----(?P<secret>.+?)(?:-----END|\Z)",
+        # what issuers mark as theirs
+        r"(?-i:\b(?P<secret>A[KS]IA[0-9A-Z]{16}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}"
+        r"|xox[abeprs]-[\w\-]{10,}|xapp-[\w\-]{10,}|sk-[\w\-]{20,}|[sr]k_(?:live|test)_\w{16,}|dapi[0-9a-f]{32}"
+        r"|dbt[cu]_[\w\-]{20,}|AIza[\w\-]{35}|ya29\.[\w\-]{20,}|hf_[A-Za-z]{30,}|npm_\w{30,}|pypi-[\w\-]{40,}"
+        r"|SG\.[\w\-]{16,}\.[\w\-]{16,}|eyJ[\w\-]{8,}\.[\w\-]+\.[\w\-]*))",
+    )
+)
+_SENTENCES = tuple(
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (
+        # X-Api-Key: …, `password: …` as in YAML, `the password is …`, --password …
+        rf"(?:{_NAMES})[_\-]?\d*\\*[\"']?(?::[ \t]*|[ \t]+(?:is|was)[ \t]+:?|[ \t]+of[ \t]+)[\"'`]?(?P<secret>{_OPEN})",
+        rf"pass(?:word|wd|phrase|code)[ \t]+[\"'`]?(?P<secret>{_OPEN})",
+        rf"pass(?:word|wd|phrase|code)[^\n.;:'\"]{{0,40}}?[ \t](?:is|was)[ \t]+(?P<secret>{_OPEN})",
+        rf"(?:^|\s)--?[\w\-]*(?:{_NAMES})[ \t]+[\"']?(?P<secret>{_OPEN})",
+        # aws_secret_access_key = … on a line of its own, as in an ini file
+        rf"^[ \t]*[\w.\-]*(?:{_NAMES})[\w\-]*[ \t]*=[ \t]*(?P<secret>{_OPEN})[ \t\r]*$",
+        # ('password', '…'), as headers and items are printed
+        rf"\(b?[\"'][\w.\-]*(?:{_NAMES})[\"'],\s*b?[\"'](?P<secret>[^\"'\n]{{4,}})[\"']\)",
+        # `password is '…'`: a quoted value is one whatever it is made of
+        rf"(?:{_NAMES})[ \t]+(?:is|was)[ \t]+:?(?P<quoted>{_QUOTED}|`[^`\n]+`)",
+    )
+)
+"""Where only the value can tell whether it is one: `the token is invalid`, `token: VARCHAR`."""
+_STATEMENTS = re.compile(
+    r"\b(?:create|alter)\b[\w\s]*?\b(?:secret|user|role|login)\b|\bidentified\s+by\b|\bcredentials\b",
+    re.IGNORECASE,
+)
+"""Statements in which a secret follows its name after a space."""
+_SPACED = re.compile(
+    rf"\b\w*(?:{_NAMES}|identified\s+by)\w*\s+(?P<secret>{_QUOTED})", re.IGNORECASE | re.DOTALL
+)
+_HINTS = (
+    "://",
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "cred",
+    "key",
+    "connect",
+    "auth",
+    "cookie",
+    "signature",
+    "bearer",
+    "bas",
+    "curl",
+    "wget",
+    "http",
+    "discord",
+    "webhook",
+    "nput_value",
+    "dent",
+)
+_EXACT_HINTS = (
+    "AKIA",
+    "ASIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xox",
+    "xapp-",
+    "sk-",
+    "k_live_",
+    "k_test_",
+    "dapi",
+    "dbtc_",
+    "dbtu_",
+    "AIza",
+    "ya29.",
+    "hf_",
+    "npm_",
+    "pypi-",
+    "SG.",
+    "eyJ",
+)
+"""Each pattern needs one of these, the first ones in any case: most texts have none, and are not searched.
+
+No `i`, for which a pattern that ignores case also takes letters that do not become one.
+"""
+_PLACEHOLDER = re.compile(
+    r"\W*|[@$]\{?\w+\}?|\{\{.*\}\}|%\(\w+\)s|none|null|true|false", re.IGNORECASE
+)
+_TAIL = ".,;:!?"
+"""What ends a sentence, and no secret."""
+_NO_VALUE = re.compile(
+    r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+|[A-Za-z]?[a-z]*|[A-Za-z]?[a-z_.\-/]+|[A-Z_]+"
+    r"|(?i:(?:u?int|float|decimal|varchar|char|bit|utf|sha|md|string|datetime|date|timestamp)\d+)"
+)
+"""A word, a column with its table, an identifier without digits, a type."""
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether it stands for a value: `@password`, `{{ env_var('X') }}`, `***`, `null`."""
+    return bool(_PLACEHOLDER.fullmatch(text))
+
+
+def written_spans(text: str) -> Iterator[Span]:
+    """Where it is."""
+    folded = text.casefold()
+    if not any(hint in folded for hint in _HINTS) and not any(h in text for h in _EXACT_HINTS):
+        return
+    patterns = (*_PATTERNS, _SPACED) if _STATEMENTS.search(text) else _PATTERNS
+    for pattern in patterns:
+        for match in pattern.finditer(text):
+            yield from _value(text, *match.span("secret"))
+    for pattern in _SENTENCES:
+        for match in pattern.finditer(text):
+            if match.groupdict().get("quoted"):
+                yield from _value(text, *match.span("quoted"))
+                continue
+            start, stop = match.span("secret")
+            stop = start + len(text[start:stop].rstrip(_TAIL))
+            if _is_no_word(text[start:stop]):
+                yield from _value(text, start, stop)
+
+
+def written_secrets(text: str) -> list[str]:
+    """What a text says is a secret, such as the password of a URL; also as it is before it is quoted for a URL."""
+    found = [text[start:stop].strip("'\"") for start, stop in written_spans(text)]
+    return [*found, *(plain for value in found if (plain := unquote(value)) != value)]
+
+
+def _value(text: str, start: int, stop: int) -> Iterator[Span]:
+    while start < stop and text[start] == "\\" and text[stop - 1] in "'\"":
+        start += 1
+    if text[start : start + 1] in ("'", '"', "`") and stop - start > 1:
+        start, stop = start + 1, stop - 1
+        stop = (
+            start + len(text[start:stop].rstrip("\\"))
+            if text[start - 2 : start - 1] == "\\"
+            else stop
+        )
+    if not is_placeholder(text[start:stop]):
+        yield start, stop
+
+
+def _is_no_word(value: str) -> bool:
+    """Whether it has what no word of a message has: digits, signs, capitals in the middle."""
+    if value.isdigit():
+        return len(value) >= 6
+    has_letter = any(letter.isalpha() for letter in value)
+    return len(value) >= 4 and has_letter and not _NO_VALUE.fullmatch(value)
