@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import smtplib
 import ssl
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from urllib.parse import unquote, urlsplit
@@ -15,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 import dagster as dg
 
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.guard.secret_values import secrets_of_variables
+from sqlmesh_dagster.guard.secrets import learn, mask
 
 WEBHOOK, EMAIL, SMTP = "ALERT_WEBHOOK_URL", "ALERT_EMAIL", "ALERT_SMTP_URL"
 """Variables: where a chat takes messages; who gets mails, with commas; the server that sends them."""
@@ -108,6 +111,7 @@ def send(alert: Alert, environ: Mapping[str, str]) -> None:
         InvalidSettingError: No place is configured, or one makes no sense.
         OSError: A place cannot be reached, or refuses the message.
     """
+    learn(secrets_of_variables(environ))
     webhook, receivers = environ.get(WEBHOOK), environ.get(EMAIL)
     if not is_configured(environ):
         raise InvalidSettingError(
@@ -115,9 +119,23 @@ def send(alert: Alert, environ: Mapping[str, str]) -> None:
             " runs, and start it again."
         )
     if webhook:
-        _post(webhook, alert)
+        with _told(WEBHOOK):
+            _post(webhook, alert)
     if receivers:
-        _mail(receivers, environ.get(SMTP), environ.get(SENDER), alert)
+        with _told(SMTP):
+            _mail(receivers, environ.get(SMTP), environ.get(SENDER), alert)
+
+
+@contextmanager
+def _told(variable: str) -> Iterator[None]:
+    """What a library says of an address names the variable in place of its value, which is a secret."""
+    try:
+        yield
+    except (ValueError, http.client.HTTPException) as error:
+        raise InvalidSettingError(
+            f"`{variable}` cannot be used: {type(error).__name__}. Set it to an address as it is issued, with"
+            " signs such as `/` in a password quoted (`%2F`)."
+        ) from None
 
 
 def _post(url: str, alert: Alert) -> None:

@@ -21,6 +21,7 @@ import dagster as dg
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.factories import sqlmesh_definitions_factory
 from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, causes, table
+from sqlmesh_dagster.guard.secrets import learn_of_project, mask
 from sqlmesh_dagster.manifest.inputs import CONFIGS
 from sqlmesh_dagster.times import check_times, iso_moment
 
@@ -126,6 +127,8 @@ def _projects(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _in_a_process(way: str, projects: Sequence[Path], copies: Sequence[Path], at: datetime) -> Way:
+    for project in projects:
+        learn_of_project(project)
     before = _cpu()
     done = subprocess.run(
         [
@@ -150,8 +153,9 @@ def _in_a_process(way: str, projects: Sequence[Path], copies: Sequence[Path], at
     )
     cpu = _cpu() - before
     if done.returncode:
-        return Way(None, cpu, problem=_last_error(done.stderr))
+        return Way(None, cpu, problem=mask(_last_error(done.stderr)))
     found = json.loads(done.stdout.splitlines()[-1])
+    found["problem"] = mask(found["problem"]) if found["problem"] else None
     state = Held(**found.pop("held")) if found["held"] else found.pop("held")
     return Way(held=state, cpu=cpu, **found)
 

@@ -23,6 +23,7 @@ def ended_without_a_word(launch: str, root: Path, exit_code: int, output: Path) 
         launch: Of the request.
         output: What the process printed.
     """
+    learn(secrets_of_variables(os.environ))
     with dg.DagsterInstance.get() as instance:
         run = run_of(instance, launch)
         if run is None:
@@ -35,7 +36,6 @@ def ended_without_a_word(launch: str, root: Path, exit_code: int, output: Path) 
 
 
 def _why_not_started(exit_code: int, output: Path) -> str:
-    learn(secrets_of_variables(os.environ))
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     last = mask("".join(lines[-_LAST_LINES:]))
     return f"The run's process ended with exit code {exit_code}.\n{last}".strip()

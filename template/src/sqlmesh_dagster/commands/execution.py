@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from sqlmesh_dagster.commands.selection import (
 )
 from sqlmesh_dagster.commands.source import is_yours
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.guard.secrets import learn_of_project, mask, masked_output
 from sqlmesh_dagster.upstream.launch import (
     ASSET_JOB,
     LocatedAsset,
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments: A `RunRequest` as JSON, and the file of the messages.
     """
     request, outbox = RunRequest.from_json(arguments[0]), Outbox(Path(arguments[1]))
-    with dg.DagsterInstance.get() as instance, interruptible():
+    learn_of_project(Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")))
+    with masked_output(), dg.DagsterInstance.get() as instance, interruptible():
         try:
             location = code_location(Path.cwd())
             project = LocatedProject(location.module, str(location.root), location.name)

@@ -17,6 +17,7 @@ from sqlmesh_dagster.commands.messages import Outbox
 from sqlmesh_dagster.commands.progress import AssetLine, RunProgress
 from sqlmesh_dagster.commands.reading import RunReader
 from sqlmesh_dagster.commands.request import LAUNCH_TAG
+from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.upstream.dagster import begin_canceling
 from sqlmesh_dagster.upstream.launch import run_events
 
@@ -27,7 +28,12 @@ def past_run(instance: dg.DagsterInstance, run: dg.DagsterRun, root: Path) -> Ru
     """The progress of a run up to now."""
     reader = RunReader(root)
     _read_on(instance, run.run_id, reader, None, lambda _: None)
-    return reader.progress
+    return _shown(reader.progress)
+
+
+def _shown(progress: RunProgress) -> RunProgress:
+    """Without secrets: also what the owner's own assets say is on its way to a terminal, or to a log of CI."""
+    return masked_texts(progress, ("message", "details", "plans", "facts"))
 
 
 def run_of(instance: dg.DagsterInstance, launch: str) -> dg.DagsterRun | None:
@@ -65,7 +71,8 @@ def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> N
     run, cursor, is_canceled = None, None, False
 
     def tell(line: AssetLine) -> None:
-        outbox.put("asset", {"line": asdict(line), "width": reader.progress.width})
+        shown = masked_texts(line, ("details",))
+        outbox.put("asset", {"line": asdict(shown), "width": reader.progress.width})
 
     with dg.DagsterInstance.get() as instance:
         while True:
@@ -84,7 +91,7 @@ def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> N
         ended = run_of(instance, launch)
     if ended is not None and ended.is_finished:
         facts = {"run_id": ended.run_id, "is_success": ended.is_success}
-        outbox.put("ended", {**facts, "progress": reader.progress.to_data()})
+        outbox.put("ended", {**facts, "progress": _shown(reader.progress).to_data()})
 
 
 def _read_on(

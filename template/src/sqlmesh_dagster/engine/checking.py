@@ -6,9 +6,11 @@ import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from pathlib import Path
 
 from sqlmesh_dagster.engine import formatting
 from sqlmesh_dagster.guard.folder import at_home
+from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.sqlmesh import own_cache_entries
 
 
@@ -18,7 +20,9 @@ def main() -> int:
     Returns:
         The exit status of the first that fails; the others are not asked.
     """
-    return _sqlmesh("lint") or _sqlmesh("test") or formatting.main(["--check"])
+    learn_of_project(Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")))
+    with masked_output():
+        return _sqlmesh("lint") or _sqlmesh("test") or formatting.main(["--check"])
 
 
 def _sqlmesh(command: str) -> int:

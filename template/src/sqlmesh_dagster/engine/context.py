@@ -51,6 +51,7 @@ from sqlmesh_dagster.guard.secrets import (
     learn_of_project,
     mask,
     masked_error,
+    masked_output,
     masked_texts,
 )
 from sqlmesh_dagster.guard.signals import StopSignals
@@ -466,6 +467,7 @@ def open_context(
     is_alone = ExitStack()
     try:
         is_alone.enter_context(without_forks())
+        is_alone.enter_context(masked_output())
         for folder in settings.project_paths:
             learn_of_project(folder)
         set_console(console or NoopConsole())

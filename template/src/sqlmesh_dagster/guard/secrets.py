@@ -12,11 +12,11 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from dotenv import dotenv_values
 
@@ -82,6 +82,39 @@ def learn_of_project(project: Path) -> None:
 def _is_folder(value: str | None) -> bool:
     """Whether a variable is the path of a folder, whatever its name says: `POE_PWD`, `OLDPWD`."""
     return value is not None and Path(value).is_absolute() and os.path.isdir(value)  # noqa: PTH112 # no error for any text
+
+
+@contextmanager
+def masked_output() -> Iterator[None]:
+    """Meanwhile what this process prints shows no secret that it knows."""
+    before = sys.stdout, sys.stderr
+    own = tuple(cast(TextIO, _MaskedStream(stream)) if stream else stream for stream in before)
+    sys.stdout, sys.stderr = own
+    try:
+        yield
+    finally:
+        if sys.stdout is own[0]:  # somebody else may have put theirs there meanwhile
+            sys.stdout = before[0]
+        if sys.stderr is own[1]:
+            sys.stderr = before[1]
+
+
+class _MaskedStream:
+    """A stream as it is, but for what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(mask(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def learn_of_config(config: Mapping[str, object]) -> None:
