@@ -131,6 +131,8 @@ def _told(variable: str) -> Iterator[None]:
     """What a library says of an address names the variable in place of its value, which is a secret."""
     try:
         yield
+    except InvalidSettingError:
+        raise
     except (ValueError, http.client.HTTPException) as error:
         raise InvalidSettingError(
             f"`{variable}` cannot be used: {type(error).__name__}. Set it to an address as it is issued, with"

@@ -6,7 +6,6 @@ import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from pathlib import Path
 
 from sqlmesh_dagster.engine import formatting
 from sqlmesh_dagster.guard.folder import at_home
@@ -20,17 +19,16 @@ def main() -> int:
     Returns:
         The exit status of the first that fails; the others are not asked.
     """
-    learn_of_project(Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")))
-    with masked_output():
-        return _sqlmesh("lint") or _sqlmesh("test") or formatting.main(["--check"])
+    return _sqlmesh("lint") or _sqlmesh("test") or formatting.main(["--check"])
 
 
 def _sqlmesh(command: str) -> int:
     """A command of SQLMesh, as its program runs it."""
     (program,) = entry_points(group="console_scripts", name="sqlmesh")
     folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
+    learn_of_project(folder)
     try:
-        with at_home([folder]), own_cache_entries(anew=False):
+        with masked_output(), at_home([folder]), own_cache_entries(anew=False):
             program.load()(["-p", str(folder), command], prog_name="sqlmesh")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlmesh import Context
 
 from sqlmesh_dagster.guard.folder import at_home
+from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.internals import FormatConfig
 from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project, own_cache_entries
 
@@ -23,7 +24,8 @@ def main(arguments: list[str]) -> int:
         The exit status: 1 if files need formatting.
     """
     folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
-    with at_home([folder]):
+    learn_of_project(folder)
+    with at_home([folder]), masked_output():
         return _formatted(folder, arguments)
 
 

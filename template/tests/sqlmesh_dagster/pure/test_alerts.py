@@ -212,3 +212,22 @@ def test_the_sensors_are_off_until_a_variable_is_set(monkeypatch: pytest.MonkeyP
         "ours_alert_on_failure",
         "ours_alert_on_checks",
     ]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALERT_WEBHOOK_URL": "https://hooks.example/services/canary 1"},
+        {"ALERT_WEBHOOK_URL": "https://hooks.example:canary/services"},
+        {"ALERT_EMAIL": "a@example.org", "ALERT_SMTP_URL": "smtp://me:canary/x@mail.example"},
+        {"ALERT_EMAIL": "a@example.org", "ALERT_SMTP_URL": "smtp://me:canary#x@mail.example"},
+    ],
+)
+def test_an_address_that_makes_no_sense_is_told_without_it(variables: Mapping[str, str]) -> None:
+    """Promise: the variable is named; whoever knows its value could use it."""
+    with pytest.raises(InvalidSettingError, match=r"ALERT_(WEBHOOK|SMTP)_URL") as raised:
+        send(ALERT, variables)
+    error: BaseException | None = raised.value
+    while error is not None:
+        assert "canary" not in str(error)
+        error = error.__cause__

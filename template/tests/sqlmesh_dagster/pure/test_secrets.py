@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pydantic
 import pytest
+from rich.console import Console
 
 from sqlmesh_dagster.definition.records import AuditRecord
 from sqlmesh_dagster.guard import secrets
@@ -495,6 +496,25 @@ def test_logs_show_no_secret(caplog: pytest.LogCaptureFixture) -> None:
         logging.getLogger("other").exception("failed")
     assert "canary" not in caplog.text
     assert caplog.text.count(MASK) == 2 and "ValueError: ***" in caplog.text
+
+
+def test_what_is_printed_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    """Promise: by `print`, by a console, and by Python for an error that nobody takes; then it is as before."""
+    secrets.learn(["canary-6"])
+    before = sys.stdout, sys.stderr
+    with secrets.masked_output():
+        print("a", "canary-6", {"x": "canary-6"})
+        Console(width=40).print("of canary-6", style="red")
+        print("to canary-6", file=sys.stderr)
+        sys.stderr.writelines(["canary-6"])
+        sys.excepthook(ValueError, ValueError("no canary-6"), None)
+        assert sys.stdout.isatty() is before[0].isatty()
+    assert (sys.stdout, sys.stderr) == before
+    out, err = capsys.readouterr()
+    assert "canary" not in out + err
+    assert (
+        out == "a *** {'x': '***'}\nof ***\n" and err.startswith("to ***\n***") and "no ***" in err
+    )
 
 
 def test_records_are_masked_in_their_texts_alone() -> None:
