@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
+from sqlmesh.core.state_sync import EngineAdapterStateSync
+from sqlmesh.utils.cron import CroniterCache
 from tests.sqlmesh_dagster.projects import Project, held_by_another_process, run_in_process
 
 from sqlmesh_dagster import (
@@ -253,6 +257,45 @@ def test_daily_crons_at_different_hours_all_have_a_tick(project: Project) -> Non
     project.model("late", "SELECT 1::INT AS id", "kind FULL, cron '0 17 * * *'")
     schedule = project.definitions().resolve_schedule_def("sqlmesh_adaptive_schedule")
     assert schedule.cron_schedule == ["0 17 * * *", "0 5 * * *"]
+
+
+def test_a_later_tick_costs_the_same_for_more_models(
+    built: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: what is done is read again only if it has changed, and a cron is evaluated once for all models."""
+    few = _costs_of_later_ticks(built.definitions(), instance, monkeypatch)
+    for number in range(6):
+        built.model(f"more_{number}", "SELECT id FROM demo.hourly")
+    assert run_in_process(built.definitions(), instance, now=BUILT_AT).success
+    many = _costs_of_later_ticks(built.definitions(), instance, monkeypatch)
+    assert many["statements"] == few["statements"] and many["states"] == few["states"] == 1
+    assert few["crons"] <= 15 and many["crons"] <= 15, "five at most for each of three crons"
+    built.execute("DELETE FROM sqlmesh._intervals WHERE name LIKE '%more_3%'")
+    assert _requested(_tick(built.definitions(), instance, "2025-01-10T00:50:00")[0]) == ["more_3"]
+
+
+def _costs_of_later_ticks(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> Counter[str]:
+    """Of the second of two ticks: statements, opened states and evaluations of crons, after it is known what is done."""
+    counted: Counter[str] = Counter()
+
+    def count(name: str, owner: type, method: str) -> None:
+        original = getattr(owner, method)
+
+        def counting(*args: object, **kwargs: object) -> object:
+            counted[name] += 1
+            return original(*args, **kwargs)
+
+        patch.setattr(owner, method, counting)
+
+    with monkeypatch.context() as patch:
+        assert _tick(definitions, instance, "2025-01-10T00:45:00")[0] == []
+        count("statements", DuckDBEngineAdapter, "execute")
+        count("states", EngineAdapterStateSync, "__init__")
+        count("crons", CroniterCache, "get_next")
+        assert _tick(definitions, instance, "2025-01-10T00:50:00")[0] == []
+    return counted
 
 
 def _state(project: Project, copy: Path) -> dict[str, list[tuple[object, ...]]]:

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import pickle
+import random
 import sqlite3
 import sys
 import threading
@@ -37,15 +38,17 @@ from sqlmesh.core.analytics.collector import AnalyticsCollector
 from sqlmesh.core.analytics.dispatcher import EventDispatcher
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
+from sqlmesh.core.dialect import parse
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
 from sqlmesh.core.environment import Environment
-from sqlmesh.core.model import Model
+from sqlmesh.core.model import Model, load_sql_based_model
 from sqlmesh.core.scheduler import Scheduler
-from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
+from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory, SnapshotEvaluator
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import op_name
+from sqlmesh_dagster.engine import missing
 from sqlmesh_dagster.settings import environment_name
 from sqlmesh_dagster.upstream import dagster as in_dagster
 from sqlmesh_dagster.upstream import event_rows as in_rows
@@ -162,7 +165,7 @@ _PARAMETERS = {
         "self snapshot",
     ),
     "sqlmesh.core.snapshot:Snapshot.missing_intervals": (
-        "rebuild.py asks it whether a stale model is due as well",
+        "rebuild.py asks it whether a stale model is due as well, missing.py for models that are alike",
         "start end execution_time deployability_index",
     ),
     "sqlmesh.core.snapshot:SnapshotEvaluator.get_adapter": (
@@ -174,8 +177,12 @@ _PARAMETERS = {
         "node nodes cache",
     ),
     "sqlmesh.core.snapshot:missing_intervals": (
-        "due.py asks it what is due",
+        "missing.py gives its answers",
         "snapshots execution_time deployability_index",
+    ),
+    "sqlmesh.core.snapshot.definition:start_date": (
+        "missing.py asks it where a model begins",
+        "snapshot snapshots cache relative_to",
     ),
     "sqlmesh.core.snapshot:DeployabilityIndex.create": (
         "due.py counts a preview's intervals as `Scheduler.run` does",
@@ -517,6 +524,7 @@ _USED = {
     "run_tests": "",
     "set_console": "",
     "snapshots_to_dag": "",
+    "start_date": "",
     "to_datetime": "",
     "to_timestamp": "",
 }
@@ -595,6 +603,69 @@ def test_runs_make_their_scheduler_with_create_scheduler(project: Project, heard
     after = len(context.made)
     context.close()
     assert after > before, "`Context.run` no longer goes through `Context.create_scheduler`."
+
+
+_KINDS = (
+    "FULL",
+    "VIEW",
+    "EMBEDDED",
+    "INCREMENTAL_BY_TIME_RANGE (time_column day)",
+    "INCREMENTAL_BY_TIME_RANGE (time_column day, lookback 2), allow_partials true",
+)
+_SPANS = (
+    "",
+    "",
+    ", start '2025-01-02'",
+    ", start '2025-01-05', end '2025-01-09'",
+    ", start '3 days ago'",
+)
+
+
+def test_what_is_due_of_models_that_are_alike_is_what_sqlmesh_says_of_each() -> None:
+    """Promise: `engine/missing.py` asks once for many, of crons, zones, starts, ends, kinds and spans."""
+    chance = random.Random(20250110)
+    for _ in range(25):
+        snapshots = _snapshots_by_chance(chance, 40)
+        at = datetime(2025, 1, 10, tzinfo=timezone.utc) + timedelta(
+            minutes=chance.randrange(5 * 1440)
+        )
+        for index in (
+            internals.DeployabilityIndex.all_deployable(),
+            internals.DeployabilityIndex.none_deployable(),
+        ):
+            expected = internals.missing_intervals(
+                snapshots, end=at, execution_time=at, deployability_index=index
+            )
+            found = missing.missing_at(snapshots, at, index)
+            assert {s.name: list(spans) for s, spans in found.items()} == {
+                s.name: list(spans) for s, spans in expected.items()
+            }
+        nodes = [s.node for s in snapshots]
+        assert min(missing.next_cron(snapshots, at)) == min(node.cron_next(at) for node in nodes)
+
+
+def _snapshots_by_chance(chance: random.Random, count: int) -> list[Snapshot]:
+    nodes: dict[str, Any] = {}
+    for number in range(count):
+        cron = chance.choice(["@hourly", "@daily", "@weekly", "30 7 * * *", "*/20 * * * *"])
+        zone = chance.choice([None, None, "America/Los_Angeles"])
+        model = load_sql_based_model(
+            parse(
+                f"MODEL (name demo.m{number}, cron '{cron}', {f'cron_tz {zone!r},' if zone else ''}"
+                f" kind {chance.choice(_KINDS)}{chance.choice(_SPANS)});"
+                f" SELECT day::DATE AS day FROM {f'demo.m{chance.randrange(number)}' if number else 'raw.t'}"
+            ),
+            dialect="duckdb",
+        )
+        nodes[model.fqn] = model
+    snapshots = [Snapshot.from_node(node, nodes=nodes) for node in nodes.values()]
+    for snapshot in snapshots:
+        snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
+        begin = datetime(2025, 1, chance.choice([2, 5]), tzinfo=timezone.utc)
+        end = datetime(2025, 1, chance.choice([8, 10]), chance.choice([0, 7]), tzinfo=timezone.utc)
+        if chance.random() < 0.8 and not snapshot.is_symbolic:
+            snapshot.add_interval(begin, end, is_dev=chance.random() < 0.3)
+    return snapshots
 
 
 def test_a_run_of_selected_models_builds_those_alone(project: Project, heard: _Heard) -> None:
@@ -711,6 +782,30 @@ def test_the_record_of_what_is_built_has_an_entry_for_each_batch(
     assert sorted(days) == [(0, 1), (20089, 20094), (20094, 20099)] and later == []
     assert {entry[:3] for entry in found} == {(snapshot.name, snapshot.version, False)}
     assert sorted(entry[6:] for entry in found) == [(False, False)] * 2 + [(True, False)]
+
+
+def test_the_mark_of_the_record_moves_with_each_change_of_it(
+    project: Project, heard: _Heard
+) -> None:
+    """Promise: `upstream.sqlmesh.intervals_mark` differs after a build, a removal and SQLMesh's compaction."""
+    project.model(
+        "daily",
+        "SELECT @start_ds::DATE AS day",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day), start '2025-01-01'",
+    )
+    context = _planned(project, execution_time="2025-01-08")
+    (snapshot,) = context.snapshots.values()
+    state = context.state_sync
+    marks = [in_sqlmesh.intervals_mark(state), in_sqlmesh.intervals_mark(state)]
+    for change in (
+        lambda: context.run("prod", execution_time="2025-01-11"),
+        lambda: state.remove_intervals([(snapshot, (0, 86_400_000))]),
+        lambda: state.compact_intervals(),
+    ):
+        change()
+        marks.append(in_sqlmesh.intervals_mark(state))
+    context.close()
+    assert len(set(marks)) == len(marks) - 1 and marks[0] == marks[1]
 
 
 def test_a_plan_that_fails_raises_sqlmeshs_error(project: Project, heard: _Heard) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from sqlmesh_dagster.engine.missing import missing_at, next_cron
 from sqlmesh_dagster.engine.state import Deployed, Obstructed, find_deployed
 from sqlmesh_dagster.engine.unread import without_unread
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     Snapshot,
     apply_auto_restatements,
-    missing_intervals,
     to_datetime,
 )
 from sqlmesh_dagster.upstream.internals import constants as c
@@ -54,9 +54,9 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
     snapshots = deployed.snapshots
     if deployed.environment.name == c.PROD:
         snapshots = _with_auto_restatements(snapshots, at)
-    due = missing_intervals(  # not the current time: a tick may be evaluated for another time
-        snapshots, end=at, execution_time=at, deployability_index=deployed.deployability
-    )
+    due = missing_at(
+        snapshots, at, deployed.deployability
+    )  # a tick may be for another time than now
     due = without_unread(due, deployed.deployability)
     found = [snapshot for snapshot, intervals in due.items() if intervals]
     return Due(
@@ -82,7 +82,7 @@ def _next_due(snapshots: Iterable[Snapshot], at: datetime) -> datetime | None:
     again = [s for s in snapshots if s.evaluatable and not s.is_seed]
     restated = (s.next_auto_restatement_ts for s in again)
     return min(
-        (*(s.node.cron_next(at) for s in again), *(to_datetime(ts) for ts in restated if ts)),
+        (*next_cron(again, at), *(to_datetime(ts) for ts in restated if ts)),
         default=None,
     )
 

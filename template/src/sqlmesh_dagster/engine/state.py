@@ -22,12 +22,21 @@ from sqlmesh_dagster.upstream.internals import (
     SnapshotId,
     StateReader,
 )
-from sqlmesh_dagster.upstream.sqlmesh import has_state
+from sqlmesh_dagster.upstream.sqlmesh import has_state, intervals_mark
 
 _PROCESS_SECONDS = 5.0
 """How long a question waits for another context of its own process before it gives up."""
 
-_KNOWN: dict[ProjectSettings, dict[SnapshotId, Snapshot]] = {}
+
+@dataclass(frozen=True)
+class _Known:
+    """What a process has read: snapshots, and at which mark of the record of what is done."""
+
+    mark: tuple[object, ...] | None
+    snapshots: dict[SnapshotId, Snapshot]
+
+
+_KNOWN: dict[ProjectSettings, _Known] = {}
 """Snapshots are immutable but for their intervals, and cost 20 ms each to read."""
 
 
@@ -106,16 +115,21 @@ def deployability(settings: ProjectSettings, snapshots: Collection[Snapshot]) ->
 def _snapshots_with_intervals(
     settings: ProjectSettings, state: StateReader, wanted: set[SnapshotId]
 ) -> list[Snapshot]:
-    """Snapshots with what is recorded as done now; only those that are new to this process are read."""
-    known = {
+    """Snapshots with what is recorded as done now.
+
+    Only those that are new to this process are read, and what is done only if that has changed.
+    """
+    before = _KNOWN.pop(settings, _Known(None, {}))
+    mark = intervals_mark(state)  # first: what is written meanwhile is read next time
+    kept = {
         key: snapshot
-        for key, snapshot in _KNOWN.get(settings, {}).items()
-        if not (snapshot.is_model and snapshot.model.auto_restatement_cron)
+        for key, snapshot in before.snapshots.items()
+        if key in wanted and not (snapshot.is_model and snapshot.model.auto_restatement_cron)
     }  # the next restatement of those is read with them
-    known = {**known, **state.get_snapshots(wanted - known.keys())}
-    _KNOWN[settings] = {key: value for key, value in known.items() if key in wanted}
-    snapshots = list(_KNOWN[settings].values())
-    for snapshot in snapshots:
-        snapshot.pending_restatement_intervals = []  # SQLMesh only adds to them
-    state.refresh_snapshot_intervals(snapshots)
-    return snapshots
+    new = state.get_snapshots(wanted - kept.keys())
+    if mark != before.mark:
+        for snapshot in kept.values():
+            snapshot.pending_restatement_intervals = []  # SQLMesh only adds to them
+        state.refresh_snapshot_intervals(kept.values())
+    _KNOWN[settings] = _Known(mark, {**kept, **new})
+    return list(_KNOWN[settings].snapshots.values())

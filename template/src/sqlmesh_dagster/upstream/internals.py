@@ -60,6 +60,7 @@ from sqlmesh.core.snapshot.definition import apply_auto_restatements as apply_au
 from sqlmesh.core.snapshot.definition import expand_range as expand_range
 from sqlmesh.core.snapshot.definition import format_intervals as format_intervals
 from sqlmesh.core.snapshot.definition import snapshots_to_dag as snapshots_to_dag
+from sqlmesh.core.snapshot.definition import start_date as start_date
 from sqlmesh.core.state_sync import EngineAdapterStateSync as EngineAdapterStateSync
 from sqlmesh.core.state_sync import StateReader as StateReader
 from sqlmesh.core.state_sync import StateSync as StateSync
@@ -143,6 +144,7 @@ __all__ = [
     "run_tests",
     "set_console",
     "snapshots_to_dag",
+    "start_date",
     "to_datetime",
     "to_timestamp",
 ]

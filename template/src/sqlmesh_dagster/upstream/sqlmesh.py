@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from sqlmesh.core.model import Model
     from sqlmesh.core.selector import Selector
     from sqlmesh.core.snapshot import SnapshotEvaluator
-    from sqlmesh.core.state_sync import StateSync
+    from sqlmesh.core.state_sync import StateReader, StateSync
 
 _Kind = TypeVar("_Kind", bound="Context")
+_MOMENTS = 1_000_003
+"""Milliseconds are summed up by their rest: the sum of millions of them fits any engine's integers."""
 
 
 @contextmanager
@@ -389,10 +391,30 @@ def state_tables(context: Context) -> tuple[EngineAdapter, str | None]:
 
     Leans on `EngineAdapterStateSync`, which the public `Context.state_sync` wraps.
     """
-    state: Any = context.state_sync
+    return _tables_of(context.state_sync)
+
+
+def _tables_of(state: Any) -> tuple[EngineAdapter, str | None]:
     while hasattr(state, "state_sync"):
         state = state.state_sync
     return state.engine_adapter, state.schema
+
+
+def intervals_mark(state: StateReader) -> tuple[Any, ...]:
+    """One row that is another one whenever SQLMesh's record of what is built has changed.
+
+    Entries are added with the moment of it, and merged later into new ones: their number or the sum of
+    their moments changes. Leans on the table `_intervals`.
+    """
+    from sqlglot import exp
+
+    adapter, schema = _tables_of(state)
+    moment = exp.column("created_ts")
+    parts = exp.Mod(this=moment.copy(), expression=exp.Literal.number(_MOMENTS))
+    query = exp.select(
+        exp.func("COUNT", exp.Star()), exp.func("MAX", moment), exp.func("SUM", parts)
+    ).from_(exp.table_("_intervals", db=schema))
+    return tuple(adapter.fetchone(query, quote_identifiers=True) or ())
 
 
 def interval_entries(context: Context, since: datetime) -> list[tuple[Any, ...]]:
@@ -419,6 +441,8 @@ def has_state(context: Context) -> bool:
     """Whether the project has a state; unlike `Context.state_sync` it creates none, nor a file.
 
     A DuckDB file with a state stays open, for the context to go on with; `Context.close` releases it.
+    The context also takes the state that was made for the question: making one lists SQLMesh's cache,
+    which has a file for each model. Leans on `Context._provided_state_sync`.
 
     Raises:
         duckdb.IOException: Another process holds the state's file.
@@ -431,6 +455,8 @@ def has_state(context: Context) -> bool:
     is_there = state.get_versions(validate=False).schema_version != 0
     if not (files and is_there):  # elsewhere the connection is one of its own
         state.close()
+    elif context._provided_state_sync is None:
+        context._provided_state_sync = state
     return is_there
 
 
