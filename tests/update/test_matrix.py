@@ -24,9 +24,13 @@ PRESETS: dict[str, dict[str, str]] = {
     "minimal-none": {"sample": "minimal", "ci": "none", "python_version": "3.13"},
 }
 VERSIONS = [*RELEASES, NEXT]
-PAIRS = list(itertools.combinations(VERSIONS, 2))
 QUICK = {*itertools.pairwise(VERSIONS[-3:]), (VERSIONS[0], NEXT)}
 """The newest steps, and the longest one."""
+PAIRS = sorted(
+    {*((version, NEXT) for version in RELEASES), *QUICK},
+    key=lambda pair: [VERSIONS.index(version) for version in pair],
+)
+"""From each release to the next one; between two that are released, nothing changes any more."""
 JOURNEYS = [
     pytest.param(
         *(pair, preset, turn),
