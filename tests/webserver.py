@@ -55,21 +55,34 @@ _ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 def served(root: Path, environment: Mapping[str, str]) -> Iterator[Ask]:
     """The project, served on a free port, until the context ends."""
     with served_at(root, environment) as address:
-        yield lambda query, **variables: _ask(f"{address}/graphql", query, variables)
+        yield asking(address)
 
 
 @contextmanager
 def served_at(root: Path, environment: Mapping[str, str]) -> Iterator[str]:
     """The same, with its address for a browser."""
+    own = {**environment, "DAGSTER_HOME": str(root / "dagster_home")}
+    with answering(["dg", "dev", "--port"], cwd=root, environment=own) as address:
+        yield address
+
+
+@contextmanager
+def answering(
+    command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]
+) -> Iterator[str]:
+    """A web server on a free port, which is the command's last argument; its address, once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    log = root / "dev.log"
-    command = ["dg", "dev", "--port", address.rsplit(":", 1)[1]]
-    own = {**environment, "DAGSTER_HOME": str(root / "dagster_home")}
-    with running(command, cwd=root, environment=own, log=log):
-        _wait_until(lambda: _answers(f"{address}/server_info"), 120, log)
+        port = probe.getsockname()[1]
+    address, log = f"http://127.0.0.1:{port}", cwd / "dev.log"
+    with running([*command, str(port)], cwd=cwd, environment=environment, log=log):
+        wait_until(lambda: _answers(f"{address}/server_info"), 120, log)
         yield address
+
+
+def asking(address: str) -> Ask:
+    """The server's GraphQL."""
+    return lambda query, **variables: _ask(f"{address}/graphql", query, variables)
 
 
 @contextmanager
@@ -163,7 +176,7 @@ def status_of(ask: Ask, run_id: str) -> str:
 
 def end_of(ask: Ask, run_id: str) -> str:
     """Waits for a run's end: its status."""
-    _wait_until(lambda: status_of(ask, run_id) in _ENDED, 180)
+    wait_until(lambda: status_of(ask, run_id) in _ENDED, 180)
     return status_of(ask, run_id)
 
 
@@ -189,8 +202,11 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _wait_until(condition: Callable[[], bool], seconds: float, log: Path | None = None) -> None:
+def wait_until(
+    condition: Callable[[], bool], seconds: float, log: Path | None = None, every: float = 0.5
+) -> None:
+    """Waits for a condition, or fails with what the log says."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, log.read_text() if log else "waited in vain"
-        time.sleep(0.5)
+        time.sleep(every)
