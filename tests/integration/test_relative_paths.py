@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import dagster as dg
@@ -66,6 +67,14 @@ _FILES = {
     "a bare word of a config": ("config.yaml", "path: data/rows.csv", True),
     "a folder": ("model.py", "load('data/')", True),
     "a comment": ("model.sql", "-- see data/rows.csv\nSELECT 1 AS a", False),
+    "a comment behind code": ("model.sql", "SELECT 1 AS a -- see 'data/rows.csv'\n", False),
+    "a comment of lines": (
+        "model.sql",
+        "/* From `data/rows.csv`,\n by hand */\nSELECT 1 AS a",
+        False,
+    ),
+    "a docstring": ("model.py", '"""Reads\n`data/rows.csv`."""\n', False),
+    "a description": ("model.sql", "MODEL (name a.b, description 'of data/rows.csv')", False),
     "a file that is not there": ("model.sql", "SELECT * FROM 'data/none.csv'", False),
     "a file above": ("model.sql", "SELECT * FROM '../rows.csv'", False),
     "a whole path": ("model.sql", "SELECT * FROM '/etc/hosts'", False),
@@ -91,6 +100,12 @@ def test_a_project_without_such_paths_stays_where_dagster_is(case: str, tmp_path
     assert home_of([project], here) == (project if is_moved else None)
 
 
+def test_the_sample_stays_where_dagster_is() -> None:
+    """Promise: its files name none but those that SQLMesh finds by itself."""
+    template = Path(__file__).parents[2] / "template"
+    assert home_of([template / "sqlmesh_project"], template) is None
+
+
 def test_a_path_from_the_root_of_the_repository_is_found_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,3 +123,30 @@ def test_a_path_from_the_root_of_the_repository_is_found_there(
             assert (Path.cwd(), started_in()) == (root, tmp_path)
     assert (Path.cwd(), started_in()) == (tmp_path, tmp_path)
     assert home_of([project], root) is home_of([project], project) is None
+
+
+def test_threads_share_a_folder_and_wait_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: two sessions of one project at once; the next project's begins when both have ended."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for project in (one, other):
+        (project / "data").mkdir(parents=True)
+        (project / "data" / "rows.csv").touch()
+        (project / "model.sql").write_text("SELECT * FROM 'data/rows.csv'")
+    monkeypatch.chdir(tmp_path)
+    seen: list[Path] = []
+
+    def work(project: Path) -> None:
+        with at_home([project]):
+            seen.append(Path.cwd())
+
+    with at_home([one]):
+        shared, waiting = (threading.Thread(target=work, args=[folder]) for folder in (one, other))
+        shared.start()
+        shared.join(30)
+        waiting.start()
+        waiting.join(0.1)
+        assert seen == [one] == [Path.cwd()]
+    waiting.join(30)
+    assert (seen, Path.cwd()) == ([one, other], tmp_path)

@@ -15,13 +15,17 @@ ROOTS = (".git", "pyproject.toml")
 _TEXTS = (".py", ".sql", ".yaml", ".yml")
 _OF_DBT = ("packages.yml", "dependencies.yml")
 _NO_FILES = ("__pycache__", "node_modules", "site-packages", "logs", "target")
-_LEFT_OUT = re.compile(r"^\s*(#|--).*$|\bSEED\s*\([^)]*\)", re.MULTILINE | re.IGNORECASE)
-"""Comments, and the paths of seeds, which SQLMesh takes from the model's file."""
+_LEFT_OUT = re.compile(
+    r"""(?:^|\s)(?:\#|--)[^\n]* | /\*.*?\*/ | \"\"\".*?\"\"\" | \bSEED\s*\([^)]*\) | \bdescription:?\s*(?:'[^']*'|"[^"]*")""",
+    re.MULTILINE | re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+"""Comments, descriptions, and the paths of seeds, which SQLMesh takes from the model's file."""
 _QUOTED = re.compile(r"'([^'\n]{3,200})'|\"([^\"\n]{3,200})\"")
 _BARE = re.compile(r"[^\s'\"`()\[\]{},;=<>|]+/[^\s'\"`()\[\]{},;=<>|]+")
 _IS_PATH = re.compile(r"/|\.\w{1,8}$")
-_moved = threading.RLock()
+_change = threading.Condition()
 _started: list[Path] = []
+"""Where the process was, once for each thread that works in the other folder now."""
 
 
 def started_in() -> Path:
@@ -41,16 +45,28 @@ def at_home(projects: Sequence[Path]) -> Iterator[None]:
     if home is None:
         yield
         return
-    with _moved:
-        before = Path.cwd()
-        _started.append(before)
+    _enter(home)
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def _enter(home: Path) -> None:
+    """Several threads may work in one folder at once; for another one, it waits until they have left."""
+    with _change:
+        _change.wait_for(lambda: not _started or Path.cwd() == home)
+        _started.append(started_in())
         os.chdir(home)
-        try:
-            yield
-        finally:
+
+
+def _leave() -> None:
+    with _change:
+        before = _started.pop()
+        if not _started:
             with suppress(FileNotFoundError):  # it was removed meanwhile
                 os.chdir(before)
-            _started.pop()
+        _change.notify_all()
 
 
 def home_of(projects: Sequence[Path], here: Path) -> Path | None:
