@@ -8,6 +8,7 @@ else it raises is a finding. What it takes is no finding: most random text is a 
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import os
 import random
@@ -214,6 +215,20 @@ _STATEMENTS = (
         "\0",
     ),
 )
+
+
+_SEED = "MODEL (name demo.s, kind SEED (path '../seeds/s.csv'), columns (id INT, name TEXT));\n"
+_SAVED = {
+    "config.yaml": "",
+    "models/e.sql": "MODEL (name demo.e, kind FULL);\n-- of e\nSELECT 'e' AS e\n",
+    "models/e.py": "# of e\nE = 'e'\n",
+    "audits/e.sql": "AUDIT (name e);\n-- of e\nSELECT * FROM @this_model WHERE 'e' = 'x'\n",
+    "macros/e.py": "# of e\nE = 'e'\n",
+    "tests/test_e.yaml": "# of e\ntest_e:\n  model: demo.good\n  outputs:\n    query: [{id: 1}]\n",
+    "external_models.yaml": "# of e\n- name: raw.e\n  columns:\n    e: int\n",
+    "seeds/s.csv": "id,name\n1,e\n2,ee\n",
+    ".env": "# of e\nE=e\n",
+}
 
 
 @dataclass
@@ -464,9 +479,31 @@ class Doors:
             with self._odd_file(path, what):
                 self._load("model files", f"{path.name} → {what}")
 
-    def _load(self, door: str, value: object) -> None:
+    def encoding(self, chance: random.Random) -> None:
+        """A good file of any kind, as another program may have saved it: the file is named, or it is read."""
+        path = self.project.root / chance.choice([*_SAVED])
+        text = _SAVED[path.relative_to(self.project.root).as_posix()]
+        if path.name == "config.yaml":
+            text = path.read_text()
+        data = text.encode()
+        at = chance.randrange(len(data))
+        data = chance.choice(
+            (
+                *(codecs.BOM_UTF8 + data, text.encode("utf-16"), text.encode("utf-16-be")),
+                *(codecs.BOM_UTF16_BE + text.encode("utf-16-be"), text.encode("utf-32")),
+                *(text.replace("e", "\u00e9").encode("latin-1"), data[:at] + b"\xe9" + data[at:]),
+                *(data[:at] + b"\0" + data[at:], data.replace(b"\n", b"\r\n"), b""),
+            )
+        )
+        model = self.project.root / "models/s.sql"  # of the seed
+        seed = _SEED if path.suffix == ".csv" else "MODEL (name demo.s, kind FULL); SELECT 1 AS id"
+        path.parent.mkdir(exist_ok=True)
+        with self._instead(model, seed.encode()), self._instead(path, data):
+            self._load("encodings", (path.name, data), path.name)
+
+    def _load(self, door: str, value: object, name: str | None = None) -> None:
         before = self._files()
-        names = [str(self.project.root)]
+        names = [name or str(self.project.root)]
         self.report.judge(door, value, names, self.project.definitions)
         if self._files() != before:
             self.report.findings.append(f"{door} {value!r}: files changed")
@@ -519,6 +556,7 @@ def fuzz(folder: Path, *, seed: int, pure: int, loads: int) -> Report:
     for _ in range(loads):
         doors.config_file(chance)
         doors.model_file(chance)
+        doors.encoding(chance)
     return report
 
 

@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 
 from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.request import RunRequest, Scope
+from sqlmesh_dagster.guard.texts import fault_of
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.commands.progress import LaunchedRun
@@ -34,7 +35,7 @@ def main() -> None:
     """Starts Dagster runs of this project in the terminal."""
     root = _root()
     os.chdir(root)
-    for name, value in dotenv_values(root / ".env").items():
+    for name, value in _dotenv(root / ".env").items():
         os.environ.setdefault(name, value or "")
     os.environ.setdefault("DAGSTER_HOME", str(root / "dagster_home"))
 
@@ -257,6 +258,15 @@ def format_models(check: bool) -> None:
     arguments = ["--check"] if check else []
     program = [sys.executable, "-m", "sqlmesh_dagster.engine.formatting", *arguments]
     sys.exit(subprocess.run(program, check=False).returncode)
+
+
+def _dotenv(path: Path) -> dict[str, str | None]:
+    try:
+        return dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as error:
+        is_read = isinstance(error, UnicodeDecodeError)
+        fault = fault_of(path.read_bytes()) if is_read else f"cannot be read: {error}."
+        raise click.ClickException(f"`{path}` {fault}") from None
 
 
 def _root() -> Path:

@@ -650,7 +650,9 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
         is_stopped = signals.has_come
         if not is_of_project(error, settings.project_path, is_stopped=is_stopped):
             raise
-        message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip())))
+        message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip()))).replace(
+            "\0", "\\0"
+        )
         message = with_remedy(message, settings.project_path)
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded:"

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import traceback
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from sqlmesh_dagster.guard.texts import fault_of
+
+_READ = ("path", "yaml_file", "yaml_config_path", "file_path")
+"""What SQLMesh's loaders call the file that they read."""
+_SEED = re.compile(r"\bSEED\s*\(\s*path\s+'([^'\n]+)'", re.IGNORECASE)
+_QUOTED = re.compile(r"'([^'\n]+)'")
 
 
 def is_of_project(error: BaseException, project: Path, *, is_stopped: bool) -> bool:
@@ -27,8 +37,66 @@ def told(error: BaseException, message: str, project: Path) -> str:
     """The message, with the kind of error where it says little, and the file where it names none."""
     is_clear = isinstance(error, Exception) and not isinstance(error, RecursionError) and message
     text = message if is_clear else f"{type(error).__name__}: {message}".rstrip(": ")
-    place = _place(error, project)
-    return text if place is None or place.partition(",")[0] in text else f"{text}\nIn `{place}`."
+    place, file = _place(error, project), _file(error, message, project)
+    fault = _fault(file)
+    if place is not None and not fault:
+        return text if place.partition(",")[0] in text else f"{text}\nIn `{place}`."
+    if file is None or (not fault and _shown(file, project) in text):
+        return text
+    return f"{text}\nIn `{_shown(file, project)}`{f', which {fault}' if fault else '.'}"
+
+
+def _file(error: BaseException, message: str, project: Path) -> Path | None:
+    """The file that the message names, or that was being read, as far as SQLMesh's own variables tell."""
+    for quoted in _QUOTED.findall(message):
+        if Path(quoted).is_file():
+            return _seed_of(Path(quoted)) if _fault(Path(quoted)) is None else Path(quoted)
+    if str(project) in message:
+        return None
+    return next(
+        (path for path in _being_read(error) if path.is_relative_to(project.resolve())), None
+    )
+
+
+def _seed_of(file: Path) -> Path:
+    """The file of a seed model's rows, if they are what cannot be read; else the model's."""
+    with suppress(OSError, ValueError):
+        for path in (
+            _SEED.findall(file.read_text(encoding="utf-8")) if file.suffix == ".sql" else ()
+        ):
+            if _fault(rows := file.parent / path):
+                return rows
+    return file
+
+
+def _being_read(error: BaseException) -> Iterator[Path]:
+    link: BaseException | None = error
+    links = []
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    for link in reversed(links):
+        for frame, _ in reversed(list(traceback.walk_tb(link.__traceback__))):
+            known = frame.f_locals
+            seed = getattr(known.get("self"), "seed_path", None)
+            for found in (seed, *(known.get(name) for name in _READ)):
+                if isinstance(found, Path) and found.is_file():
+                    yield found.resolve()
+
+
+def _fault(file: Path | None) -> str | None:
+    """Why it cannot be read as text, if that is why."""
+    if file is None:
+        return None
+    try:
+        return fault_of(file.read_bytes(), may_have_mark=file.suffix != ".sql")
+    except OSError:
+        return None
+
+
+def _shown(file: Path, project: Path) -> str:
+    folder, path = project.resolve(), file.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else file)
 
 
 def _place(error: BaseException, project: Path) -> str | None:

@@ -103,8 +103,11 @@ def _texts(project: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(project):
         folders[:] = [f for f in folders if f not in _NO_FILES and not f.startswith(".")]
         for file in files:
+            path = Path(folder, file)
             if file.endswith(_TEXTS) and file not in _OF_DBT:
-                yield Path(folder, file).read_text(encoding="utf-8", errors="replace")
+                with suppress(OSError):  # what cannot be read names no path; a load says so
+                    if path.is_file():  # reading a pipe would never end
+                        yield path.read_text(encoding="utf-8", errors="replace")
 
 
 def _leads_from(folder: Path, path: str) -> bool:

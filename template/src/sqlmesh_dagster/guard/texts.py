@@ -1,0 +1,38 @@
+"""What keeps a file from being read as text, in words: another encoding, a byte order mark, a NUL byte. Pure."""
+
+from __future__ import annotations
+
+import codecs
+
+_WIDE = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+"""In this order: the mark of UTF-16 begins that of UTF-32."""
+
+
+def fault_of(data: bytes, *, may_have_mark: bool = True) -> str | None:
+    """What is wrong with the bytes of a text, and what to do; None for UTF-8.
+
+    Args:
+        may_have_mark: Whether who reads it leaves out a byte order mark, as Python and YAML do.
+    """
+    for mark, name in _WIDE.items():
+        if data.startswith(mark):
+            return f"is {name}, and is read as UTF-8. Save it as UTF-8."
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start : error.start + 1]
+        return (
+            f"is not UTF-8: line {line} has the byte 0x{byte.hex()}, which would be"
+            f" `{byte.decode('cp1252', errors='replace')}` in Windows-1252. Save it as UTF-8."
+        )
+    if (at := data.find(b"\0")) >= 0:
+        return f"has a NUL byte in line {data.count(bytes([10]), 0, at) + 1}. Take it out."
+    if data.startswith(codecs.BOM_UTF8) and not may_have_mark:
+        return "begins with a byte order mark (BOM). Save it as UTF-8 without one."
+    return None
