@@ -60,11 +60,12 @@ def _file(error: BaseException, message: str, project: Path) -> Path | None:
 
 def _seed_of(file: Path) -> Path:
     """The file of a seed model's rows, if they are what cannot be read; else the model's."""
+    if file.suffix != ".sql":
+        return file
     with suppress(OSError, ValueError):
-        for path in (
-            _SEED.findall(file.read_text(encoding="utf-8")) if file.suffix == ".sql" else ()
-        ):
-            if _fault(rows := file.parent / path):
+        for match in _SEED.finditer(file.read_text(encoding="utf-8")):
+            rows = file.parent / match[1]
+            if _fault(rows):
                 return rows
     return file
 

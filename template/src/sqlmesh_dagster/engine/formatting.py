@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlmesh import Context
 
+from sqlmesh_dagster.engine.culprit import told
 from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.internals import FormatConfig
@@ -26,7 +27,11 @@ def main(arguments: list[str]) -> int:
     folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
     learn_of_project(folder)
     with at_home([folder]), masked_output():
-        return _formatted(folder, arguments)
+        try:
+            return _formatted(folder, arguments)
+        except Exception as error:  # of any file of the project
+            print(f"Error: {told(error, str(error).strip(), folder)}", file=sys.stderr)
+            return 1
 
 
 def _formatted(folder: Path, arguments: list[str]) -> int:
