@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
 import duckdb
 import pytest
+from sqlglot import exp
+from sqlmesh.core.engine_adapter import create_engine_adapter
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
 
-from sqlmesh_dagster.engine.measure import Comparison, Limits, Measured, table_of
+from sqlmesh_dagster.engine.measure import (
+    Comparison,
+    Limits,
+    Measured,
+    Table,
+    column_changes,
+    table_of,
+)
+from tests.postgres import Server, postgres
 
 _LONG = 10**18
 """A number that is the same as its neighbours in 64 bits of floating point."""
@@ -69,3 +83,68 @@ def test_another_order_of_columns_is_told() -> None:
         )
     ]
     assert notes == [("The columns that both have are in another order.",), ()]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "before", "after", "lost", "new"),
+    [
+        ("postgres", "Amount", "amount", ["Amount"], ["amount"]),
+        ("snowflake", "AMOUNT", "amount", ["AMOUNT"], ["amount"]),
+        ("duckdb", "Amount", "amount", [], []),
+        ("mysql", "Amount", "amount", [], []),
+        ("postgres", "Amount amount", "amount", ["Amount"], []),
+        ("duckdb", "a b", "b A", [], []),
+    ],
+)
+def test_another_case_is_another_column_where_the_engine_takes_it_for_one(
+    dialect: str, before: str, after: str, lost: list[str], new: list[str]
+) -> None:
+    """Promise: who reads `"Amount"` on Postgres finds none; on DuckDB it is the same column."""
+    tables = [
+        Table(exp.to_table("t"), dict.fromkeys(names.split(), exp.DataType.build("INT")), dialect)
+        for names in (before, after)
+    ]
+    changes = list(column_changes(*tables))
+    assert [c.name for c in changes if c.fate == "removed"] == lost
+    assert [c.name for c in changes if c.fate == "added"] == new
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A Postgres."""
+    with postgres() as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_numbers_without_a_precision_are_compared_exactly_on_postgres(server: Server) -> None:
+    """Promise: `NUMERIC` next to `BIGINT` and to a `NUMERIC` with digits; a renamed case is no match."""
+    server.create_database("measured")
+    rows = "FROM generate_series(1, 10) AS i"
+    queries = {
+        "whole": f'SELECT i AS id, ({_LONG} + i)::BIGINT AS v, i AS "Amount" {rows}',
+        "bare": f"SELECT i AS id, ({_LONG} + i)::NUMERIC AS v, i AS amount {rows}",
+        "other": f"SELECT i AS id, ({_LONG} + i + 1)::NUMERIC AS v, i AS amount {rows}",
+        "scaled": f"SELECT i AS id, ({_LONG} + i)::NUMERIC(24, 2) AS v, i AS amount {rows}",
+    }
+    for name, query in queries.items():
+        server.query("measured", f"CREATE TABLE {name} AS {query}")
+    with closing(create_engine_adapter(lambda: server.connect("measured"), "postgres")) as adapter:
+        for before, after, equal in (
+            ("whole", "bare", 10),
+            ("whole", "other", 0),
+            ("bare", "scaled", 10),
+            ("other", "scaled", 0),
+            ("bare", "whole", 10),
+        ):
+            tables = [table_of(adapter, f"public.{name}") for name in (before, after)]
+            found: dict[tuple[str, ...], Any] = {
+                key: Comparison(adapter, *tables, Limits(rows=1000), key).measure().comparison
+                for key in (("id",), (), ("v",))
+            }
+            assert all(found.values())
+            assert [found[key].equal for key in (("id",), ())] == [equal, equal], (before, after)
+            assert found["v",].only_before == (0 if equal else 1), (before, after)
+        whole, bare = (table_of(adapter, f"public.{name}") for name in ("whole", "bare"))
+        changes = {c.name: c.fate for c in column_changes(whole, bare)}
+        assert changes == {"v": "retyped", "Amount": "removed", "amount": "added"}

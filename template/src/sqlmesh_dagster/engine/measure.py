@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect, NormalizationStrategy
 
 from sqlmesh_dagster.facts.review import (
     ColumnChange,
@@ -35,6 +36,13 @@ _LONG_INTEGER = 20
 """Digits of a 64-bit integer."""
 _VERY_LONG = frozenset({exp.DType.INT128, exp.DType.INT256, exp.DType.UINT128, exp.DType.UINT256})
 """As DuckDB's sums have them."""
+_CASELESS = (
+    NormalizationStrategy.CASE_INSENSITIVE,
+    NormalizationStrategy.CASE_INSENSITIVE_UPPERCASE,
+)
+_CASELESS_COLUMNS = ("athena", "mysql", "doris", "starrocks")
+"""Whose tables' names may have a case, and columns' names have none."""
+_FLOATS = exp.DataType.FLOAT_TYPES | {exp.DType.UDOUBLE, exp.DType.DECFLOAT}
 _HIDDEN = "***"
 _SIDES: tuple[Literal["b", "a"], ...] = ("b", "a")
 """Before and after, as the queries name them."""
@@ -48,11 +56,11 @@ class Table:
     columns: Mapping[str, exp.DataType]
     dialect: str
 
-    def column(self, name: str) -> str | None:
-        """The column of that name; in another case, if none has this one."""
-        if name in self.columns:
-            return name
-        return next((c for c in self.columns if c.lower() == name.lower()), None)
+    @property
+    def has_caseless_columns(self) -> bool:
+        """Whether the engine takes `Amount` and `amount` for one column, also in quotes."""
+        strategy = Dialect.get_or_raise(self.dialect).normalization_strategy
+        return strategy in _CASELESS or self.dialect in _CASELESS_COLUMNS
 
     def type_of(self, name: str) -> str:
         """Of a column, in the database's words."""
@@ -160,8 +168,7 @@ class Comparison:
     @property
     def shared(self) -> tuple[tuple[str, str], ...]:
         """Pairs of the names of each column that both have."""
-        pairs = ((b, self.after.column(b)) for b in self.before.columns)
-        return tuple((b, a) for b, a in pairs if a is not None)
+        return tuple(_pairs(self.before, self.after))
 
     def _is_in_another_order(self) -> bool:
         """Whether who reads columns by their place reads others."""
@@ -178,13 +185,14 @@ class Comparison:
                 "The model has no `grain`: with one, rows are matched and each column is compared."
             )
             return ()
-        by_name = {b.lower(): (b, a) for b, a in self.shared}
-        lacking = [name for name in self.key if name.lower() not in by_name]
+        by_name = {b.lower(): (b, a) for b, a in self.shared} | {b: (b, a) for b, a in self.shared}
+        found = [by_name.get(name) or by_name.get(name.lower()) for name in self.key]
+        lacking = [name for name, pair in zip(self.key, found, strict=True) if pair is None]
         if lacking:
             names = ", ".join(f"`{name}`" for name in lacking)
             self.notes.append(f"Rows cannot be matched: {names} of the grain is not on both sides.")
             return ()
-        pairs = tuple(by_name[name.lower()] for name in self.key)
+        pairs = tuple(pair for pair in found if pair is not None)
         doubled = [
             (side, count)
             for side, table, place in (("before", self.before, 0), ("after", self.after, 1))
@@ -288,9 +296,10 @@ class Comparison:
         found = [exp.alias_(exp.Literal.number(1), "here")]
         for number, pair in enumerate(key):
             column = _column(pair[place])
-            text = exp.func(
-                "COALESCE", _text(self._comparable(pair, place)), exp.Literal.string("")
-            )
+            value = self._comparable(pair, place)
+            if table.dialect == "postgres" and table.columns[pair[place]].this == exp.DType.DECIMAL:
+                value = exp.func("TRIM_SCALE", value)  # else the text of 1.0 is not that of 1
+            text = exp.func("COALESCE", _text(value), exp.Literal.string(""))
             found.append(exp.alias_(text, f"k_{number}"))
             found.append(exp.alias_(_case(column.is_(exp.null())), f"n_{number}"))
         found += [
@@ -459,30 +468,44 @@ def rows_of(adapter: EngineAdapter, table: Table) -> int:
 
 def column_changes(before: Table, after: Table) -> Iterator[ColumnChange]:
     """What is lost first, then what is new."""
+    pairs = dict(_pairs(before, after))
     for name in before.columns:
-        other = after.column(name)
+        other = pairs.get(name)
         if other is None:
             yield ColumnChange(name, "removed", before.type_of(name))
         elif before.columns[name] != after.columns[other]:
             yield ColumnChange(other, "retyped", before.type_of(name), after.type_of(other))
     for name in after.columns:
-        if before.column(name) is None:
+        if name not in pairs.values():
             yield ColumnChange(name, "added", None, after.type_of(name))
+
+
+def _pairs(before: Table, after: Table) -> Iterator[tuple[str, str]]:
+    """The names of each column that both have: in another case only where the engine doesn't care."""
+    other_case = {c.lower(): c for c in after.columns if c not in before.columns}
+    for name in before.columns:
+        if name in after.columns:
+            yield name, name
+        elif before.has_caseless_columns and name.lower() in other_case:
+            yield name, other_case.pop(name.lower())
 
 
 def _wide(kind: _Kind, *types: exp.DataType) -> str | exp.DataType | None:
     """The type in which values of both are compared; None where the database compares them as they are.
 
-    A `DOUBLE` holds no more than 15 digits, so that long numbers of different rows would be the same.
+    A `DOUBLE` holds no more than 15 digits, so that long numbers of different rows would be the same. An
+    exact number without a precision, such as Postgres' `NUMERIC`, has no limit that a cast could keep.
     """
     if kind == "time":
         is_of_day = any(each.this in _OF_DAY for each in types)
         return "TEXT" if is_of_day else "TIMESTAMP"
     if kind != "number":
         return None
+    if any(each.this in _FLOATS for each in types):
+        return "DOUBLE"
     exact = [_digits(each) for each in types]
     if any(each is None for each in exact):
-        return "DOUBLE"
+        return None
     whole, scale = (max(each[place] for each in exact if each) for place in (0, 1))
     if scale == 0:
         return None

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 _LIBRARIES = ("site-packages", "dist-packages")
@@ -22,9 +24,13 @@ class ModuleChanges:
         self._folders = {os.path.realpath(folder) for folder in folders}
         self._path = list(sys.path)
         self._before = dict(sys.modules)
+        self._finder = _Finder(sorted(self._folders))
+        sys.meta_path.append(self._finder)
 
     def undo(self) -> None:
         """Python's path, and the modules of these names, are what they were before."""
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         added = [entry for entry in sys.path if entry not in self._path]
         roots = self._folders | {os.path.realpath(entry) for entry in added if _is_own(entry)}
         for name in _imported_from(roots, self._before):
@@ -33,6 +39,26 @@ class ModuleChanges:
                 sys.modules[name] = self._before[name]
         for entry in added:
             sys.path.remove(entry)
+
+
+class _Finder(MetaPathFinder):
+    """Finds a project's modules where nobody else has one of that name.
+
+    SQLMesh imports some by their name when it renders a model, such as the builtins that a loader gives to
+    Jinja: they are there after a load, and must be there for a run, which loads nothing.
+    """
+
+    def __init__(self, folders: list[str]) -> None:
+        self._folders = folders
+
+    def find_spec(
+        self, name: str, path: object, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module in one of the folders; a folder alone is none."""
+        if path is not None:
+            return None
+        spec = PathFinder.find_spec(name, self._folders, target)
+        return spec if spec is not None and spec.loader is not None else None
 
 
 def _imported_from(roots: set[str], before: Mapping[str, ModuleType]) -> list[str]:

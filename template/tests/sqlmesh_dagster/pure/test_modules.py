@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -62,3 +63,17 @@ def test_what_others_have_imported_stays(tmp_path: Path, monkeypatch: pytest.Mon
     assert sys.modules.pop("own_meanwhile") is meanwhile
     assert "own_added" not in sys.modules
     assert str(tmp_path / "added") not in sys.path
+
+
+def test_a_module_that_is_only_named_is_found_until_the_context_is_closed(tmp_path: Path) -> None:
+    """Promise: SQLMesh imports some when it renders a model; a folder without Python is none, and nobody's is hidden."""
+    (tmp_path / "own_named.py").write_text("VALUE = 1\n")
+    (tmp_path / "own_folder").mkdir()
+    (tmp_path / "textwrap.py").write_text("VALUE = 1\n")
+    changes = ModuleChanges([tmp_path])
+    assert importlib.import_module("own_named").VALUE == 1
+    assert importlib.util.find_spec("own_folder") is None
+    changes.undo()
+    changes.undo()
+    assert importlib.util.find_spec("own_named") is None
+    assert not hasattr(importlib.import_module("textwrap"), "VALUE")
