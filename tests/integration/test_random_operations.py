@@ -1,6 +1,6 @@
 """Random operations on twelve models: rows, intervals, materializations and checks are those of SQLMesh alone.
 
-`OPERATIONS_SEED=7 OPERATIONS_CASES=20 OPERATIONS_STEPS=15 pytest -m storm tests/robustness/test_random_operations.py`
+`OPERATIONS_SEED=7 OPERATIONS_CASES=20 OPERATIONS_STEPS=15 pytest -m storm tests/integration/test_random_operations.py`
 tries others; with `-s` each case prints what it did.
 """
 
@@ -266,7 +266,7 @@ class _Pair:
     def _assert_told(self, run: Run, heard: _Heard, story: str, *, is_whole: bool) -> None:
         failed = {key.split("__")[-1] for key in run.failed}
         assert failed == heard.failed, f"{run.failed}\n{story}"
-        assert run.success is not heard.failed, story
+        assert run.success is (not heard.failed), story
         built = {*heard.evaluated} - heard.failed
         told = {*run.materialized}
         # what a selection needs upstream, or restates downstream, is reported by the sync
