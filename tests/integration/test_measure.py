@@ -137,9 +137,9 @@ def test_numbers_without_a_precision_are_compared_exactly_on_postgres(server: Se
             ("other", "scaled", 0),
             ("bare", "whole", 10),
         ):
-            tables = [table_of(adapter, f"public.{name}") for name in (before, after)]
+            was, now = (table_of(adapter, f"public.{name}") for name in (before, after))
             found: dict[tuple[str, ...], Any] = {
-                key: Comparison(adapter, *tables, Limits(rows=1000), key).measure().comparison
+                key: Comparison(adapter, was, now, Limits(rows=1000), key).measure().comparison
                 for key in (("id",), (), ("v",))
             }
             assert all(found.values())

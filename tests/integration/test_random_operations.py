@@ -176,7 +176,10 @@ class _Pair:
             return
         self.mend()
         name, first = self.chance.choice(names), self.chance.randint(1, 3)
-        span = {"start": f"2025-01-0{first}", "end": f"2025-01-0{self.chance.randint(first, 4)}"}
+        span: dict[str, Any] = {
+            "start": f"2025-01-0{first}",
+            "end": f"2025-01-0{self.chance.randint(first, 4)}",
+        }
         self._both(
             lambda context: context.plan(
                 "prod",
