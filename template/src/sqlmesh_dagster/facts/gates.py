@@ -95,7 +95,7 @@ def _rows(gates: Gates, review: Review) -> Iterator[Stop]:
 def _checks(gates: Gates, review: Review) -> Iterator[Stop]:
     for check in review.checks if gates.failing_checks else ():
         if check.fate == "newly failing" and not check.is_warning_of_linter:
-            found = check.problem or _found(check)
+            found = " ".join((check.problem or _found(check)).split()).removesuffix(".")
             yield Stop("failing_checks", f"`{check.name}` of `{check.model}` newly fails: {found}.")
 
 

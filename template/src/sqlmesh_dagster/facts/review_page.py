@@ -53,7 +53,7 @@ def _verdict(review: Review, stops: Sequence[Stop]) -> str:
     number = sum(t.is_touched for t in review.touched)
     moved = sum(m.is_touched for m in review.models)
     what = (
-        f"{_differ(len(review.models))} from `{review.against}`; the data of {moved} of them does."
+        f"{_differ(len(review.models))} from `{review.against}`; the data of {moved} of them differ."
         f" {number} of {len(review.touched)} readers are touched.{commit}"
     )
     if not stops:
@@ -169,7 +169,7 @@ def _touched(found: Sequence[Touched]) -> Iterator[str]:
             [(t.reader.name, _kind(t), _names(t.lost), _names(t.changed)) for t in reached],
         )
         if any(not t.is_certain for t in reached):
-            yield "* What columns it reads is not known, so that any of them may be meant."
+            yield "(?) Which columns it reads is not known, so that any of them may be meant."
     spared = [f"{t.reader.kind} `{t.reader.name}`" for t in found if not t.is_touched]
     if spared:
         more = f" and {len(spared) - 50} more" if len(spared) > 50 else ""
@@ -178,7 +178,7 @@ def _touched(found: Sequence[Touched]) -> Iterator[str]:
 
 def _kind(touched: Touched) -> str:
     owner = f", {touched.reader.owner}" if touched.reader.owner else ""
-    return f"{touched.reader.kind}{owner}{'' if touched.is_certain else ' *'}"
+    return f"{touched.reader.kind}{owner}{'' if touched.is_certain else ' (?)'}"
 
 
 def _names(names: Sequence[str], most: int = 8) -> str:
@@ -213,9 +213,13 @@ def _code(review: Review) -> str:
     failing = [c for c in review.checks if c.kind != "audit" and c.after and c.blocking]
     failed = sum(c.kind == "unit test" for c in failing)
     errors = sum((c.after or 0) for c in failing if c.kind == "linter")
-    if not failing:
-        return f"{counted(tests, 'unit test')} passed, and the linter found no error."
-    return f"{failed} of {tests} unit tests fail, and the linter finds {counted(errors, 'error')}."
+    of_tests = (
+        f"{failed} of {tests} unit tests fail"
+        if failed
+        else f"{counted(tests, 'unit test')} passed"
+    )
+    of_linter = f"finds {counted(errors, 'error')}" if errors else "found no error"
+    return f"{of_tests}, and the linter {of_linter}."
 
 
 def _check(check: CheckReview) -> tuple[str, ...]:
@@ -246,10 +250,11 @@ def _cost(review: Review) -> Iterator[str]:
     if review.costs and review.seconds is None:
         total = "How long it takes is not known: nothing of it was built before"
     elif unknown:
-        total += f", and {unknown} models of which nothing is known"
+        total += f", and {counted(unknown, 'model')} of which nothing is known"
     built = _seconds(review.built_seconds)
     here = f" Building this environment took {built} seconds." if review.built_seconds else ""
-    yield f"{total}; {review.reused} models are used as they are.{here}"
+    used = f"{counted(review.reused, 'model')} {'is used as it is' if review.reused == 1 else 'are used as they are'}"
+    yield f"{total}; {used}.{here}"
 
 
 def _number(value: int | None) -> str:

@@ -30,6 +30,24 @@ def test_it_says_at_once_and_again_what_it_waits_for() -> None:
     assert "told to stop 10 s ago" in said[1][1]
 
 
+def test_each_sentence_of_a_wait_is_a_whole_one() -> None:
+    """Promise: what is built, since when it is to stop, how it ends, and when it is waited for no longer."""
+    said: list[str] = []
+    clock = _Clock()
+    clock.now = 100.0
+    stopping = Stopping(None, said.append, clock)
+    stopping.look({"b": 1.0, "a": 12.3})
+    clock.now = 110.0
+    stopping.look({})
+    assert said == [
+        "This run is being stopped, and waits for what is being built: `a` (for 12 s), `b` (for 1 s)."
+        " Queries are interrupted; a Python model ends by itself."
+        " `cancel_timeout` limits how long that may take.",
+        "This run is being stopped, and waits for SQLMesh to end what it does."
+        " It was told to stop 10 s ago.",
+    ]
+
+
 def test_it_does_not_say_that_queries_are_interrupted_where_no_driver_can() -> None:
     """Promise: who waits knows that the query ends by itself."""
     said: list[str] = []
@@ -44,10 +62,22 @@ def test_it_gives_up_once_after_the_limit_and_only_on_a_model() -> None:
     stopping = Stopping(5, lambda text: None, clock)
     found = []
     for second in range(12):
-        clock.now = float(second)
+        clock.now = 100.0 + second
         running = {} if second < 8 else {"demo.slow": 1.0}
         found.append(stopping.look(running))
     assert found == [Patience.GIVE_UP if second == 8 else Patience.WAIT for second in range(12)]
+
+
+def test_the_limit_itself_is_over() -> None:
+    """Promise: a limit of five seconds is no sixth one."""
+    clock = _Clock()
+    clock.now = 100.0
+    stopping = Stopping(5, lambda text: None, clock)
+    stopping.look({"demo.slow": 1.0})
+    clock.now = 104.9
+    assert stopping.look({"demo.slow": 1.0}) is Patience.WAIT
+    clock.now = 105.0
+    assert stopping.look({"demo.slow": 1.0}) is Patience.GIVE_UP
 
 
 def test_a_second_signal_counts_only_some_seconds_after_the_first() -> None:
@@ -56,10 +86,14 @@ def test_a_second_signal_counts_only_some_seconds_after_the_first() -> None:
     stopping = Stopping(None, lambda text: None, clock)
     assert not stopping.is_told_again()
     stopping.look({})
-    clock.now = 1.0
+    clock.now = 4.9
     assert not stopping.is_told_again()
-    clock.now = 6.0
+    clock.now = 5.0
     assert stopping.is_told_again()
+    clock.now = 100.0
+    later = Stopping(None, lambda text: None, clock)
+    later.look({})
+    assert not later.is_told_again()
 
 
 def test_only_a_process_that_dagster_started_for_a_run_may_be_ended(
