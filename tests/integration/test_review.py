@@ -431,7 +431,7 @@ def test_unit_tests_and_linter_stand_beside_what_they_say_of_production(
         "| warehouse.demo.emails | unit test: test_plain | newly failing | passes | fails |" in page
     )
     assert "`failing_checks`: `test_plain` of `warehouse.demo.emails` newly fails" in page
-    assert "1 of 2 unit tests fail, and the linter finds 0 errors." in page
+    assert "1 of 2 unit tests fail, and the linter found no error." in page
 
 
 def test_a_large_table_is_compared_in_part_and_the_page_says_so(

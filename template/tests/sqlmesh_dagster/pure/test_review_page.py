@@ -195,7 +195,7 @@ Downstream of the change, and not touched: model `w.s.below`, model `w.s.other`.
 | model | check |  | found before | after |
 |---|---|---|---|---|
 | w.s.cities | unit test: test_cities | newly failing | - | fails |
-| w.s.orders | broken | newly failing | 0 | no column `email` in it |
+| w.s.orders | broken | newly failing | 0 | no column `email` in it. |
 | w.s.orders | not_null | newly failing | 0 | 3 |
 | w.s.orders | linter: nomissingowner | newly failing, a warning | - | 1 |
 | w.s.orders | linter: noselectstar | newly failing | - | 2 |
@@ -295,7 +295,7 @@ def test_long_lists_are_cut_and_say_so() -> None:
     assert who[0].splitlines()[2] == f"| all | asset | {first} and 1 more | w.lost |"
     shown = ", ".join(f"model `r{n:02}`" for n in range(50))
     assert who[1] == f"Downstream of the change, and not touched: {shown} and 1 more."
-    fits = replace(review, models=(long, *same[:20]), readers=spared[:50])
+    fits = replace(review, models=(long, *same[:20]), readers=tuple(spared[:50]))
     text = page(fits, ())
     assert "`w.m19`." in text and "`r49`." in text
 
