@@ -75,6 +75,18 @@ pytest_add_cli_args_test_selection = ["{tests}"]
 pythonpath = [".", "src"]
 addopts = "--import-mode=importlib"
 """
+_FORGET = '''\
+"""A mutant runs in a fork of the process that has run all tests once: what that has kept is no result of its own."""
+
+import functools
+import gc
+
+
+def pytest_sessionstart() -> None:
+    for kept in gc.get_objects():
+        if isinstance(kept, functools._lru_cache_wrapper) and kept.__module__.startswith("sqlmesh_dagster"):
+            kept.cache_clear()
+'''
 
 
 def prepare(folder: Path, words: Sequence[str]) -> None:
@@ -84,6 +96,7 @@ def prepare(folder: Path, words: Sequence[str]) -> None:
         shutil.copytree(TEMPLATE / name, folder / name, ignore=ignored)
     for test in (TEMPLATE / "tests/sqlmesh_dagster/pure").glob("test_*.py"):
         shutil.copy(test, folder / "tests/sqlmesh_dagster/pure")
+    (folder / "conftest.py").write_text(_FORGET)
     modules = [
         f"src/sqlmesh_dagster/{name}" for name in PURE if any(word in name for word in words)
     ]

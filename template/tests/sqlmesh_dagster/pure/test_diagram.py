@@ -97,3 +97,50 @@ def test_a_wide_model_has_a_bounded_picture() -> None:
     assert sorted(text for text in _rows(_picture(*wide)).values() if "more" in text) == [
         "… 1960 more"
     ]
+
+
+def test_a_whole_picture_is_drawn_so() -> None:
+    """Promise: boxes beside each other, with room for their texts, and a line from the middle of each row."""
+    columns = [
+        ColumnRecord("day", "DATE", sources=(('"db"."raw"."payments"', "paid_at"),)),
+        ColumnRecord("n", "INT", sources=(('"db"."raw"."payments"', "id"), ('"t"', "x"))),
+    ]
+    markdown = column_diagram("sales", columns)
+    assert markdown
+    title, _, data = markdown.partition("](data:image/svg+xml;base64,")
+    assert title == "![Columns of sales, and what they are made of"
+    assert b64decode(data[:-1]).decode() == (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="288" height="112">'
+        "<style>text{font:12px ui-monospace,Menlo,Consolas,monospace;fill:#24323f}.t{font-weight:600}"
+        "path{fill:none;stroke:#7a8fb5}rect{fill:#fff;stroke:#c6cedb}</style>"
+        '<rect width="288" height="112" stroke="none"/>'
+        '<rect x="1" y="1" width="116" height="59" rx="4"/>'
+        '<text x="11" y="15" class="t">raw.payments</text>'
+        '<text x="11" y="33">paid_at</text>'
+        '<text x="11" y="51">id</text>'
+        '<rect x="1" y="65" width="116" height="41" rx="4"/>'
+        '<text x="11" y="79" class="t">t</text>'
+        '<text x="11" y="97">x</text>'
+        '<rect x="226" y="1" width="60" height="59" rx="4"/>'
+        '<text x="236" y="15" class="t">sales</text>'
+        '<text x="236" y="33">day</text>'
+        '<text x="236" y="51">n</text>'
+        '<path d="M117 29C171 29 171 29 226 29M117 47C171 47 171 47 226 47M117 93C171 93 171 47 226 47"/></svg>'
+    )
+
+
+def test_the_longest_names_and_sides_that_fit_are_whole() -> None:
+    """Promise: 40 letters and 40 rows; one more is cut, and says so."""
+    fits, long = "c" * 40, "d" * 41
+    columns = [
+        ColumnRecord(fits, "INT", sources=(('"t"', long),)),
+        *(ColumnRecord(f"n{n}", "INT", sources=(('"t"', f"s{n}"),)) for n in range(39)),
+    ]
+    texts = list(_rows(_picture(*columns)).values())
+    assert fits in texts and "d" * 39 + "…" in texts and long not in texts
+    assert not [text for text in texts if "more" in text] and "s38" in texts and "n38" in texts
+    one_more = ColumnRecord("last", "INT", sources=(('"t"', "of_last"),))
+    cut = list(_rows(_picture(*columns, one_more)).values())
+    assert [text for text in cut if "more" in text] == ["… 1 more"] and "last" not in cut
+    wide = ColumnRecord("w", "INT", sources=tuple(('"t"', f"s{n}") for n in range(41)))
+    assert [text for text in _rows(_picture(wide)).values() if "more" in text] == ["… 1 more"]

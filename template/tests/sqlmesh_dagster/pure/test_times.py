@@ -11,7 +11,7 @@ from sqlmesh_dagster import InvalidSettingError, SQLMeshRunOptions
 from sqlmesh_dagster.definition.partitions import existing_window
 from sqlmesh_dagster.run.plans import SQLMeshPlanOptions
 from sqlmesh_dagster.settings import checked_environment
-from sqlmesh_dagster.times import is_guess, moment
+from sqlmesh_dagster.times import check_times, is_guess, iso_moment, moment
 
 UTC = timezone.utc
 AHEAD = "2999-01-01T00:00:00+00:00"  # fixed: the names of tests hold it
@@ -190,3 +190,53 @@ def test_a_partition_after_the_runs_own_now_is_refused() -> None:
     existing_window(DAYS, "2025-01-03", "2025-01-04", at)
     with pytest.raises(dg.Failure, match="`2025-01-05` lies in the future"):
         existing_window(DAYS, "2025-01-03", "2025-01-05", at)
+
+
+def _refused(**times: object) -> str:
+    """The whole message of times that make no sense."""
+    given = {"start": None, "end": None, "execution_time": None, **times}
+    with pytest.raises(InvalidSettingError) as raised:
+        check_times(**given)  # type: ignore[arg-type]
+    return str(raised.value)
+
+
+def test_each_message_is_a_whole_one() -> None:
+    """Promise: the option, its value, and what to do."""
+    assert _refused(start="9001-01-01") == (
+        "`start` is `9001-01-01`. Use a time between the years 1000 and 9000."
+    )
+    assert _refused(effective_from="0999-12-31") == (
+        "`effective_from` is `0999-12-31`. Use a time between the years 1000 and 9000."
+    )
+    assert _refused(effective_from="soon or so").startswith("`effective_from` is `soon or so`")
+    at = datetime(2025, 1, 31, tzinfo=timezone.utc)
+    assert _refused(start="2025-02-01", execution_time=at) == (
+        '`start` is `2025-02-01`, which is after the "now" of the run, 2025-01-31T00:00:00+00:00.'
+        " Use an earlier one, or leave it out."
+    )
+    late = _refused(execution_time=datetime.now(timezone.utc) + timedelta(days=1))
+    assert late.endswith(
+        " in UTC. What would be recorded as built up to then, no later run would build."
+        " Use a time that has passed, or leave it out."
+    )
+    for text in ("9001-01-01", "0999-12-31"):
+        with pytest.raises(InvalidSettingError) as raised:
+            iso_moment("now", text)
+        assert str(raised.value) == (
+            f"`now` is `{text}`. Use a time between the years 1000 and 9000."
+        )
+    with pytest.raises(InvalidSettingError) as raised:
+        iso_moment("now", "yesterday")
+    assert str(raised.value) == (
+        "`now` is `yesterday`, which is no ISO 8601 time. Use one such as `2025-01-31T06:00:00`."
+    )
+
+
+def test_a_time_may_be_as_far_as_the_limits() -> None:
+    """Promise: the first and the last year count; a clock that is a minute ahead is forgiven."""
+    assert moment("start", "1000-01-01").year == 1000
+    assert moment("start", "9000-12-31").year == 9000
+    assert moment("start", "2025-01-31T06:00:00+02:00").isoformat() == "2025-01-31T04:00:00+00:00"
+    at = datetime(2025, 1, 31, tzinfo=timezone.utc)
+    for start in ("2025-01-31T00:00:30", "2025-01-31T00:01:00"):
+        check_times(start=start, end=None, execution_time=at)

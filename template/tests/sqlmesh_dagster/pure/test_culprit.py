@@ -1,0 +1,89 @@
+"""Whether a load failed because of a project's file, and which one it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+from sqlmesh_dagster.engine.culprit import is_of_project, told
+
+
+def _raised(file: Path, code: str) -> BaseException:
+    """What a file of a project raises."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(code)
+    try:
+        exec(compile(code, str(file), "exec"), {})
+    except BaseException as error:
+        return error
+    raise AssertionError(f"{code} raises nothing")
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_each_error_is_the_files_but_what_stops_the_process(
+    tmp_path: Path, is_stopped: bool
+) -> None:
+    """Promise: a file that ends the process is an error of the project; who stops the process does."""
+    assert is_of_project(ValueError(), tmp_path, is_stopped=is_stopped)
+    assert is_of_project(SystemExit(1), tmp_path, is_stopped=is_stopped)
+    assert is_of_project(KeyboardInterrupt(), tmp_path, is_stopped=is_stopped) is not is_stopped
+    stopped = DagsterExecutionInterruptedError()
+    assert not isinstance(stopped, Exception)
+    assert not is_of_project(stopped, tmp_path, is_stopped=is_stopped)
+    assert not is_of_project(GeneratorExit(), tmp_path, is_stopped=is_stopped)
+    inside = _raised(tmp_path / "models/a.py", "raise GeneratorExit")
+    assert is_of_project(inside, tmp_path, is_stopped=is_stopped)
+    assert not is_of_project(inside, tmp_path / "other", is_stopped=is_stopped)
+
+
+def test_an_error_says_its_line_and_what_it_is(tmp_path: Path) -> None:
+    """Promise: the kind of error where the message says little, and the last line of the project's own."""
+    model = tmp_path / "models/a.py"
+    assert told(_raised(model, "\nraise ValueError('bad')"), "bad", tmp_path) == (
+        "bad\nIn `models/a.py, line 2`."
+    )
+    assert told(_raised(model, "import sys\nsys.exit()"), "", tmp_path) == (
+        "SystemExit\nIn `models/a.py, line 2`."
+    )
+    assert told(_raised(model, "raise SystemExit('3')"), "3", tmp_path) == (
+        "SystemExit: 3\nIn `models/a.py, line 1`."
+    )
+    assert told(_raised(model, "def f():\n    f()\nf()"), "too deep", tmp_path) == (
+        "RecursionError: too deep\nIn `models/a.py, line 2`."
+    )
+    assert told(_raised(model, "raise ValueError"), "bad in models/a.py", tmp_path) == (
+        "bad in models/a.py"
+    )
+
+
+def test_what_is_no_line_of_the_projects_is_told_as_it_is(tmp_path: Path) -> None:
+    """Promise: no file is named that has nothing to do with it."""
+    outside = _raised(tmp_path / "elsewhere/a.py", "raise ValueError('bad')")
+    project = tmp_path / "project"
+    project.mkdir()
+    assert told(outside, "bad", project) == "bad"
+    assert told(ValueError("x"), "x", project) == "x"
+    assert told(ValueError(), "", project) == "ValueError"
+
+
+def test_the_file_that_was_being_read_is_named(tmp_path: Path) -> None:
+    """Promise: as SQLMesh's loaders call it; one outside of the project is not meant."""
+    inside, outside = tmp_path / "project/audits/a.sql", tmp_path / "b.sql"
+    inside.parent.mkdir(parents=True)
+    for file in (inside, outside):
+        file.write_text("SELECT 1")
+
+    def load(path: Path) -> None:
+        raise ValueError(f"cannot load {path.name[0]}")
+
+    def read(path: Path) -> str:
+        try:
+            load(path)
+        except ValueError as error:
+            return told(error, str(error), tmp_path / "project")
+        raise AssertionError
+
+    assert read(inside) == "cannot load a\nIn `audits/a.sql`."
+    assert read(outside) == "cannot load b"
