@@ -21,7 +21,7 @@ For audits see `checks`. `docs/outcomes.md` names the test of each row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
@@ -64,33 +64,55 @@ def materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.MaterializeR
     )
 
 
-def partition_materializations(
+Built = tuple[str, Interval]
+"""A partition that was built, and its time."""
+
+
+def built_partitions(asset: ModelAsset, outcome: ModelOutcome) -> list[Built]:
+    """Those that were built wholly, oldest first."""
+    return list(keys_within(asset.partitions, outcome.intervals)) if asset.partitions else []
+
+
+def partition_event(
     asset: ModelAsset, outcome: ModelOutcome
-) -> Iterator[dg.AssetMaterialization]:
-    """One for each partition that was built; the newest has the metadata of the whole run.
+) -> Callable[[str, Interval], dg.AssetMaterialization]:
+    """Makes the materialization of each partition but the newest; they differ in that alone."""
+    tags = version_tags(_data_version(outcome), asset.spec.code_version)
+    table = table_facts(outcome.snapshot, outcome.version, outcome.built_at)
+    return lambda key, interval: dg.AssetMaterialization(
+        asset.spec.key,
+        partition=key,
+        metadata={"sqlmesh/status": "built", **interval_facts(interval), **table},
+        tags=tags,
+    )
+
+
+def newest_partition_event(
+    asset: ModelAsset, outcome: ModelOutcome, built: Sequence[Built]
+) -> dg.AssetMaterialization:
+    """The materialization of the newest of them, with the metadata of the whole run.
 
     An interval that fills no partition gives a materialization without a partition.
     """
-    partitions = asset.partitions
-    built = list(keys_within(partitions, outcome.intervals)) if partitions else []
-    tags = version_tags(_data_version(outcome), asset.spec.code_version)
-    table = table_facts(outcome.snapshot, outcome.version, outcome.built_at)
-    for key, interval in built[:-1]:
-        yield dg.AssetMaterialization(
-            asset.spec.key,
-            partition=key,
-            metadata={"sqlmesh/status": "built", **interval_facts(interval), **table},
-            tags=tags,
-        )
     newest = built[-1] if built else None
     whole = replace(outcome, intervals=(newest[1],)) if newest else outcome
-    yield dg.AssetMaterialization(
+    return dg.AssetMaterialization(
         asset.spec.key,
         description=outcome.reason,
         partition=newest[0] if newest else None,
         metadata={**metadata(whole), **({"sqlmesh/partitions": len(built)} if built else {})},
-        tags=tags,
+        tags=version_tags(_data_version(outcome), asset.spec.code_version),
     )
+
+
+def partition_materializations(
+    asset: ModelAsset, outcome: ModelOutcome
+) -> Iterator[dg.AssetMaterialization]:
+    """One for each partition that was built."""
+    built = built_partitions(asset, outcome)
+    make = partition_event(asset, outcome)
+    yield from (make(key, interval) for key, interval in built[:-1])
+    yield newest_partition_event(asset, outcome, built)
 
 
 def runless_materializations(

@@ -25,13 +25,15 @@ import duckdb
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.definitions.utils import DISALLOWED_NAMES
-from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, StepMaterializationData
 from dagster._core.instance import RUNLESS_RUN_ID
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
     SqliteEventLogStorage,
 )
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import serialize_value
 from sqlmesh import Context
 from sqlmesh.core import analytics
 from sqlmesh.core.analytics.collector import AnalyticsCollector
@@ -50,6 +52,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.engine import missing
 from sqlmesh_dagster.settings import environment_name
+from sqlmesh_dagster.upstream import alike as in_alike
 from sqlmesh_dagster.upstream import dagster as in_dagster
 from sqlmesh_dagster.upstream import event_rows as in_rows
 from sqlmesh_dagster.upstream import internals
@@ -1249,10 +1252,10 @@ def test_what_is_recorded_together_is_as_what_a_step_yields(
     @dg.multi_asset(specs=[dg.AssetSpec("parted", partitions_def=days)], can_subset=True)
     def parted(context: dg.OpExecutionContext) -> Iterator[dg.AssetMaterialization]:
         keys = days.get_partition_keys()
-        built = [dg.AssetMaterialization("parted", partition=key, tags={"a": key}) for key in keys]
+        built = [(key, (number * 1000, number * 1000 + 500)) for number, key in enumerate(keys)]
         if together[-1]:
-            in_dagster.report_together(context, built[:-1])
-        yield from built[-1:] if together[-1] else built
+            in_dagster.report_together(context, _made, built[:-1])
+        yield from (_made(*each) for each in (built[-1:] if together[-1] else built))
 
     seen = []
     for size, is_so in (("0", False), ("0", True), ("4", True)):
@@ -1263,8 +1266,103 @@ def test_what_is_recorded_together_is_as_what_a_step_yields(
         events = [entry.dagster_event for entry in instance.all_logs(run.run_id, of_type=kind)]
         assert {(e.logging_tags or {}).get("run_id") for e in events if e} == {run.run_id}
         seen.append([e._replace(logging_tags=None) for e in events if e])
-    assert seen[0] == seen[1] == seen[2]
+    assert [a == b == c for a, b, c in zip(*seen, strict=True)] == [True] * 7
     assert len(seen[0]) == len(instance.get_materialized_partitions(dg.AssetKey("parted"))) == 7
+
+
+def test_what_is_reported_together_is_as_dagster_reports_it_without_a_run(tmp_path: Path) -> None:
+    """Promise: the same events, whether a storage takes them as one text or not."""
+    built = [(f"p{number}", (number * 1000, number * 1000 + 500)) for number in range(5)]
+    seen = []
+    for place, kind in enumerate((DagsterSqliteStorage, PooledSqliteStorage, PooledSqliteStorage)):
+        home = tmp_path / str(place)
+        home.mkdir()
+        storage = {"module": kind.__module__, "class": kind.__name__}
+        with dg.instance_for_test(
+            temp_dir=str(home),
+            overrides={"storage": {"custom": {**storage, "config": {"base_dir": str(home)}}}},
+        ) as instance:
+            if place < 2:
+                in_dagster.report_outside_together(instance, _made, built)
+            else:
+                for each in built:
+                    instance.report_runless_asset_event(_made(*each))
+            entries = instance.all_logs(RUNLESS_RUN_ID)
+            assert instance.get_materialized_partitions(dg.AssetKey("parted")) == dict(built).keys()
+        seen.append([entry._replace(timestamp=0.0) for entry in entries])
+    assert [a == b == c for a, b, c in zip(*seen, strict=True)] == [True] * 5
+
+
+def _made(key: str, time: tuple[int, int]) -> dg.AssetMaterialization:
+    begin = dg.MetadataValue.timestamp(time[0] / 1000)
+    metadata = {"begin": begin, "end": time[1] / 1000, "said": 'ü "quoted"'}
+    tags = {"dagster/data_version": "7", "other": "x"}
+    return dg.AssetMaterialization("parted", partition=key, metadata=metadata, tags=tags)
+
+
+def _entry_of(
+    key: str, time: tuple[int, int], tags: Callable[[str], dict[str, str]] = lambda key: {}
+) -> dg.EventLogEntry:
+    made = _made(key, time)
+    event = dg.DagsterEvent(
+        dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+        "job",
+        event_specific_data=StepMaterializationData(made._replace(tags={**made.tags, **tags(key)})),
+        logging_tags={"run_id": "run"},
+    )
+    return dg.EventLogEntry(None, 10, "", "run", 1736467200.25, "step", "job", event)
+
+
+def test_alike_events_leave_the_rows_that_dagster_leaves_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: of every table, in both files, whatever the keys; and few statements for many of them."""
+    keys = [f"2025-01-{number:04}" for number in range(2500)] + ['a "quoted" \\ ü']
+    built = [(key, (n * 3_600_000, n * 3_600_000 + 1500)) for n, key in enumerate(keys)]
+    found = in_alike.alike(_entry_of, built)
+    assert found is not None
+    ours = PooledSqliteStorage.from_local(str(tmp_path / "0")).event_log_storage
+    stock = DagsterSqliteStorage.from_local(str(tmp_path / "1")).event_log_storage
+    assert isinstance(ours, PooledSqliteEventLog) and isinstance(ours, in_alike.StoresAlike)
+    serialized: list[object] = []
+    monkeypatch.setattr(SqlEventLogStorage, "_event_to_row", _counting(serialized))
+    assert ours.store_alike(found)
+    assert len(serialized) == 1, "an event of the range is serialized again"
+    monkeypatch.undo()
+    few = [*built[:3], *built[-1:]]
+    again = in_alike.alike(_entry_of, few)
+    assert again is not None
+    for log in (ours, stock):
+        log.wipe()
+    assert ours.store_alike(again)
+    for each in few:
+        stock.store_event(_entry_of(*each))
+    for log in (ours, stock):
+        log.dispose()
+    rows = [_all_rows(tmp_path / name / "history" / "runs") for name in "01"]
+    assert rows[0]["index.db event_logs"] and sorted(rows[0]) == sorted(rows[1])
+    assert [name for name, found in rows[0].items() if found != rows[1][name]] == []
+
+
+def _counting(seen: list[object]) -> Callable[..., Any]:
+    original = SqlEventLogStorage._event_to_row
+
+    def count(self: SqlEventLogStorage, event: dg.EventLogEntry) -> Any:
+        seen.append(event)
+        return original(self, event)
+
+    return count
+
+
+def test_events_that_differ_in_more_are_stored_one_by_one() -> None:
+    """Promise: the first and the last tell; what is stored is what Dagster serializes, or nothing."""
+    built = [("a", (0, 1000)), ("b", (1000, 2000))]
+    differing = in_alike.alike(lambda *each: _entry_of(*each, lambda key: {key: "x"}), built)
+    assert differing is None or [text for _, text in differing.texts(0, 2)] == [
+        serialize_value(_entry_of(*each, lambda key: {key: "x"})) for each in built
+    ]
+    longer = in_alike.alike(lambda *each: _entry_of(*each, lambda key: {"n": str(len(key))}), built)
+    assert longer is None
 
 
 def test_the_words_that_dagster_reserves_are_known() -> None:

@@ -24,6 +24,9 @@ _UNITS = {
     "five_minute": ("*/5 * * * *", _MINUTE),
 }
 """SQLMesh's interval units, each with the cron and the key's format that Dagster itself uses."""
+_MINUTES = {"day": 1440, "hour": 60, "half_hour": 30, "quarter_hour": 15, "five_minute": 5}
+_STEPS = {_UNITS[unit][0]: minutes * 60_000 for unit, minutes in _MINUTES.items()}
+"""Milliseconds from one partition to the next, by cron, where they are always the same."""
 
 
 def interval_partitions(model: ModelRecord) -> dg.TimeWindowPartitionsDefinition | None:
@@ -105,10 +108,24 @@ def keys_within(
         if low >= high:
             continue
         span = dg.TimeWindow(_moment(low), _moment(high))
-        for key in partitions.get_partition_keys_in_time_window(span):
-            window = window_of(partitions, key, key)
+        keys = partitions.get_partition_keys_in_time_window(span)
+        for key, window in _windows(partitions, keys):
             if low <= window[0] and window[1] <= high:
                 yield key, window
+
+
+def _windows(
+    partitions: dg.TimeWindowPartitionsDefinition, keys: Iterable[str]
+) -> Iterator[tuple[str, Interval]]:
+    """Each key with its time; one that follows the last in even steps is not parsed, which is dear."""
+    step = _STEPS.get(partitions.cron_schedule, 0) if partitions.timezone == "UTC" else 0
+    next_key, end = None, 0
+    for key in keys:
+        is_next = step and key == next_key
+        window = (end, end + step) if is_next else window_of(partitions, key, key)
+        end = window[1]
+        next_key = _moment(end).strftime(partitions.fmt) if step else None
+        yield key, window
 
 
 def left_out(

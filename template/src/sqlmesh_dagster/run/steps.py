@@ -168,12 +168,13 @@ def _built(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> Iterator[Ste
     if not asset.partitions:
         yield events.materialization(asset, outcome)
         return
-    *older, newest = events.partition_materializations(asset, outcome)
+    built = events.built_partitions(asset, outcome)
+    make, older = events.partition_event(asset, outcome), built[:-1]
     if len(older) > _YIELDED:
-        report_together(step.context, older)
+        report_together(step.context, make, older)
     else:
-        yield from older
-    yield newest
+        yield from (make(key, interval) for key, interval in older)
+    yield events.newest_partition_event(asset, outcome, built)
     yield _passed_on(step, asset)
 
 

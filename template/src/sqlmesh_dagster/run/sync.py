@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -29,6 +30,7 @@ from sqlmesh_dagster.run.active import active_run
 from sqlmesh_dagster.run.code_checks import report_kept
 from sqlmesh_dagster.run.reported import last_materializations
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.dagster import report_outside_together
 
 _INTERVAL_SECONDS = 60
 _SHOWN_KEYS = 10
@@ -184,9 +186,7 @@ def report_partitions(
             continue
         known = instance.get_materialized_partitions(asset.spec.key)
         unknown = [w for w in keys_within(asset.partitions, table.done) if w[0] not in known]
-        for partition, interval in unknown:
-            event = events.built_outside(asset, table, partition, interval)
-            instance.report_runless_asset_event(event)
+        report_outside_together(instance, partial(events.built_outside, asset, table), unknown)
         if unknown:
             yield asset.spec.key
 

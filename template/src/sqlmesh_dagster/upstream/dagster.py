@@ -12,7 +12,9 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ from dagster._core.events import (
     DagsterEventBatchMetadata,
     StepMaterializationData,
 )
+from dagster._core.execution.context.system import StepExecutionContext
 from dagster._core.execution.stats import StepEventStatus
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
@@ -52,6 +55,8 @@ from dagster._core.storage.tags import (
 )
 from dagster._utils.interrupts import check_captured_interrupt
 from sqlalchemy import func, select
+
+from sqlmesh_dagster.upstream.alike import Built, StoresAlike, alike
 
 AssetJob = UnresolvedAssetJobDefinition
 """What `dagster.define_asset_job` returns; Dagster exports no name for it."""
@@ -246,33 +251,101 @@ def output_without_materialization(output_name: str) -> dg.Output[None]:
 
 
 def report_together(
-    context: dg.OpExecutionContext, materializations: Sequence[dg.AssetMaterialization]
+    context: dg.OpExecutionContext,
+    make: Callable[[str, tuple[int, int]], dg.AssetMaterialization],
+    built: Sequence[Built],
 ) -> None:
-    """Records materializations as events of this step, many in one transaction.
+    """Records materializations of partitions as events of this step, many in one transaction.
 
     What a step yields, Dagster logs one by one, each with a line on the terminal. It has batches for
-    what it materializes itself, and no public name for them.
+    what it materializes itself, and no public name for them. The event log of this package takes them
+    as one text with what differs.
+
+    Args:
+        make: Makes the materialization of a partition, which differs in nothing else.
     """
-    step = context.get_step_execution_context()
+    step, now = context.get_step_execution_context(), time.time()
+
+    def entry(key: str, interval: tuple[int, int]) -> dg.EventLogEntry:
+        event = _materialized(step, make(key, interval))
+        return dg.EventLogEntry(
+            error_info=None,
+            level=logging.DEBUG,
+            user_message="",
+            run_id=context.run_id,
+            timestamp=now,
+            step_key=event.step_key,
+            job_name=event.job_name,
+            dagster_event=event,
+        )
+
     batch = f"{context.run_id} {step.step.key} {context.retry_number}"
-    for number, materialization in enumerate(materializations, 1):
+    _record_together(context.instance, entry, built, batch)
+
+
+def report_outside_together(
+    instance: dg.DagsterInstance,
+    make: Callable[[str, tuple[int, int]], dg.AssetMaterialization],
+    built: Sequence[Built],
+) -> None:
+    """As `DagsterInstance.report_runless_asset_event` for each partition, many in one transaction.
+
+    Args:
+        make: Makes the materialization of a partition, which differs in nothing else.
+    """
+    now = time.time()
+
+    def entry(key: str, interval: tuple[int, int]) -> dg.EventLogEntry:
         event = dg.DagsterEvent(
             event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
-            job_name=step.job_name,
-            step_handle=step.step.handle,
-            node_handle=step.step.node_handle,
-            step_kind_value=step.step.kind.value,
-            logging_tags=step.event_tags,
-            event_specific_data=StepMaterializationData(materialization),
-            message=f"Materialized value {' '.join(materialization.asset_key.path)}.",
-            pid=os.getpid(),
+            event_specific_data=StepMaterializationData(make(key, interval)),
+            job_name=RUNLESS_JOB_NAME,
         )
-        context.instance.report_dagster_event(
-            event,
-            context.run_id,
-            logging.DEBUG,
-            DagsterEventBatchMetadata(batch, is_end=number == len(materializations)),
+        return dg.EventLogEntry(
+            error_info=None,
+            level=logging.INFO,
+            user_message="",
+            run_id=RUNLESS_RUN_ID,
+            timestamp=now,
+            job_name=RUNLESS_JOB_NAME,
+            dagster_event=event,
         )
+
+    _record_together(instance, entry, built, f"{uuid.uuid4()}")
+
+
+def _record_together(
+    instance: dg.DagsterInstance,
+    entry: Callable[[str, tuple[int, int]], dg.EventLogEntry],
+    built: Sequence[Built],
+    batch: str,
+) -> None:
+    log = instance.event_log_storage
+    if built and isinstance(log, StoresAlike):
+        found = alike(entry, built)
+        if found is not None and log.store_alike(found):
+            return
+    for number, (key, interval) in enumerate(built, 1):
+        instance.handle_new_event(
+            entry(key, interval),
+            batch_metadata=DagsterEventBatchMetadata(batch, is_end=number == len(built)),
+        )
+
+
+def _materialized(
+    step: StepExecutionContext, materialization: dg.AssetMaterialization
+) -> dg.DagsterEvent:
+    return dg.DagsterEvent(
+        event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+        job_name=step.job_name,
+        step_handle=step.step.handle,
+        node_handle=step.step.node_handle,
+        step_kind_value=step.step.kind.value,
+        logging_tags=step.event_tags,
+        event_specific_data=StepMaterializationData(materialization),
+        message=f"Materialized value {' '.join(materialization.asset_key.path)}.",
+        pid=os.getpid(),
+    )
 
 
 def forget_plan(instance: dg.DagsterInstance, key: dg.AssetKey) -> None:

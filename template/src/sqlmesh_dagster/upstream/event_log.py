@@ -42,6 +42,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
 
+from sqlmesh_dagster.upstream.alike import Alike
 from sqlmesh_dagster.upstream.event_rows import (
     REPRODUCED,
     AssetReader,
@@ -49,12 +50,15 @@ from sqlmesh_dagster.upstream.event_rows import (
     changed_methods,
     has_the_tables,
     is_known,
+    write_alike,
     write_event,
 )
 
 _log = logging.getLogger(__name__)
 _MOST_OPEN_SHARDS = 16
 """Per process, three file handles each; a run needs two, a webserver one for each run it shows."""
+_MOST_TOGETHER = 1000
+"""Records of one transaction: others wait for it."""
 
 
 class PooledSqliteStorage(DagsterSqliteStorage):
@@ -287,7 +291,7 @@ _LITTLE = 2**20
 
 def _allow_batches() -> None:
     """Off by default in Dagster: for a batch, its Postgres storage updates the last asset alone."""
-    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(_MOST_TOGETHER))
 
 
 class PooledSqliteEventLog(SqliteEventLogStorage):
@@ -322,6 +326,17 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         with self._written_together():
             for event in events:
                 self._store(event)
+
+    def store_alike(self, alike: Alike) -> bool:
+        """As `store_event_batch` for each thousand of them; False where Dagster has to store them."""
+        row = self._event_to_row(alike.newest)
+        for begin in range(0, len(alike.built), _MOST_TOGETHER):
+            with self._written_together():
+                if not (is_known(alike.newest) and self._has_the_tables()):
+                    return False
+                texts = list(alike.texts(begin, begin + _MOST_TOGETHER))
+                write_alike(texts, row, alike.newest, self._began, self._tags_for_asset_event)
+        return True
 
     def _store(self, event: EventLogEntry) -> None:
         """In the transaction that goes on."""

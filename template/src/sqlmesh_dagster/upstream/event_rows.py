@@ -170,10 +170,40 @@ def write_event(row: Mapping[str, Any], event: EventLogEntry, open_shard: Open, 
             follow(index, event, number, row["event"], tags)
 
 
+def write_alike(
+    texts: Sequence[tuple[str, str]],
+    row: Mapping[str, Any],
+    newest: EventLogEntry,
+    open_shard: Open,
+    tags: Tags,
+) -> None:
+    """Writes what `write_event` writes for each of many materializations of one asset.
+
+    Args:
+        texts: The partition of each, and the event itself.
+        row: What `_event_to_row` makes of the newest, the last of them in the end.
+    """
+    at, key = _moment(newest.timestamp), row["asset_key"]
+    before = (row["dagster_event_type"], at, row["step_key"], key)
+    values = [(row["run_id"], text, *before, partition) for partition, text in texts]
+    open_shard(newest.run_id).executemany(_EVENT, values)
+    index = open_shard(INDEX_SHARD_NAME)
+    index.executemany(_EVENT, values)
+    ((last,),) = index.execute("SELECT last_insert_rowid()")
+    numbers = range(last - len(values) + 1, last + 1)  # in a row: nobody else writes meanwhile
+    for name, value in tags(newest).items():
+        index.executemany(_TAG, [(number, key, name, value, at) for number in numbers])
+    _put_last(index, newest, last, texts[-1][1])
+
+
 def _materialized(
     index: sqlite3.Connection, event: EventLogEntry, number: int, text: str, tags: Tags
 ) -> None:
     _tagged(index, event, number, tags)
+    _put_last(index, event, number, text)
+
+
+def _put_last(index: sqlite3.Connection, event: EventLogEntry, number: int, text: str) -> None:
     last = f'{{"__class__": "EventLogRecord", "event_log_entry": {text}, "storage_id": {number}}}'
     _put_asset(
         index,

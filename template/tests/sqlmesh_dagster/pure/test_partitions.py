@@ -123,3 +123,15 @@ def test_intervals_that_touch_or_overlap_become_one(
 ) -> None:
     """Promise: the same time in as few as can be, in order."""
     assert merged(intervals) == expected
+
+
+@pytest.mark.parametrize(
+    "unit", ["month", "day", "hour", "half_hour", "quarter_hour", "five_minute"]
+)
+def test_the_time_of_each_partition_is_what_dagster_says(unit: str) -> None:
+    """Promise: also where it is not parsed from its key, across gaps, the ends of months and a leap day."""
+    partitions = daily(unit)
+    spans = [("2026-02-27T00:00", "2026-03-02T00:00"), ("2028-02-01T00:00", "2028-03-02T00:00")]
+    found = list(keys_within(partitions, [(at(begin), at(end)) for begin, end in spans]))
+    assert found == [(key, window_of(partitions, key, key)) for key, _ in found]
+    assert found and len({key for key, _ in found}) == len(found)
