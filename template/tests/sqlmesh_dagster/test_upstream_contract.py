@@ -1295,7 +1295,7 @@ def test_what_is_reported_together_is_as_dagster_reports_it_without_a_run(tmp_pa
 
 def _made(key: str, time: tuple[int, int]) -> dg.AssetMaterialization:
     begin = dg.MetadataValue.timestamp(time[0] / 1000)
-    metadata = {"begin": begin, "end": time[1] / 1000, "said": 'ü "quoted"'}
+    metadata: dict[str, Any] = {"begin": begin, "end": time[1] / 1000, "said": 'ü "quoted"'}
     tags = {"dagster/data_version": "7", "other": "x"}
     return dg.AssetMaterialization("parted", partition=key, metadata=metadata, tags=tags)
 
@@ -1307,10 +1307,14 @@ def _entry_of(
     event = dg.DagsterEvent(
         dg.DagsterEventType.ASSET_MATERIALIZATION.value,
         "job",
-        event_specific_data=StepMaterializationData(made._replace(tags={**made.tags, **tags(key)})),
+        event_specific_data=StepMaterializationData(
+            made._replace(tags={**(made.tags or {}), **tags(key)})
+        ),
         logging_tags={"run_id": "run"},
     )
-    return dg.EventLogEntry(None, 10, "", "run", 1736467200.25, "step", "job", event)
+    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
+        None, 10, "", "run", 1736467200.25, "step", "job", event
+    )
 
 
 def test_alike_events_leave_the_rows_that_dagster_leaves_for_each(
@@ -1357,12 +1361,18 @@ def _counting(seen: list[object]) -> Callable[..., Any]:
 def test_events_that_differ_in_more_are_stored_one_by_one() -> None:
     """Promise: the first and the last tell; what is stored is what Dagster serializes, or nothing."""
     built = [("a", (0, 1000)), ("b", (1000, 2000))]
-    differing = in_alike.alike(lambda *each: _entry_of(*each, lambda key: {key: "x"}), built)
-    assert differing is None or [text for _, text in differing.texts(0, 2)] == [
-        serialize_value(_entry_of(*each, lambda key: {key: "x"})) for each in built
+
+    def differing(key: str, time: tuple[int, int]) -> dg.EventLogEntry:
+        return _entry_of(key, time, lambda key: {key: "x"})
+
+    def longer(key: str, time: tuple[int, int]) -> dg.EventLogEntry:
+        return _entry_of(key, time, lambda key: {"n": str(len(key))})
+
+    found = in_alike.alike(differing, built)
+    assert found is None or [text for _, text in found.texts(0, 2)] == [
+        serialize_value(differing(*each)) for each in built
     ]
-    longer = in_alike.alike(lambda *each: _entry_of(*each, lambda key: {"n": str(len(key))}), built)
-    assert longer is None
+    assert in_alike.alike(longer, built) is None
 
 
 def test_the_words_that_dagster_reserves_are_known() -> None:

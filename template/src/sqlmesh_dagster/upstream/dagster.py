@@ -268,7 +268,7 @@ def report_together(
 
     def entry(key: str, interval: tuple[int, int]) -> dg.EventLogEntry:
         event = _materialized(step, make(key, interval))
-        return dg.EventLogEntry(
+        return dg.EventLogEntry(  # type: ignore[no-untyped-call]
             error_info=None,
             level=logging.DEBUG,
             user_message="",
@@ -301,7 +301,7 @@ def report_outside_together(
             event_specific_data=StepMaterializationData(make(key, interval)),
             job_name=RUNLESS_JOB_NAME,
         )
-        return dg.EventLogEntry(
+        return dg.EventLogEntry(  # type: ignore[no-untyped-call]
             error_info=None,
             level=logging.INFO,
             user_message="",
