@@ -80,9 +80,11 @@ _FORGET = '''\
 
 import functools
 import gc
+import resource
 
 
 def pytest_sessionstart() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))  # a mutant may never stop to grow
     for kept in gc.get_objects():
         if isinstance(kept, functools._lru_cache_wrapper) and kept.__module__.startswith("sqlmesh_dagster"):
             kept.cache_clear()
