@@ -70,9 +70,9 @@ def _read(
 
 def _header(memory: duckdb.DuckDBPyConnection, path: Path, file: str) -> list[str]:
     """The names of a file's columns, if DuckDB leaves out no line that has fields."""
-    columns = memory.sql(f"SELECT * FROM read_csv({file}) LIMIT 0").columns
-    [(delimiter, skipped)] = memory.execute(
-        f"SELECT Delimiter, SkipRows FROM sniff_csv({file})"
+    [(columns, delimiter, skipped)] = memory.execute(
+        "SELECT list_transform(Columns, lambda found: found.name), Delimiter, SkipRows"
+        f" FROM sniff_csv({file})"
     ).fetchall()
     refuse_columns(path, columns, skipped, delimiter)
     return list(columns)
