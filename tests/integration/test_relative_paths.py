@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
-from sqlmesh_dagster.guard.folder import at_home, home_of, started_in
+from sqlmesh_dagster.guard.folder import at_home, home_of, started_in, with_config
 from tests.integration import alone
 
 _PYTHON = """
@@ -150,3 +150,14 @@ def test_threads_share_a_folder_and_wait_for_another(
         assert seen == [one] == [Path.cwd()]
     waiting.join(30)
     assert (seen, Path.cwd()) == ([one, other], tmp_path)
+
+
+def test_a_folder_without_a_config_is_no_project(tmp_path: Path) -> None:
+    """Promise: a setting that names a whole home folder by mistake costs no minutes before it is refused."""
+    folders = [tmp_path / name for name in ("home", "yaml", "python", "dbt")]
+    for folder, name in zip(
+        folders, ("a.sql", "config.yaml", "config.py", "dbt_project.yml"), strict=True
+    ):
+        folder.mkdir()
+        (folder / name).touch()
+    assert with_config([*folders, tmp_path / "nowhere"]) == folders[1:]

@@ -68,6 +68,9 @@ _LONGEST_ENVIRONMENT = 100
 """Characters of an environment's name. SQL Server takes 128 for a schema's, Postgres, by SQLMesh's own check, 63."""
 
 
+_ENVIRONMENT = "SQLMESH_ENVIRONMENT"
+
+
 def checked_environment(option: str, text: str) -> str:
     """The name under which SQLMesh knows an environment.
 
@@ -75,22 +78,24 @@ def checked_environment(option: str, text: str) -> str:
         InvalidSettingError: SQLMesh would read it as another than it seems to be: `prod ` as `prod_`; or no
             database has such names.
     """
+    given = os.environ.get(_ENVIRONMENT)
+    whence = f" The variable `{_ENVIRONMENT}` says so." if given == text else ""
     if not text.isprintable() or len(text) > _LONGEST_ENVIRONMENT:
         shown = text if len(text) <= _LONGEST_ENVIRONMENT else f"{text[:40]}…{text[-10:]}"
         raise InvalidSettingError(
             f"`{option}` is `{shown!r}`, of {len(text)} characters. It is a part of schemas' names: use up to"
-            f" {_LONGEST_ENVIRONMENT} letters and digits."
+            f" {_LONGEST_ENVIRONMENT} letters and digits.{whence}"
         )
     name = environment_name(text)
     if not text:
         raise InvalidSettingError(
-            f"`{option}` is empty. Use the name of an environment, such as `dev`."
+            f"`{option}` is empty. Use the name of an environment, such as `dev`.{whence}"
         )
     if not name.strip("_") or (name != text and (name[0] == "_" or name[-1] == "_")):
         proposal = name.strip("_")
         raise InvalidSettingError(
             f"`{option}` is `{text}`, which begins or ends with what no environment's name has, such as a"
-            f" space. Use letters and digits{f', such as `{proposal}`' if proposal else ''}."
+            f" space. Use letters and digits{f', such as `{proposal}`' if proposal else ''}.{whence}"
         )
     return name
 

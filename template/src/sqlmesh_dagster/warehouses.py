@@ -259,6 +259,10 @@ def connections(
             f" {', '.join(unset)}. Set them where this is started, or in the project's `.env`; without"
             f" `{GATEWAY}`, SQLMesh works on the DuckDB file."
         )
+    wrong = [*_wrong(warehouse, _WAREHOUSE, given)]
+    wrong += _wrong(STATE, _STATE, given) if has_state else ()
+    if wrong:
+        raise UnsetVariablesError(" ".join(wrong))
     state = _options(STATE, _STATE, given) if has_state else None
     return Connections(name, catalog, _options(warehouse, _WAREHOUSE, given), state)
 
@@ -304,6 +308,21 @@ def _unset(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Ite
     if warehouse.logins and not any(all(map(is_set, login)) for login in warehouse.logins):
         ways = (" and ".join(f"`{prefix}{name}`" for name in login) for login in warehouse.logins)
         yield f"one of {' or '.join(ways)}"
+
+
+def _wrong(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """Values that no connection takes; drivers say something else of them, such as that a host is not known."""
+    for variable in warehouse.variables:
+        name, value = (
+            f"{prefix}{variable.name}",
+            environ.get(f"{prefix}{variable.name}", "").strip(),
+        )
+        most = {"PORT": 65535, "CONCURRENT_TASKS": 1000}.get(variable.name)
+        if value and most and not (value.isascii() and value.isdigit() and 0 < int(value) <= most):
+            yield f"`{name}` is `{value[:40]}`. Set it to a whole number from 1 to {most}."
+        if variable.name == "HOST" and "://" in value:
+            host = value.partition("://")[2].split("/")[0].rpartition("@")[2].strip()
+            yield f"`{name}` must be the name of a host alone, such as `{host or 'db.example'}`."
 
 
 def _options(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> dict[str, str]:

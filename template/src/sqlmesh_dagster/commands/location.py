@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,13 +41,20 @@ def code_location(folder: Path) -> CodeLocation:
     for root in (folder, *folder.parents):
         file = root / "pyproject.toml"
         if file.is_file():
-            project = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("dg", {})
+            project = _parsed(file).get("tool", {}).get("dg", {})
             if "root_module" in project.get("project", {}):
                 return _location(root, project["project"])
     raise NotInAProjectError(
         f"`{folder}` is in no project: no `pyproject.toml` has `root_module` under `[tool.dg.project]`."
         " Run the command in the project's folder."
     )
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # of TOML, or of another encoding
+        raise NotInAProjectError(f"`{file}` cannot be read: {error}. Correct it.") from error
 
 
 def _location(root: Path, project: dict[str, str]) -> CodeLocation:

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from sqlmesh_dagster.engine import formatting
-from sqlmesh_dagster.guard.folder import at_home
+from sqlmesh_dagster.guard.folder import at_home, with_config
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.sqlmesh import own_cache_entries
 
@@ -28,7 +28,7 @@ def _sqlmesh(command: str) -> int:
     folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
     learn_of_project(folder)
     try:
-        with masked_output(), at_home([folder]), own_cache_entries(anew=False):
+        with masked_output(), at_home(with_config([folder])), own_cache_entries(anew=False):
             program.load()(["-p", str(folder), command], prog_name="sqlmesh")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

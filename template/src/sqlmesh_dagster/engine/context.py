@@ -606,7 +606,7 @@ def _new_context(
     if missing:
         raise errors.ProjectLoadError(
             f"There is no SQLMesh project at `{missing[0]}`. Set `project_dir` to the"
-            " folder that holds SQLMesh's `config.yaml` or `config.py`."
+            " folder that holds SQLMesh's `config.yaml` or `config.py`; for `poe`, that is `SQLMESH_PROJECT_DIR`."
         )
     if throw_away_folder() is not None:
         redirect_contexts()

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlmesh import Context
 
 from sqlmesh_dagster.engine.culprit import told
-from sqlmesh_dagster.guard.folder import at_home
+from sqlmesh_dagster.guard.folder import at_home, with_config
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.internals import FormatConfig
 from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project, own_cache_entries
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
     learn_of_project(folder)
-    with at_home([folder]), masked_output():
+    with at_home(with_config([folder])), masked_output():
         try:
             return _formatted(folder, arguments)
         except Exception as error:  # of any file of the project

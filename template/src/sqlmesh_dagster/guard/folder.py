@@ -13,6 +13,7 @@ from pathlib import Path
 ROOTS = (".git", "pyproject.toml")
 """What the root of a repository has."""
 _TEXTS = (".py", ".sql", ".yaml", ".yml")
+_CONFIGS = ("config.yaml", "config.yml", "config.py", "dbt_project.yml")
 _OF_DBT = ("packages.yml", "dependencies.yml")
 _NO_FILES = ("__pycache__", "node_modules", "site-packages", "logs", "target")
 _LEFT_OUT = re.compile(
@@ -31,6 +32,11 @@ _started: list[Path] = []
 def started_in() -> Path:
     """The working directory that the process has for everybody else."""
     return _started[0] if _started else Path.cwd()
+
+
+def with_config(folders: Iterable[Path]) -> list[Path]:
+    """Those that are projects: a wrong setting may name a whole home folder, which is not searched."""
+    return [f for f in folders if any((f / name).is_file() for name in _CONFIGS)]
 
 
 @contextmanager

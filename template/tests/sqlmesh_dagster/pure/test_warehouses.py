@@ -132,3 +132,28 @@ def test_a_gateway_that_there_is_not_is_named_with_those_that_there_are() -> Non
 def test_secrets_are_not_shown() -> None:
     """Promise: what is logged of it by mistake holds no value."""
     assert "hunter22" not in repr(said("postgres", {**least(WAREHOUSES["postgres"]), **_STATE}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WAREHOUSE_PORT", "abc", "`WAREHOUSE_PORT` is `abc`. Set it to a whole number"),
+        ("WAREHOUSE_PORT", "-1", "`WAREHOUSE_PORT` is `-1`"),
+        ("WAREHOUSE_PORT", "0", "`WAREHOUSE_PORT` is `0`"),
+        ("WAREHOUSE_PORT", "99999", "from 1 to 65535"),
+        ("WAREHOUSE_PORT", "\u0661\u0662", "from 1 to 65535"),
+        ("WAREHOUSE_CONCURRENT_TASKS", "many", "`WAREHOUSE_CONCURRENT_TASKS` is `many`"),
+        ("WAREHOUSE_HOST", "http://db.example/x", "a host alone, such as `db.example`"),
+        ("WAREHOUSE_HOST", "postgres://me:cnry@db.example", "a host alone, such as `db.example`"),
+    ],
+)
+def test_a_value_that_no_connection_takes_names_its_variable(
+    name: str, value: str, said: str
+) -> None:
+    """Promise: before a driver says something else of it; a password within an address is not shown."""
+    given = {f"WAREHOUSE_{n}": "x" for n in ("HOST", "USER", "PASSWORD", "DATABASE")}
+    with pytest.raises(UnsetVariablesError) as raised:
+        connections("postgres", (), {**given, name: value}, reads_credentials=True)
+    assert said in str(raised.value) and "cnry" not in str(raised.value)
+    socket = {**given, "WAREHOUSE_HOST": "/var/run/postgresql"}  # a folder of sockets
+    assert connections("postgres", (), socket, reads_credentials=True).gateway == "postgres"
