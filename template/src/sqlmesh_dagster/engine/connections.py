@@ -127,7 +127,13 @@ def _gateway(found: Connections) -> GatewayConfig:
         schema = state.pop("schema", None)
         parts["state_connection"] = _typed(STATE, found.gateway, state)
         parts |= {"state_schema": schema} if schema else {}
-    return GatewayConfig(**parts)
+    gateway = GatewayConfig(**parts)
+    if found.gateway == "spark":
+        from sqlmesh_dagster.upstream.spark import SparkConnection  # imports pandas
+
+        connection = SparkConnection(**parts["connection"])
+        return gateway.model_copy(update={"connection": connection})
+    return gateway
 
 
 def _typed(warehouse: Warehouse, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
