@@ -90,6 +90,7 @@ class CaptureConsole(NoopConsole):
         self._cancel = cancel or CancelToken()
         self._errors: list[str] = []
         self._left: dict[str, int] = {}
+        self._written_whole: set[str] = set()
         self.failures: dict[str, ErrorOutcome] = {}
         """What failed so far, by snapshot name."""
 
@@ -181,6 +182,9 @@ class CaptureConsole(NoopConsole):
         if duration_ms is None:
             self.ledger.batch_ended(snapshot.name)
             return
+        rows = execution_stats.total_rows_processed if execution_stats else None
+        if snapshot.name in self._written_whole:
+            self.ledger.counted(snapshot.name, rows)
         self.ledger.built(
             snapshot.name,
             Batch(
@@ -188,7 +192,7 @@ class CaptureConsole(NoopConsole):
                 duration_ms=duration_ms,
                 model=DeployedModel(snapshot.identifier, snapshot.version),
                 built_at=now_timestamp(),
-                rows=execution_stats.total_rows_processed if execution_stats else None,
+                rows=rows,
                 bytes=execution_stats.total_bytes_processed if execution_stats else None,
             ),
         )
@@ -306,6 +310,11 @@ class CaptureConsole(NoopConsole):
     def capture_row_count(self, name: str, count: int | None) -> None:
         """Records how many rows a model's table has now."""
         self.ledger.counted(name, count)
+
+    @_guarded
+    def count_as_written(self, name: str) -> None:
+        """The table has the rows that the engine says its only batch has written."""
+        self._written_whole.add(name)
 
     @_guarded
     def capture_audits(

@@ -32,7 +32,7 @@ from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.once import Once, run_before_all
-from sqlmesh_dagster.engine.probes import failing_sample, row_count
+from sqlmesh_dagster.engine.probes import failing_sample, is_written_whole, row_count
 from sqlmesh_dagster.engine.reaching import reach
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_names
 from sqlmesh_dagster.engine.rebuild import Rebuild
@@ -262,6 +262,8 @@ class CaptureScheduler(Scheduler):
             if isinstance(self.console, CaptureConsole):
                 count = row_count(snapshot, adapter, kwargs.get("deployability_index"))
                 self.console.capture_row_count(snapshot.name, count)
+                if is_written_whole(snapshot, adapter):
+                    self.console.count_as_written(snapshot.name)
             return evaluated
 
     def _recording_in(self, state: StateSync | None) -> CaptureScheduler:

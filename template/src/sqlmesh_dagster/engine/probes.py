@@ -15,6 +15,11 @@ from sqlmesh_dagster.upstream.internals import DeployabilityIndex, EngineAdapter
 _log = logging.getLogger(__name__)
 _COUNTING_DIALECTS = ("duckdb",)
 """Engines that count a table's rows from its statistics, in about a millisecond."""
+_TELLING_DIALECTS = ("postgres", "mysql")
+"""Engines whose drivers say how many rows a statement has written, whatever statement SQLMesh chose.
+
+Run with psycopg2 and PyMySQL. Snowflake says 1 of a CREATE TABLE AS, and Redshift -1.
+"""
 
 
 def row_count(
@@ -35,6 +40,16 @@ def row_count(
         _log.info("Could not count the rows of `%s`.", snapshot.name, exc_info=True)
         return None
     return None if count is None else int(count)
+
+
+def is_written_whole(snapshot: Snapshot, adapter: EngineAdapter) -> bool:
+    """Whether the rows that the engine says it wrote are those of the table.
+
+    A Python model may write into other tables, too.
+    """
+    if adapter.dialect not in _TELLING_DIALECTS or not snapshot.is_model:
+        return False
+    return snapshot.is_seed or (snapshot.is_full and snapshot.model.is_sql)
 
 
 def failing_sample(query: exp.Query, adapter: EngineAdapter, size: int) -> RowSample | None:
