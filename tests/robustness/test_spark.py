@@ -112,7 +112,9 @@ def _wait_for_workers(page: int, number: int) -> None:
 
 def _on_duckdb(file: Path) -> dict[str, Any]:
     """Of three tables all rows, as texts; of the others how many."""
-    with duckdb.connect(str(file), read_only=True) as connection:
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{file}' AS warehouse (READ_ONLY)")
+        connection.execute("USE warehouse")
 
         def rows(what: str) -> list[tuple[Any, ...]]:
             return connection.execute(what).fetchall()
@@ -165,6 +167,7 @@ def test_the_sample_is_built_on_a_cluster(render: Render, tmp_path: Path) -> Non
     lake format.
     """
     root = Path(shutil.copytree(render(warehouse="spark"), tmp_path / "project"))
+    expected = _laptop(root, tmp_path)
     with postgres() as server, _cluster(tmp_path) as master:
         server.create_database("state")
         on = _on(root, master, server, tmp_path)
@@ -172,7 +175,6 @@ def test_the_sample_is_built_on_a_cluster(render: Render, tmp_path: Path) -> Non
         assert "FAIL" not in spark.run("poe", "doctor")
         said = spark.run("poe", "run")
         assert "17 built" in said, said
-        expected = _laptop(root, tmp_path)
         assert on.rows(tmp_path) == expected
         assert "1 up to date" in spark.run("poe", "run", "marts.daily_revenue")
         print(spark.run("poe", "rebuild", "marts.daily_revenue", "--no-downstream"))

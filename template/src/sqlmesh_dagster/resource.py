@@ -107,11 +107,20 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
 
         Raises:
             DatabaseLockedError: Another process held the DuckDB file for longer than `wait_timeout`.
+            DatabaseUnavailableError: Postgres does not let its role do this, with the right to grant.
         """
         from sqlmesh_dagster.engine.context import open_adapter  # imports SQLMesh
+        from sqlmesh_dagster.engine.refusals import refused
 
         with self.open_context(load=False) as context:
-            yield open_adapter(context, self.settings)
+            adapter = open_adapter(context, self.settings)
+            try:
+                yield adapter
+            except Exception as error:
+                told = refused(error)
+                if told is None:
+                    raise
+                raise told from error
 
     # ------------------------------------------------------------ used by the integration's steps
 

@@ -17,7 +17,7 @@ from sqlmesh_dagster.upstream.internals import (
     StateSync,
     TimeLike,
 )
-from sqlmesh_dagster.upstream.sqlmesh import has_state_beside_data
+from sqlmesh_dagster.upstream.sqlmesh import has_state_beside_data, is_state_apart
 
 _TAKEN_BACK = (
     "Another process has recorded this batch of `{name}` while this run built it: most likely the"
@@ -58,8 +58,9 @@ def state_beside(
     if has_state_beside_data(context):
         return state
     adapter = evaluator.adapter
-    is_apart = context.config.get_state_connection(context.gateway) is not None
-    if is_apart or adapter.dialect != "postgres":  # whose DDL is part of a transaction, too
+    if (
+        is_state_apart(context) or adapter.dialect != "postgres"
+    ):  # whose DDL is part of a transaction, too
         return None
     schema = context.config.get_state_schema(context.gateway)
     return RecordedOnce(adapter, schema=schema, cache_dir=context.cache_dir)

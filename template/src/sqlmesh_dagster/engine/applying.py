@@ -139,7 +139,9 @@ class LocalChanges:
             self._plan(scope, names, refused)
         except SQLMeshError as error:
             culprits = self._culprits(left, error) or self._uncategorized(left)
+            told = refused(error)
             cause = self.console.errors.removeprefix(said).strip() or str(error)
+            cause = cause if told is None else str(told.description)
             return _Failure(refused, names, cause, culprits)
         if self.environment is not None and scope.built is not None:
             self._tell_unbuilt({*names} & scope.unasked)

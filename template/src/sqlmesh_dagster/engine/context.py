@@ -36,6 +36,7 @@ from sqlmesh_dagster.engine.probes import failing_sample, is_written_whole, row_
 from sqlmesh_dagster.engine.reaching import reach
 from sqlmesh_dagster.engine.reader import ReadModel, build_manifest, project_names
 from sqlmesh_dagster.engine.rebuild import Rebuild
+from sqlmesh_dagster.engine.refusals import listen
 from sqlmesh_dagster.engine.restatement import Restatement, done_of, forget_elsewhere
 from sqlmesh_dagster.engine.throw_away import redirect_contexts
 from sqlmesh_dagster.engine.unread import SHOWN_FROM_PRODUCTION, without_unread
@@ -479,6 +480,7 @@ def open_context(
         context.environment = environment
         context.cancel_token = cancel or CancelToken()
         context.sample_size = settings.failing_rows_sample
+        listen(context)
         if load:
             load_files(context, settings)
         yield context

@@ -19,6 +19,7 @@ from sqlglot import exp
 
 from sqlmesh_dagster.engine.context import CaptureContext, open_adapter, open_context
 from sqlmesh_dagster.engine.reaching import look, state_of, warehouse_of
+from sqlmesh_dagster.engine.refusals import granted_schemas, refused
 from sqlmesh_dagster.engine.state_lock import state_lock
 from sqlmesh_dagster.errors import DatabaseLockedError, StateLockError
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
@@ -31,6 +32,7 @@ from sqlmesh_dagster.upstream.internals import ConnectionConfig, EngineAdapter
 from sqlmesh_dagster.upstream.sqlmesh import (
     duckdb_files,
     engine_name,
+    is_state_apart,
     state_connection,
     state_writer,
 )
@@ -50,7 +52,7 @@ AND NOT (has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREAT
 ORDER BY nspname
 """
 """Postgres' schemas that SQLMesh works in and that another user has made."""
-_OPEN = "Log in as the user that made them, or let it grant: GRANT ALL ON SCHEMA … TO …."
+_OPEN = "As the user that made them, or a superuser: "
 _FREE = "End the process that holds the file, or wait for it."
 
 
@@ -94,26 +96,25 @@ def _of_context(context: CaptureContext, settings: ProjectSettings) -> Iterator[
     server, _ = warehouse_of(context)
     warehouse = _looked("warehouse", lambda: _warehouse(context, settings), server)
     yield warehouse
-    is_apart = state_connection(context) is not context.connection_config
     if not warehouse.remedy:
-        adapter = context.engine_adapter
-        yield _looked("privileges", lambda: _privileges(adapter), server)
+        adapter, connection = context.engine_adapter, context.connection_config
+        yield _looked("privileges", lambda: _privileges(adapter, connection), server)
         yield _looked("time", lambda: _time(adapter), server)
-    if is_apart or not warehouse.remedy:
-        yield from _of_state(context, settings, is_apart)
+    if is_state_apart(context) or not warehouse.remedy:
+        yield from _of_state(context, settings)
 
 
-def _of_state(
-    context: CaptureContext, settings: ProjectSettings, is_apart: bool
-) -> Iterator[Finding]:
+def _of_state(context: CaptureContext, settings: ProjectSettings) -> Iterator[Finding]:
     server, connection = state_of(context)
     state = _looked("state", lambda: _state(context, settings), server)
     yield state
     if "this is" not in state.said and state.remedy:
         return
-    if is_apart:
+    if is_state_apart(context):
         with closing(connection.create_engine_adapter(concurrent_tasks=1)) as adapter:
-            yield _looked("privileges", lambda: _privileges(adapter, "of the state"), server)
+            yield _looked(
+                "privileges", lambda: _privileges(adapter, connection, "of the state"), server
+            )
     yield _looked("lock", lambda: _lock(context, settings), server)
 
 
@@ -124,6 +125,10 @@ def _looked(subject: str, look: Callable[[], Finding], server: Server) -> Findin
     except DatabaseLockedError as error:
         return Finding(subject, str(error.description), _FREE)
     except Exception as error:
+        told = refused(error)
+        if told is not None:
+            said, _, remedy = str(told.description).partition(" → ")
+            return Finding(subject, said, remedy)
         found = failed(server, f"{type(error).__name__}: {error}")
         return Finding(subject, found.said, found.remedy)
 
@@ -166,7 +171,9 @@ def _place(connection: ConnectionConfig) -> str:
     return f"{engine_name(connection)}{f' at {files or host}' if files or host else ''}"
 
 
-def _privileges(adapter: EngineAdapter, where: str = "of the warehouse") -> Finding:
+def _privileges(
+    adapter: EngineAdapter, connection: ConnectionConfig, where: str = "of the warehouse"
+) -> Finding:
     """Makes a schema, a table and a view, and drops them."""
     schema = f"sqlmesh_doctor_{uuid4().hex[:8]}"
     table = exp.table_("made", db=schema)
@@ -180,7 +187,7 @@ def _privileges(adapter: EngineAdapter, where: str = "of the warehouse") -> Find
     closed = [str(row[0]) for row in adapter.fetchall(_CLOSED)] if _is_postgres(adapter) else []
     if closed:
         said = f"{where}: this user may not create in {', '.join(f'`{name}`' for name in closed)}"
-        return Finding("privileges", said, _OPEN)
+        return Finding("privileges", said, _OPEN + granted_schemas(closed, connection))
     return Finding("privileges", f"{where}: schemas, tables and views can be made")
 
 

@@ -31,7 +31,7 @@ from sqlmesh_dagster.facts.reaching import (
 )
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import BaseDuckDBConnectionConfig, ConnectionConfig
-from sqlmesh_dagster.upstream.sqlmesh import engine_name, state_connection
+from sqlmesh_dagster.upstream.sqlmesh import engine_name, is_state_apart, state_connection
 from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, Warehouse, variables_of
 
 _CONNECT_SECONDS = 10.0
@@ -53,7 +53,7 @@ def reach(context: Context, *, is_warehouse_alone: bool = False) -> None:
         DatabaseUnavailableError: One cannot be worked with.
     """
     sides = [warehouse_of(context)]
-    if not is_warehouse_alone and state_connection(context) is not context.connection_config:
+    if not is_warehouse_alone and is_state_apart(context):
         sides.insert(0, state_of(context))
     for server, connection in sides:
         found = _asked_lately(server, connection)
@@ -84,10 +84,9 @@ def warehouse_of(context: Context) -> tuple[Server, ConnectionConfig]:
 
 def state_of(context: Context) -> tuple[Server, ConnectionConfig]:
     """The server of SQLMesh's state, with its connection."""
-    connection = state_connection(context)
-    is_apart = connection is not context.connection_config
-    if not is_apart:
+    if not is_state_apart(context):
         return warehouse_of(context)
+    connection = state_connection(context)
     known = STATE if any(map(os.environ.get, variables_of(STATE, state=True))) else None
     return _server("SQLMesh's state", connection, known, is_state=True), connection
 

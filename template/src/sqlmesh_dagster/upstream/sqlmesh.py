@@ -503,7 +503,7 @@ def has_state_beside_data(context: Context) -> bool:
     from sqlmesh.core.config.connection import BaseDuckDBConnectionConfig
 
     connection = context.connection_config
-    if context.config.get_state_connection(context.gateway) is not None:
+    if is_state_apart(context):
         return False
     if not isinstance(connection, BaseDuckDBConnectionConfig):
         return False
@@ -526,6 +526,11 @@ def state_writer(context: Context) -> str | None:
 def state_connection(context: Context) -> ConnectionConfig:
     """The connection of the state: the warehouse's, unless there is a `state_connection`."""
     return context.config.get_state_connection(context.gateway) or context.connection_config
+
+
+def is_state_apart(context: Context) -> bool:
+    """Whether the state has a connection of its own, and so perhaps a server."""
+    return context.config.get_state_connection(context.gateway) is not None
 
 
 def duckdb_files(connection: ConnectionConfig) -> list[Path]:
@@ -638,6 +643,8 @@ def engine_name(connection: ConnectionConfig) -> str:
     return {"gcp_postgres": "postgres", "azuresql": "mssql"}.get(name, name)
 
 
+ADAPTER_LOGGER = "sqlmesh.core.engine_adapter.base"
+"""Where SQLMesh logs that it could not make a schema, and goes on."""
 _failed = threading.local()
 
 

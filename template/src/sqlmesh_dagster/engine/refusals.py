@@ -1,0 +1,113 @@
+"""What Postgres has refused, as one message: the role, the place, and the statement that grants the right.
+
+SQLMesh goes on after a schema that it could not make, and only logs it; what fails then is the statement after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from sqlmesh import Context
+
+from sqlmesh_dagster.errors import DatabaseUnavailableError
+from sqlmesh_dagster.facts.reaching import Server, failed
+from sqlmesh_dagster.facts.rights import Refusal, granted_schema, missing
+from sqlmesh_dagster.upstream.internals import ConnectionConfig
+from sqlmesh_dagster.upstream.sqlmesh import ADAPTER_LOGGER, state_connection
+
+_DENIED = "InsufficientPrivilege"
+_READ_ONLY = "ReadOnlySqlTransaction"
+_AFTER_ANOTHER = {"InFailedSqlTransaction", "InvalidSchemaName"}
+"""What Postgres says of a statement because of one before it that it had refused."""
+_NEXT = "Then run again: what was not finished is not recorded as done."
+
+
+class _Unmade(logging.Filter):
+    """Remembers why the last schema could not be made; lets each record pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: str | None = None
+        self.roles: dict[str, str] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if text.startswith("Failed to create schema"):
+            self.last = text.partition("': ")[2]
+        return True
+
+
+_unmade = _Unmade()
+
+
+def listen(context: Context) -> None:
+    """From now on it is known what SQLMesh only logs, and as which role each user works."""
+    logging.getLogger(ADAPTER_LOGGER).addFilter(_unmade)  # once, however often it is added
+    _unmade.last = None
+    for connection in (context.connection_config, state_connection(context)):
+        user, role = (_option(connection, name) for name in ("user", "role"))
+        if user:
+            _unmade.roles[user] = role or user
+
+
+def refused(error: BaseException) -> DatabaseUnavailableError | None:
+    """The message for an error whose cause is a right that is missing; None for any other."""
+    for cause in _causes(error):
+        kind = type(cause).__name__
+        if kind == _READ_ONLY:
+            found = failed(_server(cause), str(cause).partition("\n")[0])
+            return DatabaseUnavailableError(f"{found.said} → {found.remedy} {_NEXT}")
+        text = str(cause) if kind == _DENIED else None
+        if kind in _AFTER_ANOTHER:
+            text = _unmade.last
+        told = missing(_refusal(cause, text, kind)) if text else None
+        if told is not None:
+            return DatabaseUnavailableError(
+                f"Postgres has refused a statement: {told.said}. → {told.remedy} {_NEXT}"
+            )
+    return None
+
+
+def granted_schemas(schemas: list[str], connection: ConnectionConfig) -> str:
+    """The statements that open schemas for who logs in by a connection."""
+    role = _option(connection, "role") or _option(connection, "user") or ""
+    return " ".join(granted_schema(schema, role) for schema in schemas)
+
+
+def _refusal(cause: BaseException, text: str, kind: str) -> Refusal:
+    cursor = getattr(cause, "cursor", None)
+    user, database = (_said(cursor, name) for name in ("user", "dbname"))
+    sent = getattr(cursor, "query", None) if kind == _DENIED else None
+    statement = sent.decode(errors="replace") if isinstance(sent, bytes) else ""
+    return Refusal(_unmade.roles.get(user, user), database, text, statement)
+
+
+def _server(cause: BaseException) -> Server:
+    """Which of the servers that variables lead to it is."""
+    cursor = getattr(cause, "cursor", None)
+    place = (_said(cursor, "host"), _said(cursor, "port"), _said(cursor, "dbname"))
+    for prefix in ("STATE_", "WAREHOUSE_"):
+        port = os.environ.get(f"{prefix}PORT") or "5432"
+        if place == (os.environ.get(f"{prefix}HOST"), port, os.environ.get(f"{prefix}DATABASE")):
+            return Server("", None, None, (f"{prefix}HOST", f"{prefix}PORT"), (), prefix)
+    return Server("", None, None)
+
+
+def _said(cursor: Any, name: str) -> str:
+    """What psycopg2 knows of the connection of a cursor."""
+    info = getattr(getattr(cursor, "connection", None), "info", None)
+    return str(getattr(info, name, None) or "")
+
+
+def _option(connection: ConnectionConfig, name: str) -> str | None:
+    value = connection.model_dump().get(name)
+    return value if isinstance(value, str) else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
