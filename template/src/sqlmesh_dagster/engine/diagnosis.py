@@ -19,7 +19,7 @@ from sqlglot import exp
 
 from sqlmesh_dagster.engine.context import CaptureContext, open_adapter, open_context
 from sqlmesh_dagster.engine.reaching import look, state_of, warehouse_of
-from sqlmesh_dagster.engine.refusals import granted_schemas, refused
+from sqlmesh_dagster.engine.refusals import found_missing, granted_schemas
 from sqlmesh_dagster.engine.state_lock import state_lock
 from sqlmesh_dagster.errors import DatabaseLockedError, StateLockError
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
@@ -125,10 +125,9 @@ def _looked(subject: str, look: Callable[[], Finding], server: Server) -> Findin
     except DatabaseLockedError as error:
         return Finding(subject, str(error.description), _FREE)
     except Exception as error:
-        told = refused(error)
-        if told is not None:
-            said, _, remedy = str(told.description).partition(" → ")
-            return Finding(subject, said, remedy)
+        right = found_missing(error)
+        if right is not None:
+            return Finding(subject, right.said, right.remedy)
         found = failed(server, f"{type(error).__name__}: {error}")
         return Finding(subject, found.said, found.remedy)
 

@@ -14,7 +14,7 @@ from sqlmesh import Context
 
 from sqlmesh_dagster.errors import DatabaseUnavailableError
 from sqlmesh_dagster.facts.reaching import Server, failed
-from sqlmesh_dagster.facts.rights import Refusal, granted_schema, missing
+from sqlmesh_dagster.facts.rights import Missing, Refusal, granted_schema, missing
 from sqlmesh_dagster.upstream.internals import ConnectionConfig
 from sqlmesh_dagster.upstream.sqlmesh import ADAPTER_LOGGER, state_connection
 
@@ -55,20 +55,27 @@ def listen(context: Context) -> None:
 
 def refused(error: BaseException) -> DatabaseUnavailableError | None:
     """The message for an error whose cause is a right that is missing; None for any other."""
-    for cause in _causes(error):
-        kind = type(cause).__name__
-        if kind == _READ_ONLY:
-            found = failed(_server(cause), str(cause).partition("\n")[0])
-            return DatabaseUnavailableError(f"{found.said} → {found.remedy} {_NEXT}")
-        text = str(cause) if kind == _DENIED else None
-        if kind in _AFTER_ANOTHER:
-            text = _unmade.last
-        told = missing(_refusal(cause, text, kind)) if text else None
-        if told is not None:
-            return DatabaseUnavailableError(
-                f"Postgres has refused a statement: {told.said}. → {told.remedy} {_NEXT}"
-            )
-    return None
+    found = found_missing(error)
+    if found is None:
+        return None
+    return DatabaseUnavailableError(f"Postgres refuses: {found.said}. → {found.remedy} {_NEXT}")
+
+
+def found_missing(error: BaseException) -> Missing | None:
+    """The right that is missing, where that is the cause of an error."""
+    return next((found for cause in _causes(error) if (found := _found(cause))), None)
+
+
+def _found(cause: BaseException) -> Missing | None:
+    kind, text = type(cause).__name__, str(cause)
+    if kind == _READ_ONLY:
+        found = failed(_server(cause), text.partition("\n")[0])
+        return Missing(found.said, found.remedy)
+    if kind in _AFTER_ANOTHER:
+        text = _unmade.last or ""
+    elif kind != _DENIED:
+        return None
+    return missing(_refusal(cause, text, kind))
 
 
 def granted_schemas(schemas: list[str], connection: ConnectionConfig) -> str:

@@ -84,11 +84,24 @@ def quoted(name: str) -> str:
 
 
 def _schema(refusal: Refusal, name: str, who: str, where: str) -> Missing:
+    if _is_sqlmeshs(name):
+        said = f"{who} may not work in the schema `{name}` {where}"
+        return Missing(said, _BY_ITS_OWNER + _granted_working(name, refusal.role))
     if _written(refusal.statement)[0] == name:
         said = f"{who} may not create in the schema `{name}` {where}"
         return Missing(said, _BY_ITS_OWNER + granted_schema(name, refusal.role))
     said = f"{who} may not read the schema `{name}` {where}"
     return Missing(said, _BY_ITS_OWNER + _granted_reading(name, refusal.role))
+
+
+def _is_sqlmeshs(schema: str) -> bool:
+    """Whether SQLMesh keeps its state or its tables there, all of which it writes."""
+    return schema == "sqlmesh" or schema.startswith("sqlmesh__")
+
+
+def _granted_working(schema: str, role: str) -> str:
+    rows = f"GRANT {_OF_ROWS} ON ALL TABLES IN SCHEMA {quoted(schema)} TO {quoted(role)};"
+    return f"{granted_schema(schema, role)} {rows}"
 
 
 def _granted_reading(schema: str, role: str) -> str:
@@ -102,11 +115,9 @@ def _relation(
     if schema is None:
         return None
     what = what.format(f"{schema}.{name}")
-    inside = f"IN SCHEMA {quoted(schema)} TO {quoted(refusal.role)};"
-    if _written(refusal.statement) == (schema, name):
-        return Missing(
-            f"{who} may not write {what}", f"{_BY_ITS_OWNER}GRANT {_OF_ROWS} ON ALL TABLES {inside}"
-        )
+    if _is_sqlmeshs(schema) or _written(refusal.statement) == (schema, name):
+        remedy = _BY_ITS_OWNER + _granted_working(schema, refusal.role)
+        return Missing(f"{who} may not write {what}", remedy)
     return Missing(
         f"{who} may not read {what}", _BY_ITS_OWNER + _granted_reading(schema, refusal.role)
     )

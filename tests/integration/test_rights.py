@@ -1,0 +1,106 @@
+"""What a role may not do on a real Postgres is one message, and what it says to paste is enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from tests.sqlmesh_dagster.projects import Project, run_in_process
+
+from tests.postgres import Server, postgres
+
+_MOST_ROUNDS = 12
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """With two roles that may log in, and nothing else."""
+    with postgres() as running:
+        for role in ("reader", "owner"):
+            running.query("postgres", f"CREATE ROLE {role} LOGIN PASSWORD 'none'")
+        yield running
+
+
+def on_postgres(project: Project, server: Server, database: str, user: str) -> None:
+    """State and data in one database, which exists."""
+    project.write(
+        "config.yaml",
+        f"""
+        gateways:
+          local:
+            connection:
+              {{type: postgres, host: 127.0.0.1, port: {server.port}, user: {user}, password: none,
+               database: {database}}}
+        model_defaults: {{dialect: duckdb, start: 2025-01-01}}
+        disable_anonymized_analytics: true
+        """,
+    )
+
+
+def errors_of(project: Project, instance: dg.DagsterInstance) -> list[str]:
+    """Of one run, each once."""
+    return sorted({*run_in_process(project.definitions(), instance).failed.values()})
+
+
+def paste_until_well(
+    project: Project, instance: dg.DagsterInstance, server: Server, database: str
+) -> list[str]:
+    """Runs, and does as a superuser what each error says; the statements."""
+    done: list[str] = []
+    for _ in range(_MOST_ROUNDS):
+        errors = errors_of(project, instance)
+        if not errors:
+            return done
+        for error in errors:
+            assert "DatabaseUnavailableError" in error and "the role `reader`" in error, error
+            for statement in re.findall(r"(?:GRANT|ALTER) [^;]*;", error):
+                server.query(database, statement)
+                done.append(statement)
+    pytest.fail(f"Not enough: {done}\n{errors}")
+
+
+def test_a_role_without_any_right_is_told_what_to_grant(
+    project: Project, instance: dg.DagsterInstance, server: Server
+) -> None:
+    """Promise: in the order in which it needs them, and nothing is granted that it does not need."""
+    server.create_database("empty")
+    server.query("empty", "CREATE SCHEMA raw; CREATE TABLE raw.orders AS SELECT 1 AS id")
+    on_postgres(project, server, "empty", "reader")
+    project.model("one", "SELECT id::INT AS id FROM raw.orders", "kind FULL")
+    project.model("two", "SELECT 2::INT AS id", "kind FULL")
+    assert paste_until_well(project, instance, server, "empty") == [
+        'GRANT CREATE ON DATABASE "empty" TO "reader";',
+        'GRANT USAGE ON SCHEMA "raw" TO "reader";',
+        'GRANT SELECT ON ALL TABLES IN SCHEMA "raw" TO "reader";',
+    ]
+
+
+def test_what_another_role_has_built_is_told_with_its_right(
+    project: Project, instance: dg.DagsterInstance, server: Server
+) -> None:
+    """Promise: state, tables and views of another role, one after the other, and then it works."""
+    server.create_database("built")
+    server.query("built", "GRANT CREATE ON DATABASE built TO owner")
+    on_postgres(project, server, "built", "owner")
+    project.model("one", "SELECT 1::INT AS id", "kind FULL")
+    assert errors_of(project, instance) == []
+    on_postgres(project, server, "built", "reader")
+    project.model("one", "SELECT 1::INT AS id, 2::INT AS more", "kind FULL")
+    done = paste_until_well(project, instance, server, "built")
+    assert 'GRANT USAGE, CREATE ON SCHEMA "sqlmesh" TO "reader";' in done
+    assert server.query("built", "SELECT more FROM demo__dev.one") == [(2,)]
+
+
+def test_a_database_that_is_read_only_is_told_as_such(
+    project: Project, instance: dg.DagsterInstance, server: Server
+) -> None:
+    """Promise: one message for all models, with what to do; a replica says the same."""
+    server.create_database("fixed")
+    server.query("postgres", "ALTER DATABASE fixed SET default_transaction_read_only = on")
+    on_postgres(project, server, "fixed", "postgres")
+    project.model("one", "SELECT 1::INT AS id")
+    project.model("two", "SELECT 2::INT AS id")
+    (error,) = errors_of(project, instance)
+    assert "DatabaseUnavailableError" in error and "This is a replica, or is read-only" in error
