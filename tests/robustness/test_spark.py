@@ -44,7 +44,10 @@ names = [
     for table in spark.catalog.listTables(schema)
 ]
 print(json.dumps({
-    name: sorted([str(value) for value in row] for row in spark.table(name).collect())
+    name: sorted(
+        [str(value) for value in row]
+        for row in spark.table(name).select(*sorted(spark.table(name).columns)).collect()
+    )
     if name in ("reference__dev.services", "marts__dev.workshop_demand", "marts__dev.daily_revenue")
     else spark.table(name).count()
     for name in names
@@ -126,8 +129,14 @@ def _on_duckdb(file: Path) -> dict[str, Any]:
             )
             if schema in _SCHEMAS
         ]
+
+        def all_of(name: str) -> list[list[str]]:
+            columns = ", ".join(sorted(str(column[0]) for column in rows(f"DESCRIBE {name}")))
+            found = rows(f"SELECT {columns} FROM {name}")
+            return sorted([str(value) for value in row] for row in found)
+
         return {
-            name: sorted([str(value) for value in row] for row in rows(f"SELECT * FROM {name}"))
+            name: all_of(name)
             if name in _WITH_ALL_ROWS
             else rows(f"SELECT count(*) FROM {name}")[0][0]
             for name in names

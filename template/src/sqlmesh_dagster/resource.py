@@ -110,14 +110,14 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             DatabaseUnavailableError: Postgres does not let its role do this, with the right to grant.
         """
         from sqlmesh_dagster.engine.context import open_adapter  # imports SQLMesh
-        from sqlmesh_dagster.engine.refusals import refused
+        from sqlmesh_dagster.engine.refusals import refusal_of
 
         with self.open_context(load=False) as context:
             adapter = open_adapter(context, self.settings)
             try:
                 yield adapter
             except Exception as error:
-                told = refused(error)
+                told = refusal_of(error)
                 if told is None:
                     raise
                 raise told from error

@@ -12,6 +12,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import CaptureContext, load_files
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
+from sqlmesh_dagster.engine.refusals import refusal_of
 from sqlmesh_dagster.engine.verification import verify
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome
 from sqlmesh_dagster.options import CheckedRunOptions
@@ -139,7 +140,7 @@ class LocalChanges:
             self._plan(scope, names, refused)
         except SQLMeshError as error:
             culprits = self._culprits(left, error) or self._uncategorized(left)
-            told = refused(error)
+            told = refusal_of(error)
             cause = self.console.errors.removeprefix(said).strip() or str(error)
             cause = cause if told is None else str(told.description)
             return _Failure(refused, names, cause, culprits)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import duckdb
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.engine.refusals import refused
+from sqlmesh_dagster.engine.refusals import refusal_of
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import SQLMeshError
@@ -64,7 +64,7 @@ def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableErro
 
     An error of a file that a model reads is the model's own.
     """
-    told = refused(error)
+    told = refusal_of(error)
     if told is not None:
         return told
     for cause in _causes(error):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sqlmesh import Context
@@ -25,13 +27,26 @@ _AFTER_ANOTHER = {"InFailedSqlTransaction", "InvalidSchemaName"}
 _NEXT = "Then run again: what was not finished is not recorded as done."
 
 
+@dataclass(frozen=True)
+class _Login:
+    """Who works on what, by SQLMesh's config: a connection that is closed says nothing of itself.
+
+    Attributes:
+        role: As whom the user works, who may have taken another role.
+    """
+
+    user: str
+    role: str
+    database: str
+
+
 class _Unmade(logging.Filter):
     """Remembers why the last schema could not be made; lets each record pass."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last: str | None = None
-        self.roles: dict[str, str] = {}
+        self.logins: list[_Login] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -47,13 +62,11 @@ def listen(context: Context) -> None:
     """From now on it is known what SQLMesh only logs, and as which role each user works."""
     logging.getLogger(ADAPTER_LOGGER).addFilter(_unmade)  # once, however often it is added
     _unmade.last = None
-    for connection in (context.connection_config, state_connection(context)):
-        user, role = (_option(connection, name) for name in ("user", "role"))
-        if user:
-            _unmade.roles[user] = role or user
+    sides = (context.connection_config, state_connection(context))
+    _unmade.logins = [_login(each) for each in sides]
 
 
-def refused(error: BaseException) -> DatabaseUnavailableError | None:
+def refusal_of(error: BaseException) -> DatabaseUnavailableError | None:
     """The message for an error whose cause is a right that is missing; None for any other."""
     found = found_missing(error)
     if found is None:
@@ -67,29 +80,37 @@ def found_missing(error: BaseException) -> Missing | None:
 
 
 def _found(cause: BaseException) -> Missing | None:
-    kind, text = type(cause).__name__, str(cause)
-    if kind == _READ_ONLY:
+    kind = type(cause).__name__
+    if kind not in {_DENIED, _READ_ONLY, *_AFTER_ANOTHER}:
+        return None
+    text = (_unmade.last or "") if kind in _AFTER_ANOTHER else str(cause)
+    if "read-only transaction" in text:
         found = failed(_server(cause), text.partition("\n")[0])
         return Missing(found.said, found.remedy)
-    if kind in _AFTER_ANOTHER:
-        text = _unmade.last or ""
-    elif kind != _DENIED:
-        return None
     return missing(_refusal(cause, text, kind))
 
 
 def granted_schemas(schemas: list[str], connection: ConnectionConfig) -> str:
     """The statements that open schemas for who logs in by a connection."""
-    role = _option(connection, "role") or _option(connection, "user") or ""
-    return " ".join(granted_schema(schema, role) for schema in schemas)
+    return " ".join(granted_schema(schema, _login(connection).role) for schema in schemas)
 
 
 def _refusal(cause: BaseException, text: str, kind: str) -> Refusal:
     cursor = getattr(cause, "cursor", None)
-    user, database = (_said(cursor, name) for name in ("user", "dbname"))
+    of_database = re.search(r"permission denied for database \"?([^\"\n]+)", text)
+    database = of_database[1] if of_database else _said(cursor, "dbname")
+    login = _of(_said(cursor, "user"), database)
     sent = getattr(cursor, "query", None) if kind == _DENIED else None
     statement = sent.decode(errors="replace") if isinstance(sent, bytes) else ""
-    return Refusal(_unmade.roles.get(user, user), database, text, statement)
+    return Refusal(login.role, database or login.database, text, statement)
+
+
+def _of(user: str, database: str) -> _Login:
+    """The login that a connection is of: by what it says itself, else by its database, else the data's."""
+    logins = _unmade.logins
+    fits = [each for each in logins if each.user == user and each.database == database]
+    fits += [each for each in logins if each.database == database] if not user else []
+    return next(iter(fits or ([] if user else logins)), _Login(user, user, database))
 
 
 def _server(cause: BaseException) -> Server:
@@ -109,9 +130,10 @@ def _said(cursor: Any, name: str) -> str:
     return str(getattr(info, name, None) or "")
 
 
-def _option(connection: ConnectionConfig, name: str) -> str | None:
-    value = connection.model_dump().get(name)
-    return value if isinstance(value, str) else None
+def _login(connection: ConnectionConfig) -> _Login:
+    given = connection.model_dump()
+    user, role, database = (str(given.get(name) or "") for name in ("user", "role", "database"))
+    return _Login(user, role or user, database)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
