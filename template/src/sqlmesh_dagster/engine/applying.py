@@ -252,8 +252,10 @@ class LocalChanges:
         if failed:
             return failed
         text, models = str(error), self.context.models
+        told = refusal_of(error)
+        message = text if told is None else str(told.description)
         return {
-            fqn: ErrorOutcome("PlanFailedError", text)
+            fqn: ErrorOutcome("PlanFailedError", message)
             for fqn in changed & models.keys()
             if fqn in text or re.search(rf"(?<![\w.]){re.escape(models[fqn].name)}(?![\w.])", text)
         }

@@ -137,6 +137,11 @@ def _login(connection: ConnectionConfig) -> _Login:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those behind it; SQLMesh keeps those of several tables in a list."""
     while error is not None:
         yield error
+        several = getattr(error, "errors", None)
+        for each in several if isinstance(several, list) else ():
+            if isinstance(each, BaseException):
+                yield from _causes(each)
         error = error.__cause__ or error.__context__
