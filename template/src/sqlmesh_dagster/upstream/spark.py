@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 from sqlglot import exp
 from sqlmesh.core.config.connection import SparkConnectionConfig
 from sqlmesh.core.engine_adapter.base import EngineAdapter
