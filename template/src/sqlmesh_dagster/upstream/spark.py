@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 from sqlglot import exp
 from sqlmesh.core.config.connection import SparkConnectionConfig
@@ -88,4 +87,4 @@ def _plain(value: Any, *, is_whole: bool) -> Any:
         return value.to_pydatetime()
     if is_whole and isinstance(value, float) and value.is_integer():
         return int(value)
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if hasattr(value, "item") else value  # NumPy's own numbers
