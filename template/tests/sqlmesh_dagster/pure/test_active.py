@@ -135,6 +135,33 @@ def test_a_run_whose_process_is_gone_is_ended_as_failed(tick: Tick, gone: int) -
     assert tick.look() is None and len(tick.said) == 1
 
 
+def test_a_run_whose_process_is_gone_while_it_was_canceled_is_ended(tick: Tick, gone: int) -> None:
+    """Promise: a run that nobody can finish canceling stops no tick for ever."""
+    tick.add()
+    tick.begin(gone)
+    run = tick.instance.get_run_by_id(RUN)
+    assert run is not None
+    tick.instance.report_run_canceling(run)
+    assert tick.status is STATUS.CANCELING
+    assert tick.look() is None and tick.said
+    assert tick.status in (STATUS.FAILURE, STATUS.CANCELED)
+    assert tick.look() is None and len(tick.said) == 1
+
+
+@pytest.mark.parametrize("status", [STATUS.NOT_STARTED, STATUS.STARTING])
+def test_a_run_that_died_before_its_first_event_is_ended(
+    tick: Tick, status: STATUS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: after a quarter of an hour, and the tick says so; before, it may still start."""
+    tick.add(status)
+    assert tick.look() == RUN
+    later = time.time() + 16 * 60
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert tick.look() is None
+    assert "it has not started for 16 minutes" in tick.said[0]
+    assert tick.status is STATUS.FAILURE
+
+
 def test_a_run_that_ends_by_itself_while_a_tick_looks_is_left_as_it_ended(
     tick: Tick, gone: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
