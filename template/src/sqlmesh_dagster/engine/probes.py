@@ -15,10 +15,10 @@ from sqlmesh_dagster.upstream.internals import DeployabilityIndex, EngineAdapter
 _log = logging.getLogger(__name__)
 _COUNTING_DIALECTS = ("duckdb",)
 """Engines that count a table's rows from its statistics, in about a millisecond."""
-_TELLING_DIALECTS = ("postgres", "mysql")
+_TELLING_DIALECTS = ("postgres",)
 """Engines whose drivers say how many rows a statement has written, whatever statement SQLMesh chose.
 
-Run with psycopg2 and PyMySQL. Snowflake says 1 of a CREATE TABLE AS, and Redshift -1.
+Seen with psycopg2. Others may say 1, or -1, of a CREATE TABLE AS.
 """
 
 
