@@ -23,12 +23,14 @@ def test_postgres_says_how_many_rows_it_has_written(
         on_postgres(project, server, "counted", "postgres")
         for name, sql in _KINDS.items():
             project.model(name, sql, "kind FULL, dialect postgres")
+        project.write("seeds/few.csv", "id\n1\n2\n3\n")
+        project.model("few", "", "kind SEED (path '../seeds/few.csv'), columns (id INT)")
         by_time = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
         project.model("daily", "SELECT @start_ds::DATE AS day", by_time)
         run = run_in_process(project.definitions(), instance)
         expected = {
             name: server.query("counted", f"SELECT count(*) FROM demo__dev.{name}")[0][0]
-            for name in _KINDS
+            for name in (*_KINDS, "few")
         }
     made = [
         e.step_materialization_data.materialization for e in run.events if e.is_step_materialization
@@ -38,5 +40,5 @@ def test_postgres_says_how_many_rows_it_has_written(
         for m in made
         if "dagster/row_count" in m.metadata
     }
-    assert counts == expected == {"whole": 7, "none": 0}
+    assert counts == expected == {"whole": 7, "none": 0, "few": 3}
     assert all("sqlmesh/rows_processed" in m.metadata for m in made)
