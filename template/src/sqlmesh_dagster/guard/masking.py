@@ -89,7 +89,7 @@ class Masks:
 
 
 def is_maskable(value: str) -> bool:
-    """Whether a value can be told from ordinary words and numbers; `1`, `2025`, `orders` and `prod` cannot."""
+    """Whether a value can be told from ordinary words and numbers; `1`, `2025`, `order` and `prod` cannot."""
     value = value.strip()
     if is_placeholder(value) or value.lower() in _COMMON:
         return False
