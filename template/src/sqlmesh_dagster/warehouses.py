@@ -319,7 +319,8 @@ def _wrong(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Ite
         )
         most = {"PORT": 65535, "CONCURRENT_TASKS": 1000}.get(variable.name)
         if value and most and not (value.isascii() and value.isdigit() and 0 < int(value) <= most):
-            yield f"`{name}` is `{value[:40]}`. Set it to a whole number from 1 to {most}."
+            shown = f"`{value}`" if len(value) <= len(str(most)) else "no number"  # a password?
+            yield f"`{name}` is {shown}. Set it to a whole number from 1 to {most}."
         if variable.name == "HOST" and "://" in value:
             host = value.partition("://")[2].split("/")[0].rpartition("@")[2].strip()
             yield f"`{name}` must be the name of a host alone, such as `{host or 'db.example'}`."

@@ -142,6 +142,7 @@ def test_secrets_are_not_shown() -> None:
         ("WAREHOUSE_PORT", "0", "`WAREHOUSE_PORT` is `0`"),
         ("WAREHOUSE_PORT", "99999", "from 1 to 65535"),
         ("WAREHOUSE_PORT", "\u0661\u0662", "from 1 to 65535"),
+        ("WAREHOUSE_PORT", "sesame", "`WAREHOUSE_PORT` is no number. Set it to a whole number"),
         ("WAREHOUSE_CONCURRENT_TASKS", "many", "`WAREHOUSE_CONCURRENT_TASKS` is `many`"),
         ("WAREHOUSE_HOST", "http://db.example/x", "a host alone, such as `db.example`"),
         ("WAREHOUSE_HOST", "postgres://me:cnry@db.example", "a host alone, such as `db.example`"),
