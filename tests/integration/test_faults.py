@@ -252,7 +252,8 @@ def test_a_statement_before_the_run_that_fails_is_told(
     project.execute("CREATE VIEW main.run_log AS SELECT now() AS began_at")
     run = run_in_process(project.definitions(), instance, now="2025-01-12T00:30:00")
     ((_, error),) = run.failed.items()
-    assert "run_log" in error
+    assert "RunFailedError: `before_all` in SQLMesh's config failed, so that no model" in error
+    assert "run_log" in error and "Model `" not in error
 
 
 def test_nothing_leaks_in_a_process_that_runs_again_and_again(project: Project) -> None:

@@ -90,7 +90,7 @@ class AuditFailedError(SQLMeshDagsterError):
 
 
 class RunFailedError(SQLMeshDagsterError):
-    """The models were built, and a later part of the run failed, such as `after_all`."""
+    """A part of the run failed that is of no model: `before_all`, or `after_all` once all is built."""
 
 
 class ModelSkippedError(SQLMeshDagsterError):

@@ -11,6 +11,7 @@
 | … and never built         | an observation: there is nothing that could be materialized               |
 | failed                    | `ModelFailedError` with the engine's error and the SQL                    |
 | … after some batches      | the same; what was built is recorded without a run, so that a retry takes the model |
+| `before_all` failed       | `RunFailedError`, of each model that was to be built                      |
 | built, then `after_all` failed | `RunFailedError`, in the step of the model that was built last      |
 | blocking audit failed     | the check results (ERROR), then `AuditFailedError`                        |
 | non-blocking audit failed | a failed check result (WARN); the asset materializes                      |
@@ -304,6 +305,7 @@ _WHOLE_RUN_ERRORS: Mapping[str, type[errors.SQLMeshDagsterError]] = {
         errors.DatabaseLockedError,
         errors.DatabaseUnavailableError,
         errors.StateVersionError,
+        errors.RunFailedError,
     )
 }
 

@@ -30,6 +30,9 @@ _REMEDIES = (
 _REMOTE = re.compile(r"motherduck|\bmd:|ducklake|jwt|MotherDuck", re.IGNORECASE)
 """What DuckDB says of servers that it works with."""
 
+_BEFORE_ALL = re.compile(r"^An error occurred during .* 'before_all' statement", re.MULTILINE)
+"""SQLMesh's words, of rendering or of running it."""
+
 
 def explained(error: Exception, settings: ProjectSettings) -> Exception:
     """One clear message for an error of a whole run; the error itself if it is clear."""
@@ -56,7 +59,13 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
             f"The project's state was written by {'an older' if is_older else 'a newer'} SQLMesh."
             f" {remedy}, and run again; nothing was changed. {message}"
         )
-    return unavailable_database(error) or error
+    unavailable = unavailable_database(error)
+    if unavailable is None and isinstance(error, SQLMeshError) and _BEFORE_ALL.search(message):
+        return errors.RunFailedError(
+            "`before_all` in SQLMesh's config failed, so that no model was built. Correct it, and run"
+            f" again: what was due still is. {message}"
+        )
+    return unavailable or error
 
 
 def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableError | None:

@@ -414,6 +414,7 @@ def test_blocking_audits_that_found_rows_are_the_reason() -> None:
         errors.DatabaseLockedError,
         errors.DatabaseUnavailableError,
         errors.StateVersionError,
+        errors.RunFailedError,
     ],
 )
 def test_an_error_of_the_whole_run_keeps_its_kind_and_its_words(

@@ -16,6 +16,17 @@ SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
+        *(
+            (
+                SQLMeshError(f"An error occurred during {what}:\n\nSELECT 1\n\nboom"),
+                errors.RunFailedError,
+                "so that no model was built. Correct it, and run again: what was due still is.",
+            )
+            for what in (
+                "execution of the following 'before_all' statement",
+                "rendering of the 'before_all' statements",
+            )
+        ),
         (
             duckdb.IOException("Could not set lock on file"),
             errors.DatabaseLockedError,
