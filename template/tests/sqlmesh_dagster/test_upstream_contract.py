@@ -66,6 +66,7 @@ from sqlmesh_dagster.upstream.event_log import (
 )
 from sqlmesh_dagster.upstream.forks import load_definitions_once
 from sqlmesh_dagster.upstream.interrupting import Interrupter
+from sqlmesh_dagster.upstream.reading import files_being_read
 from tests.sqlmesh_dagster.projects import Project
 
 # ---------------------------------------------------------------------------- signatures
@@ -1685,6 +1686,26 @@ def test_some_files_are_loaded_with_stand_ins_for_what_they_read(project: Projec
     assert part.models[below].columns_to_types == whole.models[below].columns_to_types
     assert part.models[below].data_hash == whole.models[below].data_hash
     assert all(in_sqlmesh.is_plain_loader(config) for config in part.configs.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("audits/broken.sql", "AUDIT (name broken); SELECT ("),
+        ("tests/test_broken.yaml", "test_broken: ["),
+        ("external_models.yaml", "- name: ["),
+        ("config.yaml", "gateways: ["),
+    ],
+)
+def test_the_file_that_a_load_has_failed_in_is_known(
+    project: Project, name: str, text: str
+) -> None:
+    """Leans on what SQLMesh's loaders call the file that they read."""
+    project.model("one", "SELECT 1::INT AS id")
+    project.write(name, text)
+    with pytest.raises(Exception) as failed:
+        Context(paths=str(project.root))
+    assert (project.root / name).resolve() in list(files_being_read(failed.value))
 
 
 def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> None:

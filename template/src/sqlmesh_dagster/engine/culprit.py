@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from sqlmesh_dagster.guard.texts import fault_of
+from sqlmesh_dagster.upstream.reading import files_being_read
 
-_READ = ("path", "yaml_file", "yaml_config_path", "file_path")
-"""What SQLMesh's loaders call the file that they read."""
 _SEED = re.compile(r"\bSEED\s*\(\s*path\s+'([^'\n]+)'", re.IGNORECASE)
 _QUOTED = re.compile(r"'([^'\n]+)'")
 
@@ -54,7 +52,7 @@ def _file(error: BaseException, message: str, project: Path) -> Path | None:
     if str(project) in message:
         return None
     return next(
-        (path for path in _being_read(error) if path.is_relative_to(project.resolve())), None
+        (path for path in files_being_read(error) if path.is_relative_to(project.resolve())), None
     )
 
 
@@ -68,21 +66,6 @@ def _seed_of(file: Path) -> Path:
             if _fault(rows):
                 return rows
     return file
-
-
-def _being_read(error: BaseException) -> Iterator[Path]:
-    link: BaseException | None = error
-    links = []
-    while link is not None and link not in links:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    for link in reversed(links):
-        for frame, _ in reversed(list(traceback.walk_tb(link.__traceback__))):
-            known = frame.f_locals
-            seed = getattr(known.get("self"), "seed_path", None)
-            for found in (seed, *(known.get(name) for name in _READ)):
-                if isinstance(found, Path) and found.is_file():
-                    yield found.resolve()
 
 
 def _fault(file: Path | None) -> str | None:

@@ -1,0 +1,34 @@
+"""Which file SQLMesh was reading when a load of it failed, where its message names none.
+
+Its loaders keep the path in a variable; the frames of a traceback have it. Verified on SQLMesh 0.236.4.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+_VARIABLES = ("path", "yaml_file", "yaml_config_path", "file_path")
+"""What the loaders call the file that they read."""
+
+
+def files_being_read(error: BaseException) -> Iterator[Path]:
+    """The likeliest first: of the first cause, and of the innermost call."""
+    for link in reversed(_chain(error)):
+        for frame, _ in reversed(list(traceback.walk_tb(link.__traceback__))):
+            known = frame.f_locals
+            seed = getattr(known.get("self"), "seed_path", None)
+            for found in (seed, *(known.get(name) for name in _VARIABLES)):
+                if isinstance(found, Path) and found.is_file():
+                    yield found.resolve()
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and those behind it."""
+    link: BaseException | None = error
+    chain: list[BaseException] = []
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
