@@ -87,3 +87,57 @@ def test_the_file_that_was_being_read_is_named(tmp_path: Path) -> None:
 
     assert read(inside) == "cannot load a\nIn `audits/a.sql`."
     assert read(outside) == "cannot load b"
+
+
+def test_the_cause_is_looked_for_behind_other_errors(tmp_path: Path) -> None:
+    """Promise: what SQLMesh raises from an error of the reader says no file, and the reader knows it."""
+    file = tmp_path / "models/a.yaml"
+    file.parent.mkdir()
+    file.write_text("x")
+
+    def read(path: Path) -> None:
+        raise KeyError("inside")
+
+    for is_from in (True, False):
+        try:
+            try:
+                read(file)
+            except KeyError as inner:
+                if is_from:
+                    raise ValueError("outside") from inner
+                raise ValueError("outside")  # noqa: B904 - also without `from`
+        except ValueError as error:
+            assert told(error, "outside", tmp_path) == "outside\nIn `models/a.yaml`."
+
+
+def test_a_seed_is_named_as_its_model_has_it(tmp_path: Path) -> None:
+    """Promise: the rows that cannot be read, else the model's file as the message says it."""
+    model = tmp_path / "s.sql"
+    message = f"Failed to load '{model}'"
+    error = ValueError("x")
+    model.write_text("MODEL (name s, kind SEED (path 'gone.csv'));")
+    assert told(error, message, tmp_path) == message
+    model.write_bytes(b"MODEL (name \xff, kind SEED (path 's.csv'));")
+    assert told(error, message, tmp_path).startswith(f"{message}\nIn `s.sql`, which is not UTF-8")
+    model.write_bytes("\ufeffMODEL (name s)".encode())
+    assert "In `s.sql`, which begins with" in told(error, message, tmp_path)
+    plain = tmp_path / "s.yaml"
+    plain.write_bytes("\ufeffx: 1".encode())
+    assert told(error, f"Failed to load '{plain}'", tmp_path) == f"Failed to load '{plain}'"
+
+
+def test_a_file_elsewhere_is_named_whole(tmp_path: Path) -> None:
+    """Promise: and no other one, where the message names the project itself."""
+    project, outside = tmp_path / "project", tmp_path / "b.yaml"
+    project.mkdir()
+    outside.write_bytes(b"\xff")
+    assert f"In `{outside}`, which" in told(ValueError("x"), f"cannot load '{outside}'", project)
+    own = project / "a.yaml"
+    own.write_text("x")
+
+    def read(path: Path) -> None:
+        raise ValueError(f"{project} is wrong")
+
+    with pytest.raises(ValueError) as raised:
+        read(own)
+    assert told(raised.value, str(raised.value), project) == f"{project} is wrong"

@@ -424,3 +424,47 @@ def test_what_is_measured_counts_before_what_it_reads() -> None:
     assert Touched(reader, ("w.a.b",), (), is_certain=True).is_touched
     assert Touched(replace(reader, is_touched=True), (), (), is_certain=True).is_touched
     assert Touched(replace(reader, is_measured=False), (), ("w.a",), is_certain=True).is_touched
+
+
+def test_a_reader_of_several_models_is_told_of_each() -> None:
+    """Promise: a model that is not touched ends no search, and each column is the model's own."""
+    other = ModelReview(
+        "w.s.parts", "modified", columns=(ColumnChange("Cost", "retyped", "INT", "TEXT"),)
+    )
+    same = ModelReview("w.s.a_same", "modified", is_same_table=True)
+    review = replace(
+        _REVIEW,
+        models=(same, _ORDERS, other),
+        readers=(
+            Reader(
+                "board",
+                "consumer",
+                {
+                    "w.s.a_same": frozenset({"email"}),
+                    "w.s.orders": frozenset({"EMAIL", "amount"}),
+                    "w.s.parts": frozenset({"cost"}),
+                },
+            ),
+        ),
+    )
+    (found,) = review.touched
+    assert found.lost == ("w.s.orders.email", "w.s.parts.Cost")
+    assert found.changed == ("w.s.orders.amount", "w.s.orders", "w.s.parts")
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_measured", "is_touched", "lost"),
+    [
+        (None, True, False, ()),
+        (None, True, True, ("w.s.orders.email",)),
+        (None, False, False, ("w.s.orders.email",)),
+        (frozenset({"email"}), True, False, ("w.s.orders.email",)),
+    ],
+)
+def test_what_was_built_without_a_column_and_is_the_same_needs_it_not(
+    columns: frozenset[str] | None, is_measured: bool, is_touched: bool, lost: tuple[str, ...]
+) -> None:
+    """Promise: of a reader whose columns are not known, its own data say whether it reads what is lost."""
+    reader = Reader("m", "model", {"w.s.orders": columns}, is_measured, is_touched)
+    (found,) = replace(_REVIEW, readers=(reader,)).touched
+    assert found.lost == lost
