@@ -37,6 +37,7 @@ PURE = (
     "facts/plan_summary.py",
     "facts/review.py",
     "facts/review_page.py",
+    "facts/rights.py",
     "facts/rivals.py",
     "facts/rules.py",
     "facts/staleness.py",
@@ -47,7 +48,9 @@ PURE = (
     "guard/masking.py",
     "guard/secret_values.py",
     "guard/stopping.py",
+    "guard/texts.py",
     "guard/worker.py",
+    "guard/written_secrets.py",
     "manifest/store.py",
     "options.py",
     "run/active.py",
@@ -98,7 +101,7 @@ def prepare(folder: Path, words: Sequence[str]) -> None:
         shutil.copytree(TEMPLATE / name, folder / name, ignore=ignored)
     for test in (TEMPLATE / "tests/sqlmesh_dagster/pure").glob("test_*.py"):
         shutil.copy(test, folder / "tests/sqlmesh_dagster/pure")
-    (folder / "conftest.py").write_text(_FORGET)
+    (folder / "tests/sqlmesh_dagster/pure/conftest.py").write_text(_FORGET)
     modules = [
         f"src/sqlmesh_dagster/{name}" for name in PURE if any(word in name for word in words)
     ]
