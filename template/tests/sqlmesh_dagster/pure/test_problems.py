@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from sqlmesh_dagster import InvalidSettingError, ModelDefinitionError, SQLMeshTranslator
+from sqlmesh_dagster.definition.problems import told
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ExternalRecord,
@@ -235,3 +237,28 @@ def test_a_table_with_the_key_of_what_reads_it_is_refused_with_the_circle() -> N
     told = r"made of each other: (?=.*`db/demo/a`)(?=.*`db/demo/b`).* `external_asset_mapping`"
     with pytest.raises(InvalidSettingError, match=told):
         translated(records, SQLMeshTranslator("db/demo/b"))
+
+
+def _raised(file: Path, code: str, **names: Any) -> Exception:
+    """What the owner's code raises."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        exec(compile(code, str(file), "exec"), names)
+    except Exception as error:
+        return error
+    raise AssertionError(f"{code} raises nothing")
+
+
+def test_what_an_error_says_has_the_owners_line(tmp_path: Path) -> None:
+    """Promise: the kind, the words and the last line of the owner's own; a library's line is none."""
+    file, library = tmp_path / "defs/a.py", tmp_path / "site-packages/b.py"
+
+    def lend() -> None:
+        raise _raised(library, "raise ValueError('within')")
+
+    assert told(_raised(file, "\nraise KeyError('x')")) == f"KeyError: 'x' ({file}, line 2)"
+    failure = _raised(file, "raise dg.Failure('so it is')", dg=dg)
+    assert told(failure) == f"Failure: so it is ({file}, line 1)"
+    both = _raised(file, "def f():\n    lend()\nf()", lend=lend)
+    assert told(both).startswith("ValueError: within (") and "site-packages" not in told(both)
+    assert told(ValueError("nowhere")) == "ValueError: nowhere"
