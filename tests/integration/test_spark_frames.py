@@ -94,9 +94,10 @@ def test_what_is_overridden_is_there() -> None:
 
 
 @pytest.mark.storm
-def test_tables_hold_what_frames_held(tmp_path: Path) -> None:
+def test_tables_hold_what_frames_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: on a real Spark of this machine, each type with something missing in it."""
     pytest.importorskip("pyspark")
+    monkeypatch.chdir(tmp_path)  # Derby writes its log where the process is
     from sqlmesh_dagster.upstream.spark import SparkConnection
 
     place = f"jdbc:derby:;databaseName={tmp_path}/metastore;create=true"
