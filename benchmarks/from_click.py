@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.project import write_project
+from benchmarks.run import ENVIRONMENT
 from tests.webserver import (
     Ask,
     answering,
@@ -104,13 +105,10 @@ def compare(folder: Path, models: int, rounds: int) -> str:
 def environment_of(folder: Path, stamp: Path) -> dict[str, str]:
     """What both ways run in."""
     return {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT / 'template' / 'src'}",
+        **ENVIRONMENT,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DAGSTER_HOME": str(folder / "home"),
         "BENCHMARK_STARTED": str(stamp),
-        "SQLMESH__DISABLE_ANONYMIZED_ANALYTICS": "true",
-        "MAX_FORK_WORKERS": "1",
     }
 
 

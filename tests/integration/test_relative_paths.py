@@ -115,6 +115,7 @@ def test_a_path_from_the_root_of_the_repository_is_found_there(
     (project / "data").mkdir(parents=True)
     (root / ".git").mkdir()
     (project / "data" / "rows.csv").touch()
+    (project / "config.yaml").touch()
     (project / "model.sql").write_text("SELECT * FROM 'transform/data/rows.csv'")
     monkeypatch.chdir(tmp_path)
     with at_home([project]):
@@ -133,6 +134,7 @@ def test_threads_share_a_folder_and_wait_for_another(
     for project in (one, other):
         (project / "data").mkdir(parents=True)
         (project / "data" / "rows.csv").touch()
+        (project / "config.yaml").touch()
         (project / "model.sql").write_text("SELECT * FROM 'data/rows.csv'")
     monkeypatch.chdir(tmp_path)
     seen: list[Path] = []

@@ -21,6 +21,7 @@ import dagster as dg
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.factories import sqlmesh_definitions_factory
 from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, causes, table
+from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, mask
 from sqlmesh_dagster.manifest.inputs import CONFIGS
 from sqlmesh_dagster.times import check_times, iso_moment
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     except InvalidSettingError as error:
         print(error, file=sys.stderr)
         return 2
-    given = options.folders or [os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")]
+    given = options.folders or [project_folder()]
     if missing := [folder for folder in given if not Path(folder).is_dir()]:
         print(f"There is no folder `{missing[0]}`.", file=sys.stderr)
         return 2
@@ -176,9 +177,8 @@ def _build(way: str, project: str, at: str, *copies: str) -> dict[str, Any]:
     """In the process of one way: builds the copies, and says what came of it."""
     from sqlmesh_dagster.engine import conformity
 
-    sys.path.remove(
-        str(Path.cwd())
-    )  # `python -m` puts it there, and the `sqlmesh` command does not
+    # `python -m` puts it there, and the `sqlmesh` command does not
+    sys.path.remove(str(Path.cwd()))
     moment = datetime.fromisoformat(at)
     conformity.work_on_copies(Path(project), Path(copies[0]).parents[1] / "databases")
     if way == "alone":

@@ -313,10 +313,8 @@ def _unset(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Ite
 def _wrong(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Iterator[str]:
     """Values that no connection takes; drivers say something else of them, such as that a host is not known."""
     for variable in warehouse.variables:
-        name, value = (
-            f"{prefix}{variable.name}",
-            environ.get(f"{prefix}{variable.name}", "").strip(),
-        )
+        name = f"{prefix}{variable.name}"
+        value = environ.get(name, "").strip()
         most = {"PORT": 65535, "CONCURRENT_TASKS": 1000}.get(variable.name)
         if value and most and not (value.isascii() and value.isdigit() and 0 < int(value) <= most):
             shown = f"`{value}`" if len(value) <= len(str(most)) else "no number"  # a password?

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import click
-from dotenv import dotenv_values
 
 from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.request import RunRequest, Scope
-from sqlmesh_dagster.guard.texts import fault_of
+from sqlmesh_dagster.guard.folder import project_folder
+from sqlmesh_dagster.guard.texts import read_dotenv
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.commands.progress import LaunchedRun
@@ -219,7 +219,7 @@ def summary() -> None:
 def sqlmesh(arguments: tuple[str, ...]) -> None:
     """Any command of SQLMesh, for this project and with its `.env`."""
     program = shutil.which("sqlmesh", path=str(Path(sys.executable).parent)) or "sqlmesh"
-    folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+    folder = project_folder()
     sys.exit(subprocess.run([program, "-p", folder, *arguments], check=False).returncode)
 
 
@@ -262,11 +262,10 @@ def format_models(check: bool) -> None:
 
 def _dotenv(path: Path) -> dict[str, str | None]:
     try:
-        return dotenv_values(path)
-    except (OSError, UnicodeDecodeError) as error:
-        is_read = isinstance(error, UnicodeDecodeError)
-        fault = fault_of(path.read_bytes()) if is_read else f"cannot be read: {error}."
-        raise click.ClickException(f"`{path}` {fault}") from None
+        return read_dotenv(path)
+    except OSError as error:
+        said = str(error) if error.errno is None else f"`{path}` cannot be read: {error}"
+        raise click.ClickException(f"{said}.") from None
 
 
 def _root() -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from sqlmesh_dagster.commands.selection import (
 )
 from sqlmesh_dagster.commands.source import is_yours
 from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, mask, masked_output
 from sqlmesh_dagster.upstream.launch import (
     ASSET_JOB,
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments: A `RunRequest` as JSON, and the file of the messages.
     """
     request, outbox = RunRequest.from_json(arguments[0]), Outbox(Path(arguments[1]))
-    learn_of_project(Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")))
+    learn_of_project(Path(project_folder()))
     with masked_output(), dg.DagsterInstance.get() as instance, interruptible():
         try:
             location = code_location(Path.cwd())

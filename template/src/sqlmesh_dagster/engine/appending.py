@@ -58,9 +58,8 @@ def state_beside(
     if has_state_beside_data(context):
         return state
     adapter = evaluator.adapter
-    if (
-        is_state_apart(context) or adapter.dialect != "postgres"
-    ):  # whose DDL is part of a transaction, too
+    # Postgres' DDL is part of a transaction, too
+    if is_state_apart(context) or adapter.dialect != "postgres":
         return None
     schema = context.config.get_state_schema(context.gateway)
     return RecordedOnce(adapter, schema=schema, cache_dir=context.cache_dir)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from sqlmesh_dagster.engine import formatting
-from sqlmesh_dagster.guard.folder import at_home, with_config
+from sqlmesh_dagster.guard.folder import at_home, project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.sqlmesh import own_cache_entries
 
@@ -25,10 +24,10 @@ def main() -> int:
 def _sqlmesh(command: str) -> int:
     """A command of SQLMesh, as its program runs it."""
     (program,) = entry_points(group="console_scripts", name="sqlmesh")
-    folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
+    folder = Path(project_folder()).resolve()
     learn_of_project(folder)
     try:
-        with masked_output(), at_home(with_config([folder])), own_cache_entries(anew=False):
+        with masked_output(), at_home([folder]), own_cache_entries(anew=False):
             program.load()(["-p", str(folder), command], prog_name="sqlmesh")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -25,6 +25,7 @@ from sqlmesh_dagster.errors import DatabaseLockedError, StateLockError
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.settings import ProjectSettings
@@ -64,7 +65,7 @@ def main() -> int:
     """
     logging.disable(logging.ERROR)  # drivers log each attempt; what came of it is said below
     findings = []
-    folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+    folder = project_folder()
     for finding in diagnose(ProjectSettings(project_dir=folder, wait_timeout=0)):
         findings.append(finding)
         print(mask(finding.line), flush=True)

@@ -54,9 +54,8 @@ def _answer(deployed: Deployed, at: datetime) -> Due:
     snapshots = deployed.snapshots
     if deployed.environment.name == c.PROD:
         snapshots = _with_auto_restatements(snapshots, at)
-    due = missing_at(
-        snapshots, at, deployed.deployability
-    )  # a tick may be for another time than now
+    # a tick may be for another time than now
+    due = missing_at(snapshots, at, deployed.deployability)
     due = without_unread(due, deployed.deployability)
     found = [snapshot for snapshot, intervals in due.items() if intervals]
     return Due(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 
 import duckdb
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.engine.refusals import refusal_of
+from sqlmesh_dagster.engine.refusals import causes, refusal_of
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import SQLMeshError
@@ -29,7 +28,6 @@ _REMEDIES = (
 """DuckDB's messages, and what to do."""
 _REMOTE = re.compile(r"motherduck|\bmd:|ducklake|jwt|MotherDuck", re.IGNORECASE)
 """What DuckDB says of servers that it works with."""
-
 _BEFORE_ALL = re.compile(r"^An error occurred during .* 'before_all' statement", re.MULTILINE)
 """SQLMesh's words, of rendering or of running it."""
 
@@ -76,7 +74,7 @@ def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableErro
     told = refusal_of(error)
     if told is not None:
         return told
-    for cause in _causes(error):
+    for cause in causes(error):
         if _is_gone(cause):
             return errors.DatabaseUnavailableError(
                 "The server of the warehouse, or of SQLMesh's state, cannot be reached, or has ended the"
@@ -147,9 +145,3 @@ def with_wheel(message: str) -> str:
         return f'pip install "{package}"' if package else found[0]
 
     return _EXTRA.sub(better, message)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -5,14 +5,13 @@ A project wants it if its config says how, with a `format` section. SQLMesh cann
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from sqlmesh import Context
 
 from sqlmesh_dagster.engine.culprit import told
-from sqlmesh_dagster.guard.folder import at_home, with_config
+from sqlmesh_dagster.guard.folder import at_home, project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.internals import FormatConfig
 from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project, own_cache_entries
@@ -24,9 +23,9 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit status: 1 if files need formatting.
     """
-    folder = Path(os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")).resolve()
+    folder = Path(project_folder()).resolve()
     learn_of_project(folder)
-    with at_home(with_config([folder])), masked_output():
+    with at_home([folder]), masked_output():
         try:
             return _formatted(folder, arguments)
         except Exception as error:  # of any file of the project

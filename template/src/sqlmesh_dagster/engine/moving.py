@@ -37,6 +37,7 @@ from sqlmesh_dagster.facts.moving import (
     refused,
 )
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.settings import ProjectSettings
@@ -72,7 +73,7 @@ _NAME = "poe move"
 def main(source: str, environment: str, rebuild: bool, yes: bool) -> None:
     """Copies an environment from the DuckDB file to the warehouse that SQLMESH_GATEWAY names."""
     logging.getLogger("sqlmesh").setLevel(logging.ERROR)
-    folder = os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+    folder = project_folder()
     settings = ProjectSettings(project_dir=folder, environment=environment, wait_timeout=60)
     try:
         move(settings.checked(), source, is_rebuilding=rebuild, is_meant=yes)

@@ -76,7 +76,7 @@ def refusal_of(error: BaseException) -> DatabaseUnavailableError | None:
 
 def found_missing(error: BaseException) -> Missing | None:
     """The right that is missing, where that is the cause of an error."""
-    return next((found for cause in _causes(error) if (found := _found(cause))), None)
+    return next((found for cause in _all_causes(error) if (found := _found(cause))), None)
 
 
 def _found(cause: BaseException) -> Missing | None:
@@ -136,12 +136,18 @@ def _login(connection: ConnectionConfig) -> _Login:
     return _Login(user, role or user, database)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those behind it; SQLMesh keeps those of several tables in a list."""
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those behind it."""
     while error is not None:
         yield error
-        several = getattr(error, "errors", None)
+        error = error.__cause__ or error.__context__
+
+
+def _all_causes(error: BaseException) -> Iterator[BaseException]:
+    """The same, and those of several tables, which SQLMesh keeps in a list."""
+    for cause in causes(error):
+        yield cause
+        several = getattr(cause, "errors", None)
         for each in several if isinstance(several, list) else ():
             if isinstance(each, BaseException):
-                yield from _causes(each)
-        error = error.__cause__ or error.__context__
+                yield from _all_causes(each)

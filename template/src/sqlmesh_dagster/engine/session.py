@@ -14,7 +14,7 @@ from sqlmesh_dagster.engine.reaching import reach
 from sqlmesh_dagster.engine.state_lock import StateLock, state_lock
 from sqlmesh_dagster.errors import StateLockError
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.folder import at_home, with_config
+from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.settings import ProjectSettings
 
@@ -52,7 +52,7 @@ class Session:
         try:
             with (
                 self._project_lock() if is_locked else nullcontext(),
-                at_home(with_config(settings.project_paths)),
+                at_home(settings.project_paths),
                 open_context(settings, load=load, console=console, cancel=cancel) as context,
             ):
                 yield context

@@ -29,6 +29,11 @@ _started: list[Path] = []
 """Where the process was, once for each thread that works in the other folder now."""
 
 
+def project_folder() -> str:
+    """Where the commands of a generated project find SQLMesh's files, from its root."""
+    return os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
+
+
 def started_in() -> Path:
     """The working directory that the process has for everybody else."""
     return _started[0] if _started else Path.cwd()
@@ -47,7 +52,7 @@ def at_home(projects: Sequence[Path]) -> Iterator[None]:
     the whole process's: what else runs in it sees the other folder meanwhile, so that a project that
     needs none stays here.
     """
-    home = home_of(projects, started_in())
+    home = home_of(with_config(projects), started_in())
     if home is None:
         yield
         return
@@ -99,10 +104,10 @@ def _named(project: Path) -> Iterator[str]:
     """What looks like a relative path in the texts of a project."""
     for text in _texts(project):
         code = _LEFT_OUT.sub("", text)
-        for words in (*_QUOTED.findall(code), *_BARE.findall(code)):
-            for word in (words,) if isinstance(words, str) else words:
-                if _IS_PATH.search(word) and not word.startswith(("/", "~", "..")):
-                    yield word
+        for match in (*_QUOTED.finditer(code), *_BARE.finditer(code)):
+            word = match[match.lastindex or 0]
+            if _IS_PATH.search(word) and not word.startswith(("/", "~", "..")):
+                yield word
 
 
 def _texts(project: Path) -> Iterator[str]:
@@ -122,9 +127,6 @@ def _leads_from(folder: Path, path: str) -> bool:
     if not place.startswith(f"{folder}{os.sep}"):
         return False
     if glob.has_magic(path):
-        return _is_any(glob.iglob(place))  # noqa: PTH207 - `Path.glob` takes no whole path
+        found = glob.iglob(place)  # noqa: PTH207 - `Path.glob` takes no whole path
+        return next(found, None) is not None
     return os.path.lexists(place)
-
-
-def _is_any(found: Iterable[object]) -> bool:
-    return next(iter(found), None) is not None

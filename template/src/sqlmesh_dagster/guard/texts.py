@@ -1,8 +1,11 @@
-"""What keeps a file from being read as text, in words: another encoding, a byte order mark, a NUL byte. Pure."""
+"""What keeps a file from being read as text, in words: another encoding, a byte order mark, a NUL byte."""
 
 from __future__ import annotations
 
 import codecs
+from pathlib import Path
+
+from dotenv import dotenv_values
 
 _WIDE = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -36,3 +39,15 @@ def fault_of(data: bytes, *, may_have_mark: bool = True) -> str | None:
     if data.startswith(codecs.BOM_UTF8) and not may_have_mark:
         return "begins with a byte order mark (BOM). Save it as UTF-8 without one."
     return None
+
+
+def read_dotenv(path: Path) -> dict[str, str | None]:
+    """What a `.env` sets; nothing if it is not there.
+
+    Raises:
+        OSError: It cannot be read; without a number of the system's, it is no text, and the error says why.
+    """
+    try:
+        return dotenv_values(path)
+    except UnicodeDecodeError as error:
+        raise OSError(f"`{path}` {fault_of(path.read_bytes())}".rstrip(".")) from error

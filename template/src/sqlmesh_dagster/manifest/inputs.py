@@ -18,10 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dotenv import dotenv_values
-
 from sqlmesh_dagster import gateways, warehouses
-from sqlmesh_dagster.guard.texts import fault_of
+from sqlmesh_dagster.guard.texts import read_dotenv
 from sqlmesh_dagster.manifest.credentials import connection_variables, is_connection_override
 from sqlmesh_dagster.manifest.reads import Reads, is_library, is_project_code
 
@@ -163,7 +161,7 @@ class Inputs:
         self, project: Path, environ: Mapping[str, str]
     ) -> Iterator[tuple[str, str | None]]:
         """What SQLMesh would find: it lets the project's `.env` override the environment."""
-        overrides = _dotenv(project / ".env")
+        overrides = read_dotenv(project / ".env") if (project / ".env").is_file() else {}
         settings = {
             name
             for name in (*environ, *overrides)
@@ -173,18 +171,6 @@ class Inputs:
             settings |= {name for name in (*environ, *overrides) if name.startswith(_DBT_PREFIX)}
         for name in sorted(settings | {warehouses.GATEWAY} | set(self.variables)):
             yield name, overrides.get(name, environ.get(name))
-
-
-def _dotenv(path: Path) -> dict[str, str | None]:
-    """What it sets.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    try:
-        return dotenv_values(path) if path.is_file() else {}
-    except UnicodeDecodeError as error:
-        raise OSError(f"`{path}` {fault_of(path.read_bytes())}".rstrip(".")) from error
 
 
 def sql_models(project: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlmesh_dagster.definition.history import with_former, with_others_of
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.errors import ProjectLoadError
-from sqlmesh_dagster.guard.folder import at_home, with_config
+from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.manifest.inputs import (
@@ -181,9 +181,7 @@ def _load(
 ) -> tuple[Manifest, Inputs]:
     project = settings.project_path
     with (
-        at_home(
-            with_config(settings.project_paths)
-        ),  # before reads are recorded: it reads all files itself
+        at_home(settings.project_paths),  # before reads are recorded: it reads all files itself
         rare_collection(),
         recorded_variables(*settings.project_paths) as variables,
         recorded_reads() as reads,
