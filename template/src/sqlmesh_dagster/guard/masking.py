@@ -110,7 +110,9 @@ def _is_word(form: str) -> bool:
 def forms_of(value: str) -> set[str]:
     """A value as it is, escaped, quoted for URLs and SQL, in base64; a key of several lines also line by line."""
     pieces = {value, value.strip(), " ".join(value.split())}
-    lines = [line.strip() for line in value.splitlines() if not line.startswith("-----")]
+    # a key in a variable often has `\\n` where its lines end
+    written = value.replace("\\n", "\n") if "-----BEGIN" in value else value
+    lines = [line.strip() for line in written.splitlines() if not line.startswith("-----")]
     if len(lines) > 1:
         pieces.update(line for line in lines if len(line) >= _SHORTEST_PIECE)
         pieces.add("".join(lines))

@@ -85,6 +85,8 @@ def secrets_of_variables(variables: Mapping[str, str | None]) -> Iterator[str]:
         if is_secret_name(key) or (is_of_connection and key not in OPEN_KEYS):
             yield value
             yield from _within(name, value)
+        elif value.lstrip().startswith("{"):  # such as a service account's JSON
+            yield from _within(name, value)
         yield from written_secrets(value)
 
 

@@ -11,29 +11,46 @@ Span = tuple[int, int]
 _NAMES = (
     r"pass(?!ed|es|ing|ive|enger|port)(?:word|wd|phrase|code)?s?|pwd|secret|token|credential|api[_\-]?key|access[_\-]?key|key_?id|private[_\-]?key"
     r"|account_?key|shared_?key|signing_?key|encryption_?key|master_?key|connection_?string|authorization"
-    r"|access_?signature"
+    r"|access_?signature|subscription[_\-]?key|functions?[_\-]key"
 )
+_PASSWORD = r"pass(?:word|wd|phrase|code)"
 _QUOTED = r"''[^',;()]+''|'(?:[^']|'')*'|\\+\"(?:[^\"\\]|\\+[^\"\\])*\\+\"|\"(?:[^\"\\]|\\.)*\""  # `\"…\"`: within JSON
 _OPEN = r"[^\s'\"`(),;<>{}\[\]\\]{4,}"
 """A value without quotes in a sentence, a header or an ini file."""
+_SAID = (
+    r"(?:required|missing|invalid|expired|empty|incorrect|unknown|optional|unset|rejected|accepted|wrong|denied"
+    r"|authentication|protected|enabled|disabled|varchar|string|integer|boolean|hidden|masked|nothing|encrypted)\b"
+)
+"""What messages say of a password."""
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE | re.DOTALL)
     for pattern in (
         # a URL's password, or the long token that stands for user and password
-        r"\w[\w+.\-]*://[^\s:/@'\"]*:(?P<secret>[^\s'\"]+)@",
-        r"\w[\w+.\-]*://(?P<secret>[\w\-.~%]{20,})@",
+        r"(?<![\w+.\-])\w[\w+.\-]*://[^\s:/@'\"]*:(?P<secret>[^\s'\"]+)@",
+        r"(?<![\w+.\-])\w[\w+.\-]*://(?P<secret>[\w\-.~%]{20,})@",
         # password='…', "password": "…", secret => '…', in SQL, JSON, Python and connection strings
-        rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*\\*[\"']?\s*(?:=>|:=|=|:)\s*b?(?P<secret>{_QUOTED})",
+        rf"(?<![\w.\-])[\w.\-]*?(?:{_NAMES})[\w\-]*\\*[\"']?\s*(?:=>|:=|=|:)\s*b?(?P<secret>{_QUOTED})",
         # password=… without quotes, where nothing is around the sign: `a.token = b.token` stays
-        rf"(?<![A-Za-z0-9])[\w.\-]*?(?:{_NAMES})[\w\-]*=(?P<secret>[^\s'\"`=;,&<>(){{}}]+)",
+        rf"(?<![\w.\-])[\w.\-]*?(?:{_NAMES})[\w\-]*=(?P<secret>[^\s'\"`=;,&<>(){{}}]+)",
         r"\bauthorization[\"']?\s*[:=]\s*[\"']?(?:\w+\s+)?(?P<secret>[^\s'\",;]{6,})",
         r"\bcookie:\s*(?P<secret>[^\s'\"][^\n'\"]*)",
         rf"<[\w:.\-]*(?:{_NAMES})>(?P<secret>[^<>]+)</",
         # curl -u me:…, auth=('me', '…')
-        r"\b(?:curl|wget|http)\b[^\n]*?\s(?:-[a-z]*u|--(?:proxy-)?user)[\s=]*[\"']?[^\s:'\"\-][^\s:'\"]*:(?P<secret>[^\s'\"]+)",
-        rf"\bauth\s*=\s*\w*\(\s*(?:{_QUOTED})\s*,\s*(?P<secret>{_QUOTED})",
+        r"\b(?:curl|wget|http)\b[^\n]{0,300}?\s(?:-[a-z]*u|--(?:proxy-)?user)[\s=]*[\"']?[^\s:'\"\-][^\s:'\"]*:(?P<secret>[^\s'\"]+)",
+        rf"\b\w*auth[\"']?\s*(?:[=:]\s*\w*)?\(\s*(?:{_QUOTED})\s*,\s*(?P<secret>{_QUOTED})",
+        r"\bauthorization:\s*digest\s(?P<secret>[^\n]+)",
+        # Pwd=two words;  Password={a;b}: in a connection string of ODBC
+        rf"(?:;\s*|\b)(?:{_PASSWORD}|pwd)\s*=\s*(?P<secret>\{{[^{{}}\n]+\}})",
+        rf";\s*(?:{_PASSWORD}|pwd)\s*=\s*(?P<secret>[^;'\"\n{{}}]+)(?=;)",
+        # {"name": "DB_PASSWORD", "value": "…"}, <add key="password" value="…"/>, and the same in YAML
+        rf"\b(?:name|key)[\"']?\s*[=:]\s*[\"']?[\w.\-]*(?:{_NAMES})[\w\-]*[\"']?[\s,]+[\"']?value[\"']?\s*[=:]\s*"
+        rf"(?P<secret>{_QUOTED}|[^\s'\",{{}}]+)",
+        # functions and options of engines that take a key
+        rf"\badd_parquet_key\(\s*(?:{_QUOTED})\s*,\s*(?P<secret>{_QUOTED})",
+        rf"\b(?:pgp_sym_(?:en|de)crypt\w*|(?:try_)?aes_(?:en|de)crypt\w*|hmac)\s*\([^()'\"]*,\s*(?P<secret>{_QUOTED})",
+        rf"\bencryption_key\s+(?P<secret>{_QUOTED})",
         r"\bhooks\.slack\.com/\w+/(?P<secret>[\w/\-]+)",
-        r"\b(?:discord(?:app)?\.com/api/webhooks|[\w.\-]*webhook\.office\.com)/(?P<secret>[\w/@\-]+)",
+        r"\b(?:discord(?:app)?\.com/api/webhooks|webhook\.office\.com)/(?P<secret>[\w/@\-]+)",
         r"[?&](?:sig|signature|x-amz-signature)=(?P<secret>[^\s&'\"]+)",
         r"\b(?:bearer|basic)\s+(?P<secret>[\w.~+/\-]{8,}=*)",
         # what pydantic shows of an input: a password under a key that it does not know
@@ -43,6 +60,10 @@ _PATTERNS = tuple(
         r"(?-i:\b(?P<secret>A[KS]IA[0-9A-Z]{16}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w\-]{16,}"
         r"|xox[abeprs]-[\w\-]{10,}|xapp-[\w\-]{10,}|sk-[\w\-]{20,}|[sr]k_(?:live|test)_\w{16,}|dapi[0-9a-f]{32}"
         r"|dbt[cu]_[\w\-]{20,}|AIza[\w\-]{35}|ya29\.[\w\-]{20,}|hf_[A-Za-z]{30,}|npm_\w{30,}|pypi-[\w\-]{40,}"
+        r"|hvs\.[\w\-]{20,}|whsec_\w{20,}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{20,}|do[opr]_v1_[0-9a-f]{20,}|dckr_pat_[\w\-]{20,}"
+        r"|lin_api_\w{20,}|gl(?:rt|ptt|dt|ft|imt|soat|cbt)-[\w\-]{16,}|ATATT3[\w\-=]{20,}|gsk_\w{20,}|xkeysib-[\w\-]{20,}"
+        r"|NRAK-[A-Z0-9]{20,}|sntrys_[\w\-=+/]{20,}|pul-[0-9a-f]{20,}|figd_[\w\-]{20,}|PMAK-[\w\-]{20,}"
+        r"|AGE-SECRET-KEY-1[A-Z0-9]{20,}"
         r"|SG\.[\w\-]{16,}\.[\w\-]{16,}|eyJ[\w\-]{8,}\.[\w\-]+\.[\w\-]*))",
     )
 )
@@ -51,8 +72,12 @@ _SENTENCES = tuple(
     for pattern in (
         # X-Api-Key: …, `password: …` as in YAML, `the password is …`, --password …
         rf"(?:{_NAMES})[_\-]?\d*\\*[\"']?(?::[ \t]*|[ \t]+(?:is|was)[ \t]+:?|[ \t]+of[ \t]+)[\"'`]?(?P<secret>{_OPEN})",
-        rf"pass(?:word|wd|phrase|code)[ \t]+[\"'`]?(?P<secret>{_OPEN})",
-        rf"pass(?:word|wd|phrase|code)[^\n.;:'\"]{{0,40}}?[ \t](?:is|was)[ \t]+(?P<secret>{_OPEN})",
+        rf"{_PASSWORD}[ \t]+[\"'`]?(?P<secret>{_OPEN})",
+        rf"{_PASSWORD}[^\n.;:'\"]{{0,40}}?[ \t](?:is|was)[ \t]+(?P<secret>{_OPEN})",
+        # a row of a table, as rich and psql print it
+        rf"(?:{_NAMES})\w*[ \t]*[|│┃][ \t]*(?P<secret>{_OPEN})",
+        r"[?&](?:key|code|auth|app_?id|app_?key|sid|session)=(?P<secret>[^\s&'\"#]{6,})",
+        r"\bmysql\w*\b[^\n]{0,300}?\s-p(?P<secret>[^\s'\"\-][^\s'\"]{3,})",
         rf"(?:^|\s)--?[\w\-]*(?:{_NAMES})[ \t]+[\"']?(?P<secret>{_OPEN})",
         # aws_secret_access_key = … on a line of its own, as in an ini file
         rf"^[ \t]*[\w.\-]*(?:{_NAMES})[\w\-]*[ \t]*=[ \t]*(?P<secret>{_OPEN})[ \t\r]*$",
@@ -60,17 +85,29 @@ _SENTENCES = tuple(
         rf"\(b?[\"'][\w.\-]*(?:{_NAMES})[\"'],\s*b?[\"'](?P<secret>[^\"'\n]{{4,}})[\"']\)",
         # `password is '…'`: a quoted value is one whatever it is made of
         rf"(?:{_NAMES})[ \t]+(?:is|was)[ \t]+:?(?P<quoted>{_QUOTED}|`[^`\n]+`)",
+        rf"{_PASSWORD}[ \t]+(?P<quoted>{_QUOTED})",
+        # `password: …` and `with password …` at the end of a line: one word, which no message ends with
+        rf"(?:{_PASSWORD}|pwd)[\"']?:[ \t]+(?P<quoted>(?!{_SAID})[A-Za-z]{{6,}})[ \t\r]*$",
+        rf"\b(?:with|using|and)[ \t]+(?:the[ \t]+)?{_PASSWORD}[ \t]+(?P<quoted>(?!{_SAID})[A-Za-z]{{6,}})[ \t\r.]*$",
     )
 )
 """Where only the value can tell whether it is one: `the token is invalid`, `token: VARCHAR`."""
 _STATEMENTS = re.compile(
-    r"\b(?:create|alter)\b[\w\s]*?\b(?:secret|user|role|login)\b|\bidentified\s+by\b|\bcredentials\b",
+    r"\b(?:create|alter)\b[\w\s]*?\b(?:secret|user|role|login)\b|\bidentified\s+by\b|\bcredentials\b|\battach\b"
+    rf"|\bset\s+(?:global\s+|session\s+|local\s+|persist\s+)?\w*(?:{_NAMES})",
     re.IGNORECASE,
 )
 """Statements in which a secret follows its name after a space."""
 _SPACED = re.compile(
-    rf"\b\w*(?:{_NAMES}|identified\s+by)\w*\s+(?P<secret>{_QUOTED})", re.IGNORECASE | re.DOTALL
+    rf"\b\w*(?:{_NAMES}|identified\s+by)\w*\s+(?:to\s+)?(?P<secret>{_QUOTED})",
+    re.IGNORECASE | re.DOTALL,
 )
+_SECRET_MADE = re.compile(r"\bcreate\b[\w\s]*?\bsecret\b|\bidentified\s+by\b", re.IGNORECASE)
+_UNQUOTED = re.compile(
+    rf"(?:[,(]\s*\w*(?:{_NAMES})\w*|\bidentified\s+by)\s+(?!by\b)(?P<secret>[^\s,()'\"]{{4,}})",
+    re.IGNORECASE,
+)
+"""The same without quotes, in a statement that makes one: `CREATE SECRET s (TYPE s3, SECRET abc)`."""
 _HINTS = (
     "://",
     "pass",
@@ -92,6 +129,9 @@ _HINTS = (
     "webhook",
     "nput_value",
     "dent",
+    "crypt",
+    "hmac",
+    "mysql",
 )
 _EXACT_HINTS = (
     "AKIA",
@@ -118,6 +158,21 @@ _EXACT_HINTS = (
     "pypi-",
     "SG.",
     "eyJ",
+    "hvs.",
+    "whsec_",
+    "shp",
+    "_v1_",
+    "dckr_pat_",
+    "lin_api_",
+    "gl",
+    "ATATT3",
+    "gsk_",
+    "sntrys_",
+    "NRAK-",
+    "PMAK-",
+    "pul-",
+    "figd_",
+    "AGE-",
 )
 """Each pattern needs one of these, the first ones in any case: most texts have none, and are not searched.
 
@@ -146,6 +201,8 @@ def written_spans(text: str) -> Iterator[Span]:
     if not any(hint in folded for hint in _HINTS) and not any(h in text for h in _EXACT_HINTS):
         return
     patterns = (*_PATTERNS, _SPACED) if _STATEMENTS.search(text) else _PATTERNS
+    if _SECRET_MADE.search(text):
+        patterns = (*patterns, _UNQUOTED)
     for pattern in patterns:
         for match in pattern.finditer(text):
             yield from _value(text, *match.span("secret"))
