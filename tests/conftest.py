@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,3 +112,16 @@ def render(source: Path, session_folder: Path, tmp_path_factory: pytest.TempPath
         return folder / "project"
 
     return render_once
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a `python` and a `dg` that have imported Dagster and SQLMesh; see `tests/warm.py`."""
+    folder = tmp_path_factory.mktemp("warm")
+    if sys.platform != "linux":
+        yield folder
+        return
+    from tests.warm_python import serving
+
+    with serving(folder):
+        yield folder

@@ -42,10 +42,13 @@ NAMED = re.compile(r"\A(?:#|--) (\S+)\n")
 
 
 @pytest.mark.generated
-def test_the_commands_and_files_of_the_pages_work(render: Render, tmp_path: Path) -> None:
+def test_the_commands_and_files_of_the_pages_work(
+    render: Render, tmp_path: Path, warm_python: Path
+) -> None:
     """Promise: what a page says to run ends with 0; what it says to write is at home in the project."""
     root = shutil.copytree(render(package_name="my_platform"), tmp_path / "my_platform")
-    project = Project(root, with_tools_of(Path(sys.executable), PYTHONPATH=str(root / "src")))
+    tools = with_tools_of(Path(sys.executable), warm_python, PYTHONPATH=str(root / "src"))
+    project = Project(root, tools)
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     for page in PAGES:
         if page in NEEDS and find_spec(NEEDS[page]) is None:

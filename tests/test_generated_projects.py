@@ -46,11 +46,12 @@ class Project:
         return result.stdout
 
 
-def with_tools_of(python: Path, **more: str) -> dict[str, str]:
-    """This process's environment, with the tools next to `python` first."""
+def with_tools_of(python: Path, *before: Path, **more: str) -> dict[str, str]:
+    """This process's environment, with the tools next to `python` first, or in folders `before` it."""
     hidden = ("PYTHONPATH", "VIRTUAL_ENV", "DAGSTER_HOME", "WAREHOUSE_PATH", "SQLMESH_ENVIRONMENT")
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}
-    return {**inherited, "PATH": os.pathsep.join([str(python.parent), os.environ["PATH"]]), **more}
+    folders = [*map(str, before), str(python.parent), os.environ["PATH"]]
+    return {**inherited, "PATH": os.pathsep.join(folders), **more}
 
 
 def installed(root: Path) -> Project:
@@ -65,9 +66,12 @@ def installed(root: Path) -> Project:
 
 @pytest.fixture(scope="module", params=["full", "example"])
 def project(
-    request: pytest.FixtureRequest, render: Render, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    render: Render,
+    tmp_path_factory: pytest.TempPathFactory,
+    warm_python: Path,
 ) -> Project:
-    """The default project, installed for itself; the example one, on the tests' own environment.
+    """The default project, installed for itself; the example one, on the tests' own environment, warm.
 
     Both environments hold the same versions: `test_the_tests_run_on_the_versions_that_projects_get`.
     """
@@ -75,7 +79,8 @@ def project(
     if request.param == "full":
         return installed(shutil.copytree(render(), root))
     shutil.copytree(render(**EXAMPLE), root)
-    return Project(root, with_tools_of(Path(sys.executable), PYTHONPATH=str(root / "src")))
+    tools = with_tools_of(Path(sys.executable), warm_python, PYTHONPATH=str(root / "src"))
+    return Project(root, tools)
 
 
 def test_dg_offers_its_commands(project: Project) -> None:

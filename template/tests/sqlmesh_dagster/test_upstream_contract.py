@@ -1726,6 +1726,29 @@ def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> Non
 # ---------------------------------------------------------------------------- commands
 
 
+def test_a_located_project_is_loaded_once_for_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster loads it three times more; where it no longer does, `_loaded_once` can go."""
+    (tmp_path / "counted_shop.py").write_text(
+        "import dagster as dg\nloads = []\n@dg.asset\ndef customers() -> int:\n    return 1\n"
+        "@dg.definitions\ndef defs() -> dg.Definitions:\n"
+        "    loads.append(1)\n"
+        "    return dg.Definitions([customers], executor=dg.in_process_executor)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    project = in_launch.LocatedProject("counted_shop", str(tmp_path), "shop")
+    loads = importlib.import_module("counted_shop").loads
+    loaded = len(loads)
+    with dg.instance_for_test() as instance:
+        assert project.execute(instance, in_launch.ASSET_JOB, None, {}, {})
+        assert len(loads) == loaded
+        pointer = ReconstructableRepository.for_module("counted_shop", "defs", str(tmp_path))
+        job = pointer.get_reconstructable_job(in_launch.ASSET_JOB)
+        assert dg.execute_job(job, instance=instance).success
+    assert len(loads) >= loaded + 2
+
+
 def test_a_project_is_located_and_executed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance
 ) -> None:

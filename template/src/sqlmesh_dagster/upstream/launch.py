@@ -5,8 +5,8 @@ The contract tests fail clearly when one of them moves. Verified on Dagster 1.13
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,13 +95,31 @@ class LocatedProject:
         Args:
             assets: Of a run of assets, those that it takes; None is all of the job.
         """
-        return dg.execute_job(
-            self._pointer.get_reconstructable_job(job),
-            instance=instance,
-            run_config=dict(run_config),
-            tags={**tags, **self._tags},
-            asset_selection=None if assets is None else sorted(assets),
-        ).success
+        with _loaded_once(self._pointer, self._repository):
+            return dg.execute_job(
+                self._pointer.get_reconstructable_job(job),
+                instance=instance,
+                run_config=dict(run_config),
+                tags={**tags, **self._tags},
+                asset_selection=None if assets is None else sorted(assets),
+            ).success
+
+
+@contextmanager
+def _loaded_once(
+    pointer: ReconstructableRepository, repository: dg.RepositoryDefinition
+) -> Iterator[None]:
+    """Dagster would load the definitions three times more: for the run's tags, for its record and for its job."""
+    load = ReconstructableRepository.get_definition
+
+    def get_definition(self: ReconstructableRepository) -> dg.RepositoryDefinition:
+        return repository if self.pointer == pointer.pointer else load(self)
+
+    ReconstructableRepository.get_definition = get_definition  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ReconstructableRepository.get_definition = load  # type: ignore[method-assign]
 
 
 def interruptible() -> AbstractContextManager[None]:
