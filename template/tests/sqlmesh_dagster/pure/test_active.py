@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -70,11 +71,21 @@ class Tick:
         return run.status
 
 
-@pytest.fixture
-def tick(tmp_path: Path) -> Any:
-    """An empty instance."""
-    home = tmp_path / "home"
+@pytest.fixture(scope="module")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an empty instance; making its databases costs more than what a test does with them."""
+    home = tmp_path_factory.mktemp("empty") / "home"
     home.mkdir()
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert not instance.get_runs()
+        assert not instance.get_asset_keys()
+    return home
+
+
+@pytest.fixture
+def tick(tmp_path: Path, empty_home: Path) -> Any:
+    """An empty instance."""
+    home = shutil.copytree(empty_home, tmp_path / "home")
     with dg.DagsterInstance.from_config(str(home)) as instance:
         yield Tick(instance, tmp_path)
 
