@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -116,31 +116,43 @@ def test_a_folder_that_somebody_else_planted_is_refused(tmp_path: Path, plant: s
     assert list(tmp_path.iterdir()) == []
 
 
-_AS_ANOTHER = """
-import os
-from pathlib import Path
-from sqlmesh_dagster.errors import EnvironmentBusyError, SQLMeshDagsterError
-from sqlmesh_dagster.guard.locks import ProjectLock
-os.setgid(54321)
-os.setuid(54321)  # an id without a name, as Kubernetes gives one
-try:
-    lock = ProjectLock("one", {project})
-    print(lock.take("other") is not None, lock.holder())
-except EnvironmentBusyError as error:
-    print(error.description)
-"""
+def _forked(work: Callable[[Callable[[str], None]], None]) -> tuple[int, Iterator[str]]:
+    """The id of a fork of this process that does the work, and the lines that it says."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            with os.fdopen(writer, "w", encoding="utf-8") as stream:
+                work(lambda line: print(line, file=stream, flush=True))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    return process, _lines(reader)
+
+
+def _lines(descriptor: int) -> Iterator[str]:
+    with os.fdopen(descriptor, encoding="utf-8") as stream:
+        yield from map(str.rstrip, stream)
 
 
 def _as_another_user(project: Path | None, temp: Path) -> str:
-    where = f"Path({str(project)!r})" if project else "None"
-    result = subprocess.run(
-        [sys.executable, "-c", _AS_ANOTHER.format(project=where)],
-        env={"TMPDIR": str(temp), "PYTHONPATH": ":".join(sys.path)},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return result.stdout.strip()
+    """What a user with no name is told who takes the lock, in a process of their own."""
+
+    def work(say: Callable[[str], None]) -> None:
+        os.environ.clear()
+        tempfile.tempdir = str(temp)
+        os.setgid(54321)
+        os.setuid(54321)  # an id without a name, as Kubernetes gives one
+        try:
+            lock = ProjectLock("one", project)
+            say(f"{lock.take('other') is not None} {lock.holder()}")
+        except EnvironmentBusyError as error:
+            say(str(error.description))
+
+    process, lines = _forked(work)
+    said = "\n".join(lines)
+    os.waitpid(process, 0)
+    return said
 
 
 @pytest.fixture
@@ -223,21 +235,18 @@ def test_a_lock_whose_file_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_lock_is_free_again_when_its_process_dies() -> None:
     """Promise: the operating system gives it back; its record stays, and misleads nobody."""
-    code = (
-        "from sqlmesh_dagster.guard.locks import ProjectLock\n"
-        "lease = ProjectLock('one').take('dead'); print('taken', flush=True); input()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={"TMPDIR": tempfile.gettempdir(), "PYTHONPATH": ":".join(sys.path)},
-    )
-    with holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"taken\n"
-        lock = ProjectLock("one")
-        assert lock.take("me") is None and lock.holder() == "dead"
-        holder.kill()
+
+    def work(say: Callable[[str], None]) -> None:
+        lease = ProjectLock("one").take("dead")
+        say("taken" if lease else "refused")
+        time.sleep(60)
+
+    holder, lines = _forked(work)
+    assert next(lines) == "taken"
+    lock = ProjectLock("one")
+    assert lock.take("me") is None and lock.holder() == "dead"
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
     lease = lock.take("me")
     assert lease is not None and lock.holder() == "me"
     lease.release()
