@@ -32,11 +32,12 @@ query { assetNodes { assetKey { path } description
 
 
 @pytest.fixture
-def project(render: Render, tmp_path: Path) -> Project:
-    """The example project, on the tests' own environment."""
+def project(render: Render, tmp_path: Path, warm_python: Path) -> Project:
+    """The example project, on the tests' own environment, warm."""
     root = tmp_path / "project"
     shutil.copytree(render(**EXAMPLE), root)
-    return Project(root, with_tools_of(Path(sys.executable), PYTHONPATH=str(root / "src")))
+    tools = with_tools_of(Path(sys.executable), warm_python, PYTHONPATH=str(root / "src"))
+    return Project(root, tools)
 
 
 def test_the_component_works_with_every_command_of_dg(project: Project) -> None:

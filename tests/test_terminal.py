@@ -25,11 +25,12 @@ SELECT COUNT(*)::BIGINT AS n /* Rows */ FROM RANGE(100000000) AS a(i), RANGE(100
 
 
 @pytest.fixture(scope="module")
-def project(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The minimal sample, on the tests' own environment."""
+def project(render: Render, tmp_path_factory: pytest.TempPathFactory, warm_python: Path) -> Project:
+    """The minimal sample, on the tests' own environment, warm."""
     root = tmp_path_factory.mktemp("terminal") / "project"
     shutil.copytree(render(sample="minimal", package_name="shop"), root)
-    return Project(root, with_tools_of(Path(sys.executable), PYTHONPATH=str(root / "src")))
+    tools = with_tools_of(Path(sys.executable), warm_python, PYTHONPATH=str(root / "src"))
+    return Project(root, tools)
 
 
 def _poe(project: Project, *command: str, code: int) -> str:

@@ -30,6 +30,7 @@ class Platform:
 
     server: Server
     root: Path
+    tools: Path
 
     def on_postgres(self, **more: str) -> Project:
         """As where Dagster runs for others."""
@@ -88,7 +89,7 @@ class Platform:
 
     def _project(self, home: str, **variables: str) -> Project:
         variables |= {"DAGSTER_HOME": str(self._home(home)), "PYTHONPATH": str(self.root / "src")}
-        return Project(self.root, with_tools_of(Path(sys.executable), **variables))
+        return Project(self.root, with_tools_of(Path(sys.executable), self.tools, **variables))
 
 
 def _listed(environment: str) -> str:
@@ -103,14 +104,16 @@ def _sorted(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def platform(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(
+    render: Render, tmp_path_factory: pytest.TempPathFactory, warm_python: Path
+) -> Iterator[Platform]:
     """The full sample with the answer `postgres`, and an empty server."""
     root = tmp_path_factory.mktemp("warehouse") / "project"
     shutil.copytree(render(warehouse="postgres"), root)
     with postgres() as server:
         server.create_database("analytics")
         server.create_database("state")
-        yield Platform(server, root)
+        yield Platform(server, root, warm_python)
 
 
 @pytest.mark.generated
