@@ -22,7 +22,7 @@ For audits see `checks`. `docs/outcomes.md` names the test of each row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
@@ -75,15 +75,19 @@ def built_partitions(asset: ModelAsset, outcome: ModelOutcome) -> list[Built]:
 
 
 def partition_event(
-    asset: ModelAsset, outcome: ModelOutcome
+    asset: ModelAsset, outcome: ModelOutcome, more: Mapping[str, Any] | None = None
 ) -> Callable[[str, Interval], dg.AssetMaterialization]:
-    """Makes the materialization of each partition but the newest; they differ in that alone."""
+    """Makes the materialization of each partition but the newest; they differ in that alone.
+
+    Args:
+        more: Further metadata.
+    """
     tags = version_tags(_data_version(outcome), asset.spec.code_version)
     table = table_facts(outcome.snapshot, outcome.version, outcome.built_at)
     return lambda key, interval: dg.AssetMaterialization(
         asset.spec.key,
         partition=key,
-        metadata={"sqlmesh/status": "built", **interval_facts(interval), **table},
+        metadata={"sqlmesh/status": "built", **interval_facts(interval), **table, **(more or {})},
         tags=tags,
     )
 
@@ -106,31 +110,28 @@ def newest_partition_event(
     )
 
 
-def partition_materializations(
-    asset: ModelAsset, outcome: ModelOutcome
-) -> Iterator[dg.AssetMaterialization]:
-    """One for each partition that was built."""
-    built = built_partitions(asset, outcome)
-    make = partition_event(asset, outcome)
-    yield from (make(key, interval) for key, interval in built[:-1])
-    yield newest_partition_event(asset, outcome, built)
+def built_in(run_id: str | None) -> dict[str, dg.MetadataValue[Any]]:
+    """The Dagster run that built a model, as metadata of a materialization outside that run."""
+    return {"sqlmesh/built_in_run": dg.MetadataValue.dagster_run(run_id)} if run_id else {}
 
 
-def runless_materializations(
-    asset: ModelAsset, outcome: ModelOutcome, run_id: str | None = None
-) -> Iterator[dg.AssetMaterialization]:
-    """The materializations of an executed model that no step reports.
+def runless_materialization(
+    asset: ModelAsset,
+    outcome: ModelOutcome,
+    built: Sequence[Built] = (),
+    more: Mapping[str, Any] | None = None,
+) -> dg.AssetMaterialization:
+    """The materialization of an executed model that no step reports, or of its newest partition.
 
     Args:
-        run_id: The Dagster run that built it, if one did.
+        built: Its partitions; `partition_event` makes those of the others.
+        more: Further metadata.
     """
     if asset.partitions:
-        found = partition_materializations(asset, outcome)
+        found = newest_partition_event(asset, outcome, built)
     else:
-        found = iter((_whole_materialization(asset, outcome),))
-    run = {"sqlmesh/built_in_run": dg.MetadataValue.dagster_run(run_id)} if run_id else {}
-    for event in found:
-        yield event.with_metadata({**event.metadata, **run})
+        found = _whole_materialization(asset, outcome)
+    return found.with_metadata({**found.metadata, **(more or {})})
 
 
 def _whole_materialization(asset: ModelAsset, outcome: ModelOutcome) -> dg.AssetMaterialization:

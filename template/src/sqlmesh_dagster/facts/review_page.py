@@ -53,13 +53,21 @@ def _verdict(review: Review, stops: Sequence[Stop]) -> str:
     number = sum(t.is_touched for t in review.touched)
     moved = sum(m.is_touched for m in review.models)
     what = (
-        f"{_differ(len(review.models))} from `{review.against}`; the data of {moved} of them differ."
+        f"{_differ(len(review.models))} from `{review.against}`{_moved(moved, len(review.models))}."
         f" {number} of {len(review.touched)} readers are touched.{commit}"
     )
     if not stops:
         return f"{what}\n\n**Nothing stops a promotion.**"
     lines = "\n".join(f"- {stop}" for stop in stops)
     return f"{what}\n\n**A promotion is stopped:**\n\n{lines}"
+
+
+def _moved(moved: int, of: int) -> str:
+    """Of how many of the models that differ the data do, too."""
+    whose = "its" if of == 1 else "their"
+    if moved in (0, of):
+        return f", and so do {whose} data" if moved else f"; {whose} data are equal"
+    return f"; the data of {moved} of them {'differs' if moved == 1 else 'differ'}"
 
 
 def _changes(review: Review) -> Iterator[str]:
@@ -123,7 +131,7 @@ def _parts(model: ModelReview) -> Iterator[str]:
         rows = [(c.name, _percent(c.percent), _number(c.matched - c.equal)) for c in moved]
         yield table(("column", "equal values", "rows that differ"), rows[:_MOST_COLUMNS])
         if len(rows) > _MOST_COLUMNS:
-            yield f"… and {len(rows) - _MOST_COLUMNS} more columns"
+            yield f"… and {counted(len(rows) - _MOST_COLUMNS, 'more column')}"
     if model.profiles:
         yield table(
             ("column", "nulls", "distinct", "minimum", "maximum"),

@@ -16,7 +16,10 @@ from sqlmesh_dagster.partition_checks import partition_results, partitioned
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.run.reported import last_audit_results
 from sqlmesh_dagster.settings import ProjectSettings
-from sqlmesh_dagster.upstream.dagster import of_newest_materializations
+from sqlmesh_dagster.upstream.dagster import (
+    of_newest_materializations,
+    report_outside_together,
+)
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
@@ -67,13 +70,26 @@ def record(
         more: Further metadata, such as which change it was built for.
     """
     if asset and outcome.intervals and (outcome.status == "executed" or asset.partitions):
-        for built in events.runless_materializations(asset, outcome, run_id):
-            told = built.with_metadata({**built.metadata, **more}) if more else built
-            instance.report_runless_asset_event(told)
+        _report_built(instance, asset, outcome, {**events.built_in(run_id), **(more or {})})
     found = last_audit_results(instance, checks)
     of_partitions = results_of_partitions(instance, asset, checks, outcome, found)
     for evaluation in (*of_partitions, *check_evaluations(checks, outcome, found)):
         instance.report_runless_asset_event(evaluation)
+
+
+def _report_built(
+    instance: dg.DagsterInstance,
+    asset: ModelAsset,
+    outcome: ModelOutcome,
+    facts: Mapping[str, Any],
+) -> None:
+    """Thousands of partitions are recorded together: one by one, that takes longer than to build them."""
+    built = events.built_partitions(asset, outcome)
+    if older := built[:-1]:
+        make = events.partition_event(asset, outcome, facts)
+        report_outside_together(instance, make, older)
+    newest = events.runless_materialization(asset, outcome, built, facts)
+    instance.report_runless_asset_event(newest)
 
 
 def results_of_partitions(

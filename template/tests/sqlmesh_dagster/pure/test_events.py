@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -132,10 +133,18 @@ def test_the_data_version_changes_with_each_execution() -> None:
     assert len({version(BUILT), *map(version, others)}) == 4
 
 
+def _of_partitions(outcome: ModelOutcome) -> list[dg.AssetMaterialization]:
+    """One for each partition that was built."""
+    asset = asset_of(**DAILY)
+    built = events.built_partitions(asset, outcome)
+    older = itertools.starmap(events.partition_event(asset, outcome), built[:-1])
+    return [*older, events.newest_partition_event(asset, outcome, built)]
+
+
 def test_each_partition_that_was_built_is_materialized() -> None:
     """Promise: each with its own time; what is known of the whole stands on the newest."""
     outcome = replace(BUILT, intervals=((FIRST, SECOND), (SECOND, THIRD)), reason="why")
-    older, newest = events.partition_materializations(asset_of(**DAILY), outcome)
+    older, newest = _of_partitions(outcome)
     assert (older.partition, newest.partition) == ("2025-01-01", "2025-01-02")
     assert (older.description, newest.description) == (None, "why")
     assert "sqlmesh/batches" not in older.metadata
@@ -153,7 +162,7 @@ def test_each_partition_that_was_built_is_materialized() -> None:
 def test_an_interval_that_fills_no_partition_is_told_all_the_same() -> None:
     """Promise: it belongs to no partition, and its time is shown."""
     half = replace(BUILT, intervals=((FIRST, FIRST + 3600000),))
-    (only,) = events.partition_materializations(asset_of(**DAILY), half)
+    (only,) = _of_partitions(half)
     shown = values(only.metadata)
     assert only.partition is None and "sqlmesh/partitions" not in shown
     assert shown["sqlmesh/interval_end"] == FIRST / 1000 + 3600
@@ -161,7 +170,7 @@ def test_an_interval_that_fills_no_partition_is_told_all_the_same() -> None:
 
 def test_what_no_step_reports_has_the_versions_that_a_step_would_give_it() -> None:
     """Promise: Dagster counts it as current; partitioned or not."""
-    (one,) = events.runless_materializations(asset_of(), replace(BUILT, reason="why"))
+    one = events.runless_materialization(asset_of(), replace(BUILT, reason="why"))
     version = events.materialization(asset_of(), BUILT).data_version
     assert version is not None
     assert one.tags == {
@@ -170,8 +179,14 @@ def test_what_no_step_reports_has_the_versions_that_a_step_would_give_it() -> No
     }
     assert one.description == "why"
     assert values(one.metadata) == values(events.metadata(BUILT))
-    (partitioned,) = events.runless_materializations(asset_of(**DAILY), BUILT)
-    assert partitioned.partition == "2025-01-01"
+    daily = asset_of(**DAILY)
+    days = events.built_partitions(daily, BUILT)
+    partitioned = events.runless_materialization(daily, BUILT, days, {"why": "a plan"})
+    assert partitioned.partition == days[-1][0] == "2025-01-01"
+    assert values(partitioned.metadata)["why"] == "a plan" and partitioned.tags == {
+        "dagster/data_version": version.value,
+        "dagster/code_version": "1",
+    }
     assert events.version_tags("v", None) == {"dagster/data_version": "v"}
 
 
@@ -194,7 +209,7 @@ def last_of(event: dg.AssetMaterialization, run_id: str = "run-1") -> Reported:
 
 def test_a_model_with_nothing_due_keeps_its_data_version_and_its_inputs() -> None:
     """Promise: the table as it is, built when and where; however often it is reported."""
-    (built,) = events.runless_materializations(asset_of(), replace(BUILT, row_count=3))
+    built = events.runless_materialization(asset_of(), replace(BUILT, row_count=3))
     tags = {**(built.tags or {}), "dagster/input_data_version/raw/a": "5", "dagster/backfill": "b"}
     first = events.unchanged(
         asset_of(), IDLE, last_of(dg.AssetMaterialization("m", metadata=built.metadata, tags=tags))
@@ -223,7 +238,7 @@ def test_a_model_with_nothing_due_keeps_its_data_version_and_its_inputs() -> Non
 def test_a_table_of_which_dagster_does_not_know_is_told_as_that() -> None:
     """Promise: with a data version that any instance gives it; and never where there is no data."""
     fresh = events.unchanged(asset_of(), IDLE, None)
-    (built,) = events.runless_materializations(asset_of(), BUILT)
+    built = events.runless_materialization(asset_of(), BUILT)
     newer = replace(IDLE, table=replace(TABLE, built_at=THIRD + 1))
     moved = events.unchanged(asset_of(), newer, last_of(built))
     assert fresh is not None and moved is not None

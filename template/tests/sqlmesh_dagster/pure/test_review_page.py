@@ -264,6 +264,24 @@ def test_nothing_that_differs_is_one_sentence() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("equal", "differing", "verdict"),
+    [
+        (1, 0, "1 model differs from `prod`; its data are equal."),
+        (2, 0, "2 models differ from `prod`; their data are equal."),
+        (0, 1, "1 model differs from `prod`, and so do its data."),
+        (0, 2, "2 models differ from `prod`, and so do their data."),
+        (2, 1, "3 models differ from `prod`; the data of 1 of them differs."),
+        (1, 2, "3 models differ from `prod`; the data of 2 of them differ."),
+    ],
+)
+def test_the_first_sentence_counts_what_differs(equal: int, differing: int, verdict: str) -> None:
+    """Promise: it is a sentence, whatever it counts."""
+    models = [ModelReview(f"w.e{n}", "modified", is_same_table=True) for n in range(equal)]
+    models += [ModelReview(f"w.d{n}", "modified") for n in range(differing)]
+    assert page(replace(_REVIEW, models=tuple(models)), ()).split("\n\n")[2].startswith(verdict)
+
+
 def _section(review: Review, title: str) -> list[str]:
     """The paragraphs between a title and the next one of its level."""
     _, _, rest = page(review, ()).partition(f"### {title}\n\n")
@@ -289,7 +307,7 @@ def test_long_lists_are_cut_and_say_so() -> None:
     listed = ", ".join(f"`w.m{n:02}`" for n in range(20))
     assert data[1] == f"The same table as before, so that nothing of it differs: {listed}, …."
     assert data[4].count("\n") == 31 and "| c29 |" in data[4] and "| c30 |" not in data[4]
-    assert data[5] == "… and 1 more columns"
+    assert data[5] == "… and 1 more column"
     assert "| p29 |" in data[6] and "| p30 |" not in data[6]
     first = ", ".join(f"w.lost.r{n}" for n in range(8))
     assert who[0].splitlines()[2] == f"| all | asset | {first} and 1 more | w.lost |"

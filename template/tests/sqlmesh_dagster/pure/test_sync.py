@@ -13,9 +13,11 @@ import pytest
 import time_machine
 
 from sqlmesh_dagster.definition.project import DagsterProject, translate
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.run.sync import Synced, report_moved, report_partitions, synchronize
+from sqlmesh_dagster.run.work import record
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 from tests.sqlmesh_dagster.pure.records import fqn, manifest, model
@@ -169,3 +171,30 @@ def test_two_syncs_do_not_report_at_once(instance: dg.DagsterInstance, tmp_path:
 def test_a_sync_says_what_it_did(synced: Synced, message: str) -> None:
     """Promise: in a sentence, with ten names at most."""
     assert synced.message == message
+
+
+def test_what_a_plan_built_of_many_partitions_is_recorded_together(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: each partition has the run that built it; one by one, they took longer than to build."""
+    one_by_one: list[dg.AssetMaterialization] = []
+    report = dg.DagsterInstance.report_runless_asset_event
+
+    def counted(self: dg.DagsterInstance, event: dg.AssetMaterialization) -> None:
+        one_by_one.append(event)
+        report(self, event)
+
+    monkeypatch.setattr(dg.DagsterInstance, "report_runless_asset_event", counted)
+    asset = PARTITIONED.assets_by_fqn[fqn("daily")]
+    outcome = ModelOutcome(fqn("daily"), "executed", intervals=((BEGIN, BEGIN + 300 * DAY),))
+    record(instance, asset, outcome, (), "run-1", {"sqlmesh/commit": "0123abcd"})
+    days = instance.get_materialized_partitions(DAILY)
+    assert len(days) == 300 and len(one_by_one) == 1
+    for day in (min(days), max(days)):
+        found = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=DAILY, asset_partitions=[day]), limit=2
+        )
+        (event,) = (entry.asset_materialization for entry in found.records)
+        assert event is not None
+        facts = {name: value.value for name, value in event.metadata.items()}
+        assert (facts["sqlmesh/built_in_run"], facts["sqlmesh/commit"]) == ("run-1", "0123abcd")
