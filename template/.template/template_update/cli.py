@@ -109,7 +109,12 @@ def _undo(root: Path, options: argparse.Namespace) -> int:
         kept = undone.kept and str(undone.kept)
         print(json.dumps({"exit_code": 0, "restored": undone.paths, "kept": kept}, indent=2))
         return 0
-    print(f"{len(undone.paths)} files are as they were before the update.")
+    files = (
+        "1 file is as it was"
+        if len(undone.paths) == 1
+        else f"{len(undone.paths)} files are as they were"
+    )
+    print(f"{files} before the update.")
     if undone.kept:
         print(f"What you changed in them since is kept in `{undone.kept}`.")
     return 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.definition.markdown import counted
 from sqlmesh_dagster.definition.names import check_names
 from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.engine.basis import basis_of
@@ -249,8 +250,8 @@ class Reviewing:
         models = []
         self.planning.session.log(
             logging.INFO,
-            f"Environment `{begun.environment}` is built. {len(sides.changes)} models are compared with"
-            f" `{PRODUCTION}`.",
+            f"Environment `{begun.environment}` is built, and is compared with `{PRODUCTION}`:"
+            f" {counted(len(sides.changes), 'model')}.",
         )
         with self.planning.session.cancel.watching(context.interrupter()):
             for change in sides.changes:

@@ -342,6 +342,26 @@ def test_an_external_table_is_shown_once_and_never_beside_a_model() -> None:
     assert translated(manifest(model("m"), externals=tables)).externals == ()
 
 
+def test_a_model_of_another_project_is_shown_once_and_never_beside_an_external_table() -> None:
+    """Promise: under one key the table is kept, then the first model; Dagster takes no key twice."""
+
+    class Mapped(SQLMeshTranslator):
+        settings = TranslatorSettings(external_assets=True)
+
+        def get_external_asset_key(self, external_fqn: str) -> dg.AssetKey:
+            return dg.AssetKey(["theirs"])
+
+        def get_asset_key(self, model: ModelRecord) -> dg.AssetKey:
+            return dg.AssetKey(["theirs"] if model.view_name == "table" else ["shared"])
+
+    others = (model("table"), model("first", description="1"), model("second", description="2"))
+    found = manifest(externals=(external("raw", description="raw"),), others=others)
+    shown = translated(found, Mapped()).externals
+    assert [spec.key.path for spec in shown] == [["theirs"], ["shared"]]
+    assert (shown[0].description or "").startswith("raw")
+    assert "1" in (shown[1].description or "")
+
+
 def test_an_external_table_shows_its_description_and_columns() -> None:
     """Promise: and its name, and nothing that is not known."""
     table = external("t", description="Words", columns=(ColumnRecord("id", "INT"),))
