@@ -210,17 +210,23 @@ def _is_gone(group: int) -> bool:
     return True
 
 
-def test_an_environment_that_a_dead_plan_left_is_told_after_the_limit(
-    project: Project, instance: dg.DagsterInstance
+@pytest.mark.parametrize("policy", ["apply", "warn"])
+def test_what_a_dead_plan_left_is_finished_or_told(
+    project: Project, instance: dg.DagsterInstance, policy: str
 ) -> None:
-    """Promise: SQLMesh would wait for six hours; a run says what is wrong and how to fix it."""
+    """Promise: SQLMesh would wait for six hours; a run that deploys finishes it, another says how to."""
     project.model("full", "SELECT 1::INT AS id")
     run_in_process(project.definitions(), instance)
     project.execute("UPDATE sqlmesh._environments SET finalized_ts = NULL")
-    run = run_in_process(project.definitions(wait_timeout=1), instance, now="2025-01-12T00:30:00")
+    definitions = project.definitions(undeployed_changes=policy)
+    run = run_in_process(definitions, instance, now="2025-01-12T00:30:00")
+    left = project.query("SELECT name FROM sqlmesh._environments WHERE finalized_ts IS NULL")
+    if policy == "apply":
+        assert run.success and left == [], run.failed
+        return
     ((_, error),) = run.failed.items()
     assert "being changed by a plan, or a plan of it died" in error
-    assert "plan dev" in error
+    assert "plan dev" in error and left == [("dev",)]
 
 
 def test_a_signal_that_raises_is_named(project: Project, instance: dg.DagsterInstance) -> None:

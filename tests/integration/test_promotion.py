@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,56 @@ def test_an_edit_that_fails_in_dev_leaves_what_was_there(
         "warehouse.demo.unasked changed, too, and this run does not select them: environment `dev`"
         " shows their new versions empty until a run builds them."
     ]
+
+
+_GRANTED = (
+    "MODEL (name demo.second, kind FULL); SELECT 2 AS id;"
+    " ON_VIRTUAL_UPDATE_BEGIN; INSERT INTO grants VALUES (1); ON_VIRTUAL_UPDATE_END;"
+)
+
+
+@pytest.mark.parametrize("promotion", ["before_build", "after_build"])
+def test_a_deployment_that_failed_at_its_views_is_finished_by_the_next_run(
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path, promotion: str
+) -> None:
+    """Promise: its message has the model and the reason; corrected, the next run ends it at once, as a plan does."""
+    project.model("first", "SELECT 1 AS id")
+    settings = {**_APPLY, "promotion": promotion}
+    assert run_in_process(project.definitions(**settings), instance).success
+    project.write("models/second.sql", _GRANTED)
+    failed = run_in_process(project.definitions(**settings), instance)
+    said = failed.failed["warehouse__demo__second"]
+    assert "warehouse.demo.second: CatalogException" in said and "grants does not exist" in said, (
+        said
+    )
+    assert _unfinished(project) == [("prod",)]
+    again = run_in_process(project.definitions(**settings), instance)
+    assert (
+        "grants does not exist" in again.failed["warehouse__demo__first"]
+    )  # and no wait for nobody
+    project.execute("CREATE TABLE grants (id INT)")
+    copy = alone.copied(project, tmp_path / "copy")
+    run = run_in_process(project.definitions(**settings), instance)
+    assert run.success, run.failed
+    alone.plan(copy)
+    assert _views(project) == _views(copy) and len(_views(copy)) == 2
+    assert _unfinished(project) == _unfinished(copy) == []
+    assert project.query("SELECT count(*) FROM grants") == [(1,)]
+
+
+def test_production_whose_plan_failed_is_told_at_once(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: who has opened the file is alone with it, so that a run that may not deploy waits for nobody."""
+    project.model("first", "SELECT 1 AS id")
+    assert run_in_process(project.definitions(**_APPLY), instance).success
+    project.write("models/second.sql", _GRANTED)
+    assert not run_in_process(project.definitions(**_APPLY), instance).success
+    began = time.monotonic()
+    run = run_in_process(project.definitions(environment="prod", wait_timeout=300), instance)
+    assert "or a plan of it died. Run `sqlmesh -p" in run.failed["warehouse__demo__first"]
+    assert time.monotonic() - began < 150
+
+
+def _unfinished(project: Project) -> list[tuple[Any, ...]]:
+    return project.query("SELECT name FROM sqlmesh._environments WHERE finalized_ts IS NULL")

@@ -11,6 +11,7 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import CaptureContext, load_files
+from sqlmesh_dagster.engine.explanation import reason_of
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
 from sqlmesh_dagster.engine.refusals import refusal_of
 from sqlmesh_dagster.engine.verification import verify
@@ -141,7 +142,7 @@ class LocalChanges:
         except SQLMeshError as error:
             culprits = self._culprits(left, error) or self._uncategorized(left)
             told = refusal_of(error)
-            cause = self.console.errors.removeprefix(said).strip() or str(error)
+            cause = self.console.errors.removeprefix(said).strip() or reason_of(error)
             cause = cause if told is None else str(told.description)
             return _Failure(refused, names, cause, culprits)
         if self.environment is not None and scope.built is not None:
@@ -253,7 +254,7 @@ class LocalChanges:
             return failed
         text, models = str(error), self.context.models
         told = refusal_of(error)
-        message = text if told is None else str(told.description)
+        message = reason_of(error) if told is None else str(told.description)
         return {
             fqn: ErrorOutcome("PlanFailedError", message)
             for fqn in changed & models.keys()

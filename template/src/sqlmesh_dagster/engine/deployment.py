@@ -18,6 +18,7 @@ from sqlmesh_dagster.engine.ownership import (
 )
 from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.engine.state_lock import StateLock
+from sqlmesh_dagster.engine.unfinished import await_plan, is_unfinished
 from sqlmesh_dagster.engine.versions import known_versions, remember
 from sqlmesh_dagster.facts.versions import (
     ProductionVersion,
@@ -62,7 +63,10 @@ def prepare_environment(
     recorded: ProductionVersion | None = None
     if environment is not None and settings.environment == PRODUCTION:
         recorded = remember(context, log, environment=environment)
-    if environment is not None and not difference.names:
+    if is_unfinished(environment) and policy != "apply":
+        await_plan(context, settings, log, may_finish=False)
+        environment, difference = _compared(context, settings, manifest)
+    if environment is not None and not (difference.names or is_unfinished(environment)):
         if difference.endangered:
             log(logging.WARNING, endangerment(settings, difference.endangered))
         is_broken = policy == "apply" and manifest.problem is not None
@@ -76,11 +80,13 @@ def prepare_environment(
     if policy == "apply":
         with lock.comparing():
             environment, difference = _compared(context, settings, manifest)
-            if environment is not None and not difference.names:
+            if environment is not None and not (difference.names or is_unfinished(environment)):
                 return Refused()  # another step deployed it meanwhile
             refuse_endangering(settings, difference.endangered)
             with lock.alone():
                 wait_for_database(context, settings, log)
+                if is_unfinished(environment):
+                    environment = await_plan(context, settings, log, may_finish=True)
                 what = _told_difference(settings, environment, difference)
                 log(logging.INFO, f"{what} Deploying the project's files.")
                 changes = LocalChanges(
@@ -170,6 +176,8 @@ def _told_difference(
 ) -> str:
     if environment is None:
         return f"Environment `{settings.environment}` does not exist yet."
+    if not difference.names:
+        return f"The last plan of environment `{settings.environment}` was not finished."
     return (
         f"Local changes of {shortened(sorted(difference.names))} are not deployed to environment"
         f" `{settings.environment}`."

@@ -30,6 +30,8 @@ _REMOTE = re.compile(r"motherduck|\bmd:|ducklake|jwt|MotherDuck", re.IGNORECASE)
 """What DuckDB says of servers that it works with."""
 _BEFORE_ALL = re.compile(r"^An error occurred during .* 'before_all' statement", re.MULTILINE)
 """SQLMesh's words, of rendering or of running it."""
+_NODE = re.compile(r"SnapshotId<(.+): \d+>")
+"""How SQLMesh writes a model whose view it could not make."""
 
 
 def explained(error: Exception, settings: ProjectSettings) -> Exception:
@@ -46,10 +48,7 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
     if isinstance(error, duckdb.IOException):
         return _unavailable(message)
     if isinstance(error, SQLMeshError) and "maximum wait time for environment" in message:
-        return errors.EnvironmentNotFinalizedError(
-            f"Environment `{settings.environment}` is being changed by a plan, or a plan of it died."
-            f" {settings.plan_hint}"
-        )
+        return errors.EnvironmentNotFinalizedError(unfinished(settings))
     if isinstance(error, SQLMeshError) and "SQLMesh (local)" in message:
         is_older = "migrate" in message
         remedy = f"Run `{settings.command} migrate`" if is_older else "Upgrade SQLMesh"
@@ -64,6 +63,21 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
             f" again: what was due still is. {message}"
         )
     return unavailable or error
+
+
+def unfinished(settings: ProjectSettings) -> str:
+    """What is wrong with an environment whose last plan has not ended, and what ends it."""
+    return (
+        f"Environment `{settings.environment}` is being changed by a plan, or a plan of it died."
+        f" {settings.plan_hint}"
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """With what SQLMesh keeps behind `Execution failed for node …`, and the model's name as people write it."""
+    said = _NODE.sub(lambda found: found[1].replace('"', ""), str(error))
+    cause = error.__cause__
+    return said if cause is None else f"{said}: {type(cause).__name__}: {cause}"
 
 
 def unavailable_database(error: BaseException) -> errors.DatabaseUnavailableError | None:

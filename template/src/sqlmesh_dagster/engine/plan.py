@@ -19,6 +19,7 @@ from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots
+from sqlmesh_dagster.engine.explanation import reason_of
 from sqlmesh_dagster.engine.ownership import refuse_dropping
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
@@ -160,7 +161,7 @@ class Planning:
             with self.session.opened(console, load=load) as context:
                 yield context
         except (SQLMeshError, duckdb.Error) as error:
-            cause = console.errors or _reason(error)
+            cause = console.errors or reason_of(error)
             raise errors.PlanFailedError(
                 f"The plan of environment `{self.session.settings.environment}` failed: {_told(cause)}"
             ) from error
@@ -178,12 +179,6 @@ def _told(cause: str) -> str:
     if any("audit error" in line for line in lines):
         lines.append("If nothing has loaded yet what these models read, do it first: `poe load`.")
     return "\n".join(lines)
-
-
-def _reason(error: BaseException) -> str:
-    """With what SQLMesh keeps behind `Execution failed for node …`."""
-    cause = error.__cause__
-    return str(error) if cause is None else f"{error}: {type(cause).__name__}: {cause}"
 
 
 def build_plan(
