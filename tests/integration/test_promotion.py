@@ -10,6 +10,8 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
+from sqlmesh_dagster.engine.diagnosis import diagnose
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.dagster import last_check_results
 from tests.integration import alone
 
@@ -252,6 +254,8 @@ def test_production_whose_plan_failed_is_told_at_once(
     assert run_in_process(project.definitions(**_APPLY), instance).success
     project.write("models/second.sql", _GRANTED)
     assert not run_in_process(project.definitions(**_APPLY), instance).success
+    (told,) = [f for f in diagnose(ProjectSettings(project_dir=str(project.root))) if f.remedy]
+    assert told.subject == "plan" and "`prod`" in told.said and "sqlmesh -p" in told.remedy
     began = time.monotonic()
     run = run_in_process(project.definitions(environment="prod", wait_timeout=300), instance)
     assert "or a plan of it died. Run `sqlmesh -p" in run.failed["warehouse__demo__first"]

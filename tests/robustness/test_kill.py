@@ -18,7 +18,7 @@ import pytest
 
 from tests.answers import EXAMPLE
 from tests.conftest import Render
-from tests.robustness.rivals import LIMIT, Platform, Worker, sqlmesh_cli, wait_until, workers
+from tests.robustness.rivals import Platform, Worker, sqlmesh_cli, wait_until, workers
 
 pytestmark = pytest.mark.generated
 

@@ -21,6 +21,7 @@ from sqlmesh_dagster.engine.context import CaptureContext, open_adapter, open_co
 from sqlmesh_dagster.engine.reaching import look, state_of, warehouse_of
 from sqlmesh_dagster.engine.refusals import found_missing, granted_schemas
 from sqlmesh_dagster.engine.state_lock import state_lock
+from sqlmesh_dagster.engine.unfinished import is_unfinished
 from sqlmesh_dagster.errors import DatabaseLockedError, StateLockError
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
 from sqlmesh_dagster.facts.reaching import Server, failed
@@ -33,6 +34,7 @@ from sqlmesh_dagster.upstream.internals import ConnectionConfig, EngineAdapter
 from sqlmesh_dagster.upstream.sqlmesh import (
     duckdb_files,
     engine_name,
+    has_state,
     is_state_apart,
     state_connection,
     state_writer,
@@ -111,6 +113,7 @@ def _of_state(context: CaptureContext, settings: ProjectSettings) -> Iterator[Fi
     yield state
     if "this is" not in state.said and state.remedy:
         return
+    yield from _unfinished(context, settings)
     if is_state_apart(context):
         with closing(connection.create_engine_adapter(concurrent_tasks=1)) as adapter:
             yield _looked(
@@ -215,6 +218,19 @@ def _state(context: CaptureContext, settings: ProjectSettings) -> Finding:
     found = state_version(version("sqlmesh"), state_writer(context), command)
     place = _place(state_connection(context))
     return Finding(found.subject, f"on {place}: {found.said}", found.remedy)
+
+
+def _unfinished(context: CaptureContext, settings: ProjectSettings) -> Iterator[Finding]:
+    """Environments for whose last plan a run would wait."""
+    if not has_state(context):
+        return
+    for environment in context.state_reader.get_environments():
+        if is_unfinished(environment):
+            said = (
+                f"environment `{environment.name}` is being changed, or a plan of it failed or died"
+            )
+            command = settings.plan_command(environment.name)
+            yield Finding("plan", said, f"If none is at work, run `{command}`, which finishes it.")
 
 
 def _lock(context: CaptureContext, settings: ProjectSettings) -> Finding:
