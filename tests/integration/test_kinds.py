@@ -259,7 +259,8 @@ def test_a_restatement_builds_no_time_that_a_models_cron_has_not_reached(both: _
     }
     for name, cron in times.items():
         query = "SELECT @start_dt::TIMESTAMP AS day" + " FROM demo.above" * (name == "days")
-        kind = _DAYS.format("").replace("2025-01-07", "2024-12-29")
+        batches = "2" if name == "noons" else ""  # twelve hours each: one each are 280
+        kind = _DAYS.format(batches).replace("2025-01-07", "2024-12-29")
         both.project.model(name, query, f"{kind}, {cron}")
     both.project.model("whole", "SELECT 1 AS id", "kind FULL, cron '@weekly', interval_unit day")
     assert both.deploy()[1] is None

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from sqlmesh_dagster.definition.records import ModelRecord
 from sqlmesh_dagster.factories import project_definitions, resource_of
 from sqlmesh_dagster.manifest.loading import bake_manifest, project_manifest
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.resource import SQLMeshResource
 from sqlmesh_dagster.settings import DefinitionOptions, FoldersSetting, joined
 from sqlmesh_dagster.translator import SQLMeshTranslator
@@ -27,7 +28,7 @@ class ScaffoldParameters(BaseModel):
         default="sqlmesh_project",
         description="Folder of SQLMesh's config, from the project's root.",
     )
-    environment: str = Field(default="prod", description="SQLMesh environment that runs build.")
+    environment: str = Field(default=PRODUCTION, description="SQLMesh environment that runs build.")
 
 
 class SQLMeshProjectScaffolder(dg.Scaffolder[ScaffoldParameters]):

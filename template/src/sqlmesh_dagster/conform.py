@@ -24,6 +24,7 @@ from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, causes, tabl
 from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, mask
 from sqlmesh_dagster.manifest.inputs import CONFIGS
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.times import check_times, iso_moment
 
 _LEFT_OUT = (".git", ".venv", "node_modules", ".cache", "__pycache__", "logs", "target")
@@ -191,7 +192,7 @@ def _build(way: str, project: str, at: str, *copies: str) -> dict[str, Any]:
 
 def _integrated(copies: Sequence[str], at: str) -> dict[str, Any]:
     definitions = sqlmesh_definitions_factory(
-        project_dir=list(copies), environment="prod", undeployed_changes="apply"
+        project_dir=list(copies), environment=PRODUCTION, undeployed_changes="apply"
     )
     job = definitions.resolve_implicit_global_asset_job_def()
     config = {"resources": {"sqlmesh_run_options": {"config": {"execution_time": at}}}}

@@ -14,9 +14,8 @@ import dagster as dg
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.production import PRODUCTION
 
-PRODUCTION = "prod"
-"""What SQLMesh calls the environment of production."""
 UndeployedChanges = Literal["apply", "warn", "fail"]
 MissingUpstream = Literal["build", "wait"]
 Promotion = Literal["after_build", "before_build"]

@@ -42,12 +42,13 @@ _DOORS = ("__init__", "factories", "component", "conform", "forkserver")
 """What only reaches in; nothing behind it reaches back."""
 _MAY_IMPORT = {
     "errors": set(),
-    "settings": {"errors"},
+    "production": set(),
+    "settings": {"errors", "production"},
     "times": {"errors"},
     "options": {"settings", "times"},
     "moved": set(),
     "facts": {"definition", "errors", "options", "settings"},
-    "definition": {"errors", "translator"},
+    "definition": {"errors", "production", "translator"},
     "translator": {"definition", "errors"},
     "upstream": {"moved"},
     "event_log": {"upstream"},
@@ -62,7 +63,7 @@ _MAY_IMPORT = {
     "consumers": {"definition", "facts"},
     "automation": set(),
     "alerts": {"errors", "guard"},
-    "commands": {"alerts", "errors", "guard", "upstream"},
+    "commands": {"alerts", "errors", "guard", "production", "upstream"},
     "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard", "upstream"},
     "engine": {
@@ -73,6 +74,7 @@ _MAY_IMPORT = {
         "gateways",
         "guard",
         "options",
+        "production",
         "settings",
         "upstream",
         "warehouses",
@@ -97,6 +99,7 @@ _MAY_IMPORT = {
         "guard",
         "options",
         "partition_checks",
+        "production",
         "resource",
         "settings",
         "translator",
@@ -184,6 +187,17 @@ def own_room(found: Import) -> str | None:
 
 
 ALL = list(imports())
+
+
+def test_production_is_named_in_one_place() -> None:
+    """Promise: whoever looks for what is different there looks for `PRODUCTION`."""
+    named = [
+        name
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value == "prod"
+    ]
+    assert named == ["production"]
 
 
 def test_every_room_has_its_sentence() -> None:

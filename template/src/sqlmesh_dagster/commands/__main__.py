@@ -17,12 +17,12 @@ from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.request import RunRequest, Scope
 from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.texts import read_dotenv
+from sqlmesh_dagster.production import PRODUCTION
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.commands.progress import LaunchedRun
     from sqlmesh_dagster.commands.screen import Screen
 
-_PRODUCTION = "prod"
 _verbose = click.option(
     "--verbose", is_flag=True, help="Show what Dagster and the models print, too."
 )
@@ -88,7 +88,7 @@ def plan(environment: str | None, verbose: bool) -> None:
     """Show what a plan of the environment would change and build."""
     facts = _run_job("_plan_job", {"environment": environment}, is_verbose=verbose)
     planned = facts.get("sqlmesh/environment")
-    how = "promote" if planned == _PRODUCTION else "apply"
+    how = "promote" if planned == PRODUCTION else "apply"
     if facts.get("sqlmesh/nothing_to_do"):
         _say(f"Nothing to do: `{planned}` has the project's files.")
     else:
@@ -131,12 +131,12 @@ def promote(
     yes: bool, without_review: bool, override: str | None, override_by: str | None, verbose: bool
 ) -> None:
     """Show the plan of production, ask, and apply it; obeys the newest review."""
-    options: dict[str, Any] = {"environment": _PRODUCTION}
+    options: dict[str, Any] = {"environment": PRODUCTION}
     seen: set[str] = set()
     if not yes:
         _must_be_asked("poe promote --yes")
         _run_job("_plan_job", options, is_verbose=verbose, seen=seen)
-        _confirm(f"Apply this plan to `{_PRODUCTION}`?")
+        _confirm(f"Apply this plan to `{PRODUCTION}`?")
     options |= {"apply": True, "allow_production": True, "without_review": without_review}
     options |= {"override": override, "override_by": override_by}
     _say_applied(_run_job("_plan_job", options, is_verbose=verbose, seen=seen))
@@ -152,11 +152,11 @@ def rollback(yes: bool, to: str | None, verbose: bool) -> None:
     if not yes:
         _must_be_asked("poe rollback --yes")
         shown = _run_job("_rollback_job", options, is_verbose=verbose)
-        _confirm(f"Let `{_PRODUCTION}` go back to this?")
+        _confirm(f"Let `{PRODUCTION}` go back to this?")
         options = {"to": shown["sqlmesh/restores"], "of": shown["sqlmesh/rolls_back"]}
     facts = _run_job("_rollback_job", {**options, "apply": True}, is_verbose=verbose)
     changed, was = facts.get("sqlmesh/models_changed", 0), facts.get("sqlmesh/rolls_back")
-    _say(f"`{_PRODUCTION}` runs what it ran before: {changed} changed, nothing built.")
+    _say(f"`{PRODUCTION}` runs what it ran before: {changed} changed, nothing built.")
     _say(f"The files are as they were. `poe rollback --to {was}` takes this back.")
 
 
@@ -166,7 +166,7 @@ def rollback(yes: bool, to: str | None, verbose: bool) -> None:
 @_verbose
 def invalidate(environment: str, yes: bool, verbose: bool) -> None:
     """Drop the views of ENVIRONMENT, by default of SQLMESH_ENVIRONMENT; refuses production."""
-    if not yes and environment != _PRODUCTION:
+    if not yes and environment != PRODUCTION:
         _must_be_asked(f"poe invalidate {environment} --yes")
         _confirm(f"Drop environment `{environment}` with its views?")
     facts = _run_job("_invalidate_job", {"environment": environment}, is_verbose=verbose)

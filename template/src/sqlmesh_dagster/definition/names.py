@@ -12,6 +12,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from sqlmesh_dagster.production import PRODUCTION
+
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_]")
 _ILLEGAL_IN_TAG = re.compile(r"[^A-Za-z0-9_.-]")
 _TAG_LENGTH = 63
@@ -163,7 +165,7 @@ def view_in(environment: str, suffix: str | None, catalog: str, schema: str, nam
         suffix: Which part gets the environment's name; see `Manifest.environment_suffix`.
     """
     parts = {"catalog": catalog, "schema": schema, "table": name}
-    if environment != "prod" and suffix in parts:
+    if environment != PRODUCTION and suffix in parts:
         own = environment.upper() if parts[suffix].isupper() else environment
         parts[suffix] = f"{parts[suffix]}__{own}"
     return ".".join(part for part in parts.values() if part)

@@ -26,6 +26,7 @@ from sqlmesh_dagster.definition.records import (
     StandaloneAuditRecord,
 )
 from sqlmesh_dagster.errors import DuplicateAssetKeyError, InvalidSettingError
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.translator import SQLMeshTranslator, TranslatorSettings
 
 _log = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ def translate(
     name: str,
     group_name: str,
     owners: Sequence[str],
-    environment: str = "prod",
+    environment: str = PRODUCTION,
 ) -> DagsterProject:
     """Applies a translator to a whole project.
 
@@ -317,7 +318,7 @@ class _Known:
         """The spec with the view of this environment as its table, unless a translator names another."""
         plain = ".".join(names.split_fqn(model.fqn))
         suffix = self.manifest.environment_suffix
-        if spec.metadata.get(_TABLE) != plain or self.environment == "prod" or suffix is None:
+        if spec.metadata.get(_TABLE) != plain or self.environment == PRODUCTION or suffix is None:
             return spec
         view = names.view_in(
             self.environment, suffix, model.catalog, model.schema_name, model.view_name

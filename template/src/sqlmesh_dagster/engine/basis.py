@@ -10,7 +10,7 @@ from sqlmesh import Context
 from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.facts.review import Basis
-from sqlmesh_dagster.settings import PRODUCTION
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.upstream.internals import Environment, Plan, now_timestamp
 
 

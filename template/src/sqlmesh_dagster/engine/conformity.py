@@ -16,6 +16,7 @@ from sqlmesh import Config, Context
 
 from sqlmesh_dagster.engine.throw_away import throw_away_connection
 from sqlmesh_dagster.facts.conformity import Held
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.upstream.internals import (
     ConnectionConfig,
     GatewayConfig,
@@ -56,7 +57,7 @@ def build_alone(projects: Sequence[str], at: datetime) -> str | None:
     """
     context = Context(paths=list(projects))
     try:
-        context.plan("prod", auto_apply=True, no_prompts=True, execution_time=at)
+        context.plan(PRODUCTION, auto_apply=True, no_prompts=True, execution_time=at)
     except SQLMeshError as error:
         return str(error)
     finally:
@@ -68,7 +69,7 @@ def held(projects: Sequence[str]) -> Held:
     """What production holds: rows of each view, intervals of each snapshot."""
     context = Context(paths=list(projects))
     try:
-        environment = context.state_reader.get_environment("prod")
+        environment = context.state_reader.get_environment(PRODUCTION)
         if environment is None:
             return Held({}, {}, len(context.models), 0)
         snapshots = context.state_reader.get_snapshots(environment.snapshots).values()

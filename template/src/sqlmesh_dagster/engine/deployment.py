@@ -28,7 +28,8 @@ from sqlmesh_dagster.facts.versions import (
 )
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.options import CheckedRunOptions
-from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
+from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot
 from sqlmesh_dagster.upstream.sqlmesh import has_state
 

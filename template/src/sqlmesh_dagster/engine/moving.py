@@ -40,6 +40,7 @@ from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     EngineAdapter,
@@ -67,7 +68,7 @@ _NAME = "poe move"
 
 @click.command()
 @click.option("--source", default="duckdb", show_default=True, help="The gateway that data is on.")
-@click.option("--environment", envvar="SQLMESH_ENVIRONMENT", default="prod", show_default=True)
+@click.option("--environment", envvar="SQLMESH_ENVIRONMENT", default=PRODUCTION, show_default=True)
 @click.option("--rebuild", is_flag=True, help="Let the next run build full models and seeds.")
 @click.option("--yes", is_flag=True, help="Don't ask; for machines.")
 def main(source: str, environment: str, rebuild: bool, yes: bool) -> None:

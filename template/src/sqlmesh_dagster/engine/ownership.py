@@ -13,7 +13,8 @@ from sqlmesh import Context
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.reader import fingerprint_text, own_fingerprints, project_names
-from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
+from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot, SnapshotId, StateReader
 
 

@@ -35,7 +35,8 @@ from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.options import CheckedRunOptions, PlanOptions
-from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
+from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     NoChangesPlanError,
     Plan,

@@ -26,7 +26,8 @@ from sqlmesh_dagster.facts.staleness import (
     judge,
 )
 from sqlmesh_dagster.options import CheckedRunOptions
-from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
+from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     Snapshot,

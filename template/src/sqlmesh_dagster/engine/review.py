@@ -53,7 +53,7 @@ from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.cancel import RunCancelled
 from sqlmesh_dagster.guard.secrets import mask, masked_texts
 from sqlmesh_dagster.options import PlanOptions
-from sqlmesh_dagster.settings import PRODUCTION
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     NoChangesPlanError,

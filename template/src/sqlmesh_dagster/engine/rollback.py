@@ -37,7 +37,7 @@ from sqlmesh_dagster.facts.versions import (
 )
 from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.options import RollbackOptions
-from sqlmesh_dagster.settings import PRODUCTION
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.upstream.internals import (
     ContextDiff,
     DeployabilityIndex,

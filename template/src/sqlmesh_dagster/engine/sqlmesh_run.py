@@ -27,7 +27,8 @@ from sqlmesh_dagster.facts.staleness import Known
 from sqlmesh_dagster.guard.garbage import freeze_models, rare_collection
 from sqlmesh_dagster.guard.locks import RivalStep
 from sqlmesh_dagster.options import CheckedRunOptions
-from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
+from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.dagster import is_process_of_run
 from sqlmesh_dagster.upstream.internals import (
     CompletionStatus,

@@ -14,7 +14,8 @@ from sqlmesh_dagster.engine.context import open_context
 from sqlmesh_dagster.engine.explanation import explained
 from sqlmesh_dagster.errors import EnvironmentBusyError
 from sqlmesh_dagster.guard.locks import ProjectLock
-from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings
+from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (
     DeployabilityIndex,
     Environment,

@@ -18,7 +18,7 @@ from sqlmesh import Context
 
 from sqlmesh_dagster.engine.reader import fingerprint_text
 from sqlmesh_dagster.facts.versions import ProductionVersion
-from sqlmesh_dagster.settings import PRODUCTION
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.upstream.internals import (
     EngineAdapter,
     Environment,

@@ -14,10 +14,11 @@ from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.plan_summary import PlanSummary
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.options import InvalidateOptions, PlanOptions
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.promotion import Promoting
 from sqlmesh_dagster.run.recording import Recording
-from sqlmesh_dagster.settings import PRODUCTION, ProjectSettings, checked_environment
+from sqlmesh_dagster.settings import ProjectSettings, checked_environment
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session

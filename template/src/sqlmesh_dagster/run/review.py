@@ -15,6 +15,7 @@ from sqlmesh_dagster.facts.review_page import page
 from sqlmesh_dagster.facts.rules import read_rules
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.options import PlanOptions, ReviewOptions
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.run.commits import commit_of
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.outside import outside_readers
@@ -22,7 +23,7 @@ from sqlmesh_dagster.run.overrides import Override, obey, override_of
 from sqlmesh_dagster.run.past import pasts_of
 from sqlmesh_dagster.run.recording import Recording
 from sqlmesh_dagster.run.reviewed import BASIS, REVIEWED_TAG, basis_json
-from sqlmesh_dagster.settings import PRODUCTION, checked_environment
+from sqlmesh_dagster.settings import checked_environment
 from sqlmesh_dagster.upstream.dagster import add_run_tag
 
 if TYPE_CHECKING:

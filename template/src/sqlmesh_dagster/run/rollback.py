@@ -12,9 +12,9 @@ from sqlmesh_dagster.definition.project import DagsterProject
 from sqlmesh_dagster.facts.tables import BuiltTables
 from sqlmesh_dagster.facts.versions import Rollback
 from sqlmesh_dagster.options import RollbackOptions
+from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.run.jobs import in_session, one_op_job, resource_of
 from sqlmesh_dagster.run.recording import Recording
-from sqlmesh_dagster.settings import PRODUCTION
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.engine.session import Session
