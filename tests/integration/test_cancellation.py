@@ -292,6 +292,96 @@ def test_a_signal_at_the_end_of_the_leading_process_ends_no_model_in_the_middle(
     assert "waits for what is being built: `demo.slow`" in log
 
 
+_STOPPED_IN = """
+import os
+import signal
+import time
+from pathlib import Path
+
+def stop() -> None:
+    place = Path({place!r})
+    if place.exists():
+        place.unlink()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+"""
+_IN_A_STATEMENT = """
+from sqlmesh import macro
+from helpers import stop
+
+@macro()
+def stops(evaluator, stage):
+    if evaluator.runtime_stage == stage.name:
+        stop()
+    return "TRUE"
+"""
+_IN_A_SIGNAL = """
+from sqlmesh import signal
+from helpers import stop
+
+@signal()
+def stops(batch, **kwargs):
+    stop()
+    return True
+"""
+_IN_A_TEST = """
+import typing as t
+import pandas as pd
+from sqlmesh import ExecutionContext, model
+from helpers import stop
+
+@model("demo.tested", kind="FULL", columns={"n": "int"}, cron="@daily")
+def entry(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
+    if type(context).__name__ == "TestExecutionContext":
+        stop()
+    return pd.DataFrame({"n": [1]})
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("before_all", "`before_all`"),
+        ("after_all", "`after_all`"),
+        ("signal", "the signals of `demo.signalled`"),
+        ("test", "the unit tests of `demo.tested`"),
+    ],
+)
+def test_python_beside_the_models_is_named_by_a_run_that_is_stopped(
+    project: Project, instance: dg.DagsterInstance, place: str, said: str
+) -> None:
+    """Promise: it says what it waits for, nothing begins afterwards, and the next run builds all."""
+    stop = project.root / "stop"
+    project.write("helpers.py", _STOPPED_IN.format(place=str(stop)))
+    for folder, code in (("macros", _IN_A_STATEMENT), ("signals", _IN_A_SIGNAL)):
+        project.write(f"{folder}/__init__.py", "")
+        project.write(f"{folder}/stops.py", code)
+    if place.endswith("all"):
+        config = (project.root / "config.yaml").read_text().rstrip()
+        statement = f"CREATE OR REPLACE TABLE main.x AS SELECT 1 AS n WHERE @stops({place})"
+        head = "" if place == "before_all" else f"{place}:\n"
+        project.write("config.yaml", f"{config}\n{head}  - {statement}\n")
+    project.model("first", "SELECT 1::INT AS id")
+    by_day = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), signals (stops())"
+    project.model("signalled", "SELECT @start_ds::DATE AS day", by_day)
+    project.write("models/tested.py", _IN_A_TEST)
+    project.write(
+        "tests/test_it.yaml",
+        "test_it:\n  model: demo.tested\n  outputs:\n    query:\n      rows: [{n: 1}]\n",
+    )
+    definitions = project.definitions()
+    stop.touch()
+    stopped = run_in_process(definitions, instance)
+    log = " ".join(entry.user_message for entry in instance.all_logs(stopped.run_id))
+    assert not stopped.success
+    assert f"being stopped, and waits for {said}" in log, log
+    assert ("first" in stopped.materialized) is (place == "after_all")
+    after = run_in_process(definitions, instance)
+    assert after.success
+    assert {*after.materialized, *after.unchanged} == {"first", "signalled", "tested"}
+    assert project.query("SELECT count(*) FROM demo__dev.signalled") == [(1,)]
+
+
 _HOURS = f"""
 from sqlmesh import model
 

@@ -77,6 +77,24 @@ def schemas(project: Project) -> set[str]:
     return {name for (name,) in rows if name.startswith("demo")}
 
 
+def test_a_plan_that_names_what_is_not_there_names_its_option(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: SQLMesh would begin with nothing, or speak of a token; and nothing is changed."""
+    project.model("first", "SELECT 1::INT AS id")
+    definitions = project.definitions()
+    assert run_in_process(definitions, instance).success
+    for options, said in (
+        ({"environment": "new", "create_from": "nowhere"}, "`create_from` is `nowhere`"),
+        ({"environment": "new", "create_from": "new"}, "Use one of: dev"),
+        ({"select_models": ["((("]}, "`select_models` is `(((`"),
+        ({"select_models": ["nothing"]}, "`select_models` is `nothing`"),
+    ):
+        run, _ = execute_of(definitions, instance, apply=True, **options)
+        assert "InvalidSettingError" in failure(run) and said in failure(run)
+    assert schemas(project) == {"demo__dev"}
+
+
 def test_a_plan_is_only_shown_unless_told_otherwise(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

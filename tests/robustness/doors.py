@@ -146,6 +146,12 @@ NASTY = (
         "<b>",
         "nonsense",
         "2025-01-01-00:00",
+        "ｄｅｖ",  # noqa: RUF001 # it only looks like `dev`
+        "d\u0435v",
+        "pr\u03bfd",
+        "２０２５-01-03",  # noqa: RUF001
+        "2025\u201001\u201003",
+        "x y " * 20_000,
     ),
 )
 ODD: tuple[Any, ...] = (
@@ -306,7 +312,7 @@ def partition_keys(chance: random.Random, report: Report) -> None:
     report.judge(
         "partition keys",
         keys,
-        [f"`{key}`" for key in keys],
+        [f"`{key[:60]}" for key in keys],
         lambda: existing_window(partitions, keys[0], keys[1], now),
     )
 

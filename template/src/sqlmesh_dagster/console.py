@@ -143,6 +143,16 @@ class CaptureConsole(NoopConsole):
 
     # ------------------------------------------------------------ what SQLMesh calls
 
+    def start_signal_progress(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> None:
+        """Notes for who stops the run that Python of a signal is called."""
+        self._cancel.check()
+        self._cancel.now_does(f"the signals of `{snapshot.node.name}`")
+
+    def stop_signal_progress(self, *args: Any, **kwargs: Any) -> None:
+        """Stops a run between the signals of two models, and before it builds any."""
+        self._cancel.now_does("")
+        self._cancel.check()
+
     @_guarded
     def update_signal_progress(
         self,
@@ -163,9 +173,34 @@ class CaptureConsole(NoopConsole):
     def start_evaluation_progress(
         self, batched_intervals: Mapping[Snapshot, list[tuple[int, int]]], *args: Any, **kwargs: Any
     ) -> None:
-        """Records what will be executed."""
+        """Records what will be executed; first comes `before_all`."""
+        self._cancel.now_does("" if self.ledger.is_planning else "`before_all`")
         self._left = {s.name: len(batches) for s, batches in batched_intervals.items() if batches}
         self.ledger.planned({s.name: batches for s, batches in batched_intervals.items()})
+
+    def stop_evaluation_progress(self, *args: Any, **kwargs: Any) -> None:
+        """After the models of a run comes `after_all`."""
+        self._cancel.now_does("" if self.ledger.is_planning else "`after_all`")
+
+    def start_plan_evaluation(self, *args: Any, **kwargs: Any) -> None:
+        """A plan begins with `before_all`."""
+        self._cancel.now_does("`before_all`")
+
+    def start_creation_progress(self, *args: Any, **kwargs: Any) -> None:
+        """A plan makes the tables of new versions."""
+        self._cancel.now_does("the tables of new versions", can_be_left=False)
+
+    def start_promotion_progress(self, *args: Any, **kwargs: Any) -> None:
+        """A plan makes the views of an environment, and runs what models do then."""
+        self._cancel.now_does("the views of the environment", can_be_left=False)
+
+    def stop_promotion_progress(self, *args: Any, **kwargs: Any) -> None:
+        """A plan ends with `after_all`."""
+        self._cancel.now_does("`after_all`")
+
+    def stop_plan_evaluation(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing of note comes after a plan."""
+        self._cancel.now_does("")
 
     @_guarded
     def update_snapshot_evaluation_progress(
@@ -237,6 +272,7 @@ class CaptureConsole(NoopConsole):
 
     def stop_creation_progress(self, *args: Any, **kwargs: Any) -> None:
         """Stops a plan that has created its tables, before it promotes them."""
+        self._cancel.now_does("")
         self._cancel.check()
 
     def log_success(self, *args: Any, **kwargs: Any) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
+
+_LONGEST_WORD, _LONGEST_TEXT = 300, 6000
+"""Characters of a message about a value: somebody may have pasted a whole file."""
 
 
 class SQLMeshDagsterError(dg.Failure):
@@ -14,7 +21,16 @@ class ProjectLoadError(SQLMeshDagsterError):
 
 
 class InvalidSettingError(SQLMeshDagsterError, ValueError):
-    """A factory or resource was given a value it cannot work with."""
+    """A factory or resource was given a value it cannot work with; the message shortens one that is long."""
+
+    def __init__(
+        self,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        allow_retries: bool | None = None,
+    ) -> None:
+        text = description and _cut(description)
+        super().__init__(text, metadata=metadata, allow_retries=allow_retries)
 
 
 class DuplicateAssetKeyError(SQLMeshDagsterError):
@@ -103,3 +119,12 @@ class RestatementRefusedError(SQLMeshDagsterError):
 
 class MoveRefusedError(SQLMeshDagsterError):
     """A project cannot be moved to another warehouse as it is; what a run sees was not changed."""
+
+
+def _cut(text: str) -> str:
+    """Without the middle of what is too long to be read."""
+    text = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: f"{word[0][:100]}…{word[0][-20:]}", text)
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]} … {text[-half:]}"

@@ -212,8 +212,9 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
 
         As `kill -9` does it: each record of an interval is one transaction, done or not.
         """
-        running = self._work.token.running if self._work else {}
-        models = ", ".join(f"`{name}`" for name in sorted(running)) or "what SQLMesh does"
+        token = self._work.token if self._work else CancelToken()
+        beside = token.beside.what or "what SQLMesh does"
+        models = ", ".join(f"`{name}`" for name in sorted(token.running)) or beside
         is_own = is_process_of_run()
         end = "this process ends, and" if is_own else "it goes on until this process ends, and then"
         self.say(
@@ -249,7 +250,9 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
                 if work.token.is_cancelled or is_stopping():
                     work.token.cancel()  # again: an interrupt between two queries has no effect
                     token = work.token
-                    found = stopping.look(token.running, can_interrupt=token.can_interrupt)
+                    found = stopping.look(
+                        token.running, can_interrupt=token.can_interrupt, beside=token.beside
+                    )
                     is_over = found is Patience.GIVE_UP
                     if is_over and give_up():
                         self._work = None

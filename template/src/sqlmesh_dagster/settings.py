@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
@@ -70,6 +71,21 @@ _LONGEST_ENVIRONMENT = 100
 _ENVIRONMENT = "SQLMESH_ENVIRONMENT"
 
 
+def _seems(text: str) -> str:
+    """What is wrong with a name that only looks like another one; empty for most."""
+    seems = unicodedata.normalize("NFKC", text)
+    if seems != text:
+        return f"in characters ({text!a}) that only look like `{seems}`. Use `{environment_name(seems)}`."
+    names = {c: unicodedata.name(c, "") for c in text if c.isalpha()}
+    other = [c for c, name in names.items() if name.startswith(("CYRILLIC", "GREEK", "ARMENIAN"))]
+    if other and any(name.startswith("LATIN") for name in names.values()):
+        return (
+            f"in which `{other[0]}` is {names[other[0]]}, among Latin letters, so that it only looks like"
+            " another name. Use letters of one alphabet."
+        )
+    return ""
+
+
 def checked_environment(option: str, text: str) -> str:
     """The name under which SQLMesh knows an environment.
 
@@ -85,6 +101,8 @@ def checked_environment(option: str, text: str) -> str:
             f"`{option}` is `{shown!r}`, of {len(text)} characters. It is a part of schemas' names: use up to"
             f" {_LONGEST_ENVIRONMENT} letters and digits.{whence}"
         )
+    if said := _seems(text):
+        raise InvalidSettingError(f"`{option}` is `{text}`, {said}{whence}")
     name = environment_name(text)
     if not text:
         raise InvalidSettingError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime, timedelta, timezone
 
 from sqlmesh_dagster.errors import InvalidSettingError
@@ -28,6 +29,11 @@ def moment(option: str, text: str) -> datetime:
     Raises:
         InvalidSettingError: It cannot be read, or only as a guess.
     """
+    if odd := next((c for c in text if _only_looks_right(c)), None):
+        raise InvalidSettingError(
+            f"`{option}` is `{text}`, which is no date or time. Use one such as `2025-01-31`: `{odd}` is"
+            f" {unicodedata.name(odd, 'another character')}, and only looks like what is on a keyboard."
+        )
     try:
         return _within_reach(_utc(_iso(text.strip())), option, text)
     except InvalidSettingError:
@@ -45,6 +51,12 @@ def moment(option: str, text: str) -> datetime:
             " `2025-01-31T06:00:00` or `3 days ago`."
         ) from error
     return _within_reach(read, option, text)
+
+
+def _only_looks_right(character: str) -> bool:
+    """A digit or a hyphen of another alphabet, or of a word processor."""
+    is_of_date = character.isdigit() or unicodedata.category(character) in ("Pd", "Sm")
+    return is_of_date and not character.isascii()
 
 
 def is_guess(text: str) -> bool:

@@ -594,6 +594,7 @@ def load_files(context: CaptureContext, settings: ProjectSettings, anew: bool = 
     Raises:
         ProjectLoadError: A file is broken.
     """
+    context.cancel_token.now_does("the project's files to be loaded")
     with (
         _load_errors_told(settings),
         context.environment.noted(),
@@ -601,6 +602,7 @@ def load_files(context: CaptureContext, settings: ProjectSettings, anew: bool = 
         rare_collection(),
     ):
         context.load()
+    context.cancel_token.now_does("")
 
 
 def _new_context(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import duckdb
+from sqlglot.errors import SqlglotError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
@@ -36,7 +37,7 @@ from sqlmesh_dagster.facts.verification import Verification
 from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.options import CheckedRunOptions, PlanOptions
 from sqlmesh_dagster.production import PRODUCTION
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import ProjectSettings, environment_name
 from sqlmesh_dagster.upstream.internals import (
     NoChangesPlanError,
     Plan,
@@ -94,6 +95,7 @@ class Planning:
             verified(verification)
             refuse_errors(verification)
             with self.alone(context):
+                _refuse_unknown_source(context, options)
                 plan = _build_even_unchanged(context, session.settings.environment, options)
                 summary = summary_of(context, plan, verification.test_count)
                 show(masked_texts(summary, ("diff", "other_diffs")))
@@ -198,6 +200,34 @@ def build_plan(
         preview_start: From when on forward-only changes are built.
         enable_preview: Whether forward-only changes are built again; by default as the config says.
     """
+    try:
+        return _built(
+            context,
+            environment,
+            options,
+            backfill_models,
+            preview_start,
+            enable_preview,
+        )
+    except (SqlglotError, RuntimeError, SQLMeshError) as error:
+        is_of_selection = not isinstance(error, SQLMeshError) or "Selector" in str(error)
+        if not options.select_models or not is_of_selection:
+            raise
+        raise errors.InvalidSettingError(
+            f"`select_models` is `{' '.join(options.select_models)}`, with which SQLMesh selects nothing: {error}"
+            " Use names of models, such as `marts.orders`, or SQLMesh's selectors, such as `+marts.orders` or"
+            " `tag:daily`."
+        ) from error
+
+
+def _built(
+    context: CaptureContext,
+    environment: str,
+    options: PlanOptions,
+    backfill_models: Sequence[str] | None,
+    preview_start: datetime | None,
+    enable_preview: bool | None,
+) -> Plan:
     return context.plan_builder(
         environment,
         start=options.start,
@@ -215,6 +245,23 @@ def build_plan(
         skip_tests=True,
         skip_linter=True,
     ).build()
+
+
+def _refuse_unknown_source(context: CaptureContext, options: PlanOptions) -> None:
+    """SQLMesh begins with nothing then, and does not say so.
+
+    Raises:
+        InvalidSettingError: `create_from` is no environment.
+    """
+    source = options.create_from
+    if source is None or source == PRODUCTION:
+        return
+    names = [found.name for found in context.state_reader.get_environments_summary()]
+    if environment_name(source) not in names:
+        raise errors.InvalidSettingError(
+            f"`create_from` is `{source}`, which is no environment. Use one of:"
+            f" {', '.join(sorted(names)) or 'none is there yet'}; or leave it out."
+        )
 
 
 def _build_even_unchanged(context: CaptureContext, environment: str, options: PlanOptions) -> Plan:

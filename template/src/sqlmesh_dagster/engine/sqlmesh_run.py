@@ -122,6 +122,7 @@ class SQLMeshRun:
                             ignore_cron=options.ignore_cron or restated is not None,
                             skip_janitor=True,  # it would run first, and fail each model
                         )
+                        cancel.now_does("")
                         self._look_for_rivals(context, {n: snapshots[n] for n in deployed})
                         if context.once is None:
                             self._clean_up(context)

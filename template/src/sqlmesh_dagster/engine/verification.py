@@ -67,11 +67,14 @@ def _failures(
     context: Context, cancel: CancelToken, fqn: str, names: Collection[str]
 ) -> Iterator[Finding]:
     cancel.check()
+    cancel.now_does(f"the unit tests of `{context.models[fqn].name}`")
     try:
         result = context.test(tests=list(names))
     except SQLMeshError as error:  # a test that cannot be loaded from its file
         yield Finding(fqn, "unit tests", mask(str(error).strip()))
         return
+    finally:
+        cancel.now_does("")
     for test, text in (*result.failures, *result.errors):
         yield Finding(fqn, str(getattr(test, "test_name", test)), mask(text.strip()))
 

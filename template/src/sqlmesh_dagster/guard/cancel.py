@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
+from sqlmesh_dagster.guard.stopping import Beside
 from sqlmesh_dagster.upstream.interrupting import Interrupter
 
 
@@ -24,6 +26,8 @@ class CancelToken:
         self._guards: list[Callable[[], None]] = []
         self._reason = ""
         self._began_at: dict[object, tuple[str, float]] = {}
+        self._beside = Beside()
+        self._beside_since = 0.0
 
     @property
     def is_cancelled(self) -> bool:
@@ -41,6 +45,20 @@ class CancelToken:
         now = time.monotonic()
         with self._lock:
             return {name: now - began_at for name, began_at in self._began_at.values()}
+
+    @property
+    def beside(self) -> Beside:
+        """What is done where no model is."""
+        return replace(self._beside, seconds=time.monotonic() - self._beside_since)
+
+    def now_does(self, what: str, *, can_be_left: bool = True) -> None:
+        """What is done from now on beside the models, for who waits for its end; empty for nothing of note.
+
+        Args:
+            what: As a part of a sentence, such as "the unit tests".
+            can_be_left: Whether the process may end in the middle of it.
+        """
+        self._beside, self._beside_since = Beside(what, 0.0, can_be_left), time.monotonic()
 
     @property
     def can_interrupt(self) -> bool:

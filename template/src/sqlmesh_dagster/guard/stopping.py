@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 
 _FIRST_PAUSE = 10.0
@@ -17,6 +18,24 @@ class Patience(Enum):
 
     WAIT = "wait"
     GIVE_UP = "give up"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is done beside the models, for who waits for it.
+
+    Attributes:
+        what: Such as "`before_all`"; empty for SQLMesh's own work.
+        seconds: Since when.
+        can_be_left: Whether it may be given up, as a model may.
+    """
+
+    what: str = ""
+    seconds: float = 0.0
+    can_be_left: bool = True
+
+
+_NOTHING = Beside()
 
 
 class Stopping:
@@ -45,46 +64,67 @@ class Stopping:
         """Whether somebody who stops it now wants it to wait no longer: some seconds after it began to."""
         return self._began_at is not None and self._clock() - self._began_at >= _SAME_SIGNAL
 
-    def look(self, running: Mapping[str, float], *, can_interrupt: bool = True) -> Patience:
+    def look(
+        self,
+        running: Mapping[str, float],
+        *,
+        can_interrupt: bool = True,
+        beside: Beside = _NOTHING,
+    ) -> Patience:
         """Call it again and again.
 
         Args:
             running: The models that are being built or audited, each with the seconds that it has taken.
             can_interrupt: Whether the drivers can end their queries.
+            beside: What is done where no model is.
 
         Returns:
-            Once `GIVE_UP`: the limit is over, and a model is what it waits for.
+            Once `GIVE_UP`: the limit is over, and a model, or Python or SQL of the project, is what it
+            waits for.
         """
         now = self._clock()
         if self._began_at is None:
             self._began_at = self._says_at = now
         if now >= self._says_at:
             self._says_at, self._pause = now + self._pause, min(self._pause * 2, _LONGEST_PAUSE)
-            self._say(_waiting(running, now - self._began_at, self._limit, can_interrupt))
+            waited = now - self._began_at
+            self._say(_waiting(running, beside, waited, self._limit, can_interrupt))
         is_over = self._limit is not None and now - self._began_at >= self._limit
-        if is_over and running and not self._has_given_up:
+        is_theirs = bool(running) or (bool(beside.what) and beside.can_be_left)
+        if is_over and is_theirs and not self._has_given_up:
             self._has_given_up = True
             return Patience.GIVE_UP
         return Patience.WAIT
 
 
 def _waiting(
-    running: Mapping[str, float], waited: float, limit: float | None, can_interrupt: bool
+    running: Mapping[str, float],
+    beside: Beside,
+    waited: float,
+    limit: float | None,
+    can_interrupt: bool,
 ) -> str:
     since = f" It was told to stop {waited:.0f} s ago." if waited >= 1 else ""
-    if not running:
+    if not running and not beside.what:
         return f"This run is being stopped, and waits for SQLMesh to end what it does.{since}"
     models = ", ".join(
         f"`{name}` (for {seconds:.0f} s)" for name, seconds in sorted(running.items())
     )
+    what = f"what is being built: {models}" if running else _told(beside)
+    if not running and not beside.can_be_left:
+        return f"This run is being stopped, and waits for {what}.{since}"
     until = (
         f" After {limit:g} s it is given up."
         if limit is not None
         else " `cancel_timeout` limits how long that may take."
     )
     how = (
-        "Queries are interrupted; a Python model ends by itself."
+        f"Queries are interrupted; {'a Python model' if running else 'Python'} ends by itself."
         if can_interrupt
         else "The engine's driver cannot interrupt a query: what is being built ends by itself."
     )
-    return f"This run is being stopped, and waits for what is being built: {models}.{since} {how}{until}"
+    return f"This run is being stopped, and waits for {what}.{since} {how}{until}"
+
+
+def _told(beside: Beside) -> str:
+    return f"{beside.what} (for {beside.seconds:.0f} s)"

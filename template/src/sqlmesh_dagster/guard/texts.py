@@ -48,6 +48,9 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
         OSError: It cannot be read; without a number of the system's, it is no text, and the error says why.
     """
     try:
-        return dotenv_values(path)
-    except UnicodeDecodeError as error:
+        values = dotenv_values(path)
+        if any("\0" in f"{name}{value}" for name, value in values.items()):
+            raise ValueError("no variable can have a NUL byte")
+    except ValueError as error:
         raise OSError(f"`{path}` {fault_of(path.read_bytes())}".rstrip(".")) from error
+    return values

@@ -57,7 +57,9 @@ def _review(
 ) -> Iterator[dg.Output[None]]:
     resource = resource_of(context, project)
     own = resource.settings
-    name = checked_environment("environment", config.environment or own.environment)
+    name = checked_environment(
+        "environment", own.environment if config.environment is None else config.environment
+    )
     if name == PRODUCTION:
         raise InvalidSettingError(
             f"A change is reviewed before it is in `{PRODUCTION}`. Name another environment, which the"

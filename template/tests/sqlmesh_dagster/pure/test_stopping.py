@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from sqlmesh_dagster.guard.stopping import Patience, Stopping
+from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.stopping import Beside, Patience, Stopping
 from sqlmesh_dagster.upstream.dagster import is_process_of_run
 
 
@@ -46,6 +47,34 @@ def test_each_sentence_of_a_wait_is_a_whole_one() -> None:
         "This run is being stopped, and waits for SQLMesh to end what it does."
         " It was told to stop 10 s ago.",
     ]
+
+
+def test_what_is_done_beside_the_models_is_said_and_given_up_as_they_are() -> None:
+    """Promise: `before_all`, a signal, a unit test by name; never the views of an environment half made."""
+    said: list[str] = []
+    clock = _Clock()
+    stopping = Stopping(5, said.append, clock)
+    before_all, views = Beside("`before_all`", 7.0), Beside("the views", 2.0, can_be_left=False)
+    assert stopping.look({}, beside=before_all) is Patience.WAIT
+    clock.now = 10.0
+    assert stopping.look({}, beside=views) is Patience.WAIT
+    assert stopping.look({}, beside=before_all) is Patience.GIVE_UP
+    assert said == [
+        "This run is being stopped, and waits for `before_all` (for 7 s)."
+        " Queries are interrupted; Python ends by itself. After 5 s it is given up.",
+        "This run is being stopped, and waits for the views (for 2 s). It was told to stop 10 s ago.",
+    ]
+
+
+def test_a_token_knows_since_when_something_is_done_beside_the_models() -> None:
+    """Promise: it is what was noted last, and nothing once that has ended."""
+    token = CancelToken()
+    assert token.beside.what == ""
+    token.now_does("the unit tests", can_be_left=False)
+    assert (token.beside.what, token.beside.can_be_left) == ("the unit tests", False)
+    assert 0 <= token.beside.seconds < 60
+    token.now_does("")
+    assert token.beside.what == ""
 
 
 def test_it_does_not_say_that_queries_are_interrupted_where_no_driver_can() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sqlmesh_dagster.engine.culprit import told
-from sqlmesh_dagster.guard.texts import fault_of
+from sqlmesh_dagster.guard.texts import fault_of, read_dotenv
 
 TEXT = "SELECT 1\nAS größe\n"
 
@@ -69,3 +69,13 @@ def test_a_seeds_rows_are_named_where_the_message_has_its_model(tmp_path: Path) 
     assert (
         told(ValueError("x"), f"Failed to load '{model}'", tmp_path) == f"Failed to load '{model}'"
     )
+
+
+@pytest.mark.parametrize("data", [b"A=1\nE\0=2\n", b"A=1\nE=2\0\n", b"A=1\nE=\xe9\n"])
+def test_a_dotenv_that_no_variable_can_come_from_is_named(tmp_path: Path, data: bytes) -> None:
+    """Promise: the file and the line; a NUL byte was an error without either."""
+    (tmp_path / ".env").write_bytes(data)
+    with pytest.raises(OSError, match=r"\.env` .*line 2"):
+        read_dotenv(tmp_path / ".env")
+    (tmp_path / ".env").write_bytes(b"# \0\nA=1\n")
+    assert read_dotenv(tmp_path / ".env") == {"A": "1"}

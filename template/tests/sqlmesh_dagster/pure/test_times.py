@@ -103,6 +103,7 @@ def test_what_says_which_time_is_meant_is_no_guess(text: str) -> None:
             "03.02.2025",
             "1.2.25",
         ),
+        *("２０２５-01-03", "2025‐01‐03", "2025–01–03"),  # noqa: RUF001 # that is the point
         *("-3 days ago", "PR 12", "\u00fc", "%s", "`x`", "<b>", "", " ", "-"),
     ],
 )
@@ -120,6 +121,33 @@ def test_an_environments_name_can_be_a_schemas() -> None:
     for text in ("e" * 101, "a\0b", "dev\u200b", "\ufeffdev", "prod\n"):
         with pytest.raises(InvalidSettingError, match=r"`environment` is .* use up to 100 letters"):
             checked_environment("environment", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ｄｅｖ", "only look like `dev`. Use `dev`"),  # noqa: RUF001 # that is the point
+        ("ｐｒｏｄ", "only look like `prod`"),  # noqa: RUF001
+        ("d\u0435v", "CYRILLIC SMALL LETTER IE"),
+        ("pr\u03bfd", "GREEK SMALL LETTER OMICRON"),
+    ],
+)
+def test_a_name_that_only_looks_like_another_is_no_environment(text: str, said: str) -> None:
+    """Promise: nobody makes a second `dev` beside the first, and wonders where the tables are."""
+    with pytest.raises(InvalidSettingError, match="`environment` is ") as refusal:
+        checked_environment("environment", text)
+    assert said in str(refusal.value)
+    for fine in ("t\u00e4st", "\u0442\u0435\u0441\u0442", "dev_1"):
+        assert checked_environment("environment", fine) == fine
+
+
+def test_a_value_that_is_a_whole_file_is_shortened() -> None:
+    """Promise: ten megabytes in the launchpad are no ten megabytes in the event log; the next step stays."""
+    for value in ("x" * 10_000_000, "x y " * 2_500_000):
+        with pytest.raises(InvalidSettingError, match="`start` is `x") as refusal:
+            moment("start", value)
+        text = str(refusal.value)
+        assert len(text) < 7000 and "Use one such as `2025-01-31`" in text
 
 
 @pytest.mark.parametrize(
