@@ -298,9 +298,9 @@ import signal
 import time
 from pathlib import Path
 
-def stop() -> None:
+def stop(where: str) -> None:
     place = Path({place!r})
-    if place.exists():
+    if place.exists() and place.read_text() == where:
         place.unlink()
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
@@ -312,7 +312,7 @@ from helpers import stop
 @macro()
 def stops(evaluator, stage):
     if evaluator.runtime_stage == stage.name:
-        stop()
+        stop(stage.name)
     return "TRUE"
 """
 _IN_A_SIGNAL = """
@@ -321,7 +321,7 @@ from helpers import stop
 
 @signal()
 def stops(batch, **kwargs):
-    stop()
+    stop("signal")
     return True
 """
 _IN_A_TEST = """
@@ -333,7 +333,7 @@ from helpers import stop
 @model("demo.tested", kind="FULL", columns={"n": "int"}, cron="@daily")
 def entry(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
     if type(context).__name__ == "TestExecutionContext":
-        stop()
+        stop("test")
     return pd.DataFrame({"n": [1]})
 """
 
@@ -341,7 +341,6 @@ def entry(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("before_all", "`before_all`"),
         ("after_all", "`after_all`"),
         ("signal", "the signals of `demo.signalled`"),
         ("test", "the unit tests of `demo.tested`"),
@@ -369,17 +368,20 @@ def test_python_beside_the_models_is_named_by_a_run_that_is_stopped(
         "tests/test_it.yaml",
         "test_it:\n  model: demo.tested\n  outputs:\n    query:\n      rows: [{n: 1}]\n",
     )
-    definitions = project.definitions()
-    stop.touch()
-    stopped = run_in_process(definitions, instance)
+    assert run_in_process(project.definitions(), instance).success
+    if place == "test":  # they run for what has changed
+        project.write("models/tested.py", _IN_A_TEST.replace("[1]", "[0 + 1]"))
+    definitions, later = project.definitions(), "2025-01-12T00:30:00"
+    stop.write_text(place)
+    stopped = run_in_process(definitions, instance, now=later)
     log = " ".join(entry.user_message for entry in instance.all_logs(stopped.run_id))
     assert not stopped.success
     assert f"being stopped, and waits for {said}" in log, log
     assert ("first" in stopped.materialized) is (place == "after_all")
-    after = run_in_process(definitions, instance)
+    after = run_in_process(definitions, instance, now=later)
     assert after.success
     assert {*after.materialized, *after.unchanged} == {"first", "signalled", "tested"}
-    assert project.query("SELECT count(*) FROM demo__dev.signalled") == [(1,)]
+    assert project.query("SELECT count(*) FROM demo__dev.signalled") == [(2,)]  # one a run
 
 
 _HOURS = f"""

@@ -83,7 +83,7 @@ _SERIES = {
 }
 _ZONES = ("UTC", "Pacific/Chatham", "America/New_York", "Europe/Berlin", "Pacific/Apia")
 _COMMON = """
-import os, sys, time
+import json, os, sys, time
 from datetime import datetime, timezone
 from pathlib import Path
 

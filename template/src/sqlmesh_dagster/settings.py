@@ -178,7 +178,8 @@ class ProjectSettings(BaseModel):
         default=None,
         description="Seconds after which a run that is being stopped no longer waits for a model that"
         " cannot be interrupted, such as a Python model that sleeps: the process of the run, or of its"
-        " step, ends at once, and nothing of that model is recorded. By default it waits.",
+        " step, ends at once, and nothing of that model is recorded. So it does in `before_all`, `after_all`,"
+        " signals, unit tests and macros. By default it waits.",
     )
     failing_rows_sample: int = Field(
         default=0,
