@@ -83,7 +83,7 @@ _SERIES = {
 }
 _ZONES = ("UTC", "Pacific/Chatham", "America/New_York", "Europe/Berlin", "Pacific/Apia")
 _COMMON = """
-import json, os, sys, time
+import os, sys, time
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -141,6 +141,8 @@ _OURS = """
 
 def _project(folder: Path, series: _Series) -> Project:
     project = Project(folder)
+    config = (project.root / "config.yaml").read_text()
+    project.write("config.yaml", config.replace("start: 2025-01-01", f"start: {series.start}"))
     times = "@start_dt AS began, @end_dt AS ended"
     by_time = f"kind INCREMENTAL_BY_TIME_RANGE (time_column moment), start '{series.start}'"
     hours = "SELECT h AS moment FROM generate_series(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 HOUR) AS t(h)"
