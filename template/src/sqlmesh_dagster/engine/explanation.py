@@ -8,10 +8,11 @@ import re
 import duckdb
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.engine.refusals import causes, refusal_of
+from sqlmesh_dagster.engine.refusals import refusal_of
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import SQLMeshError
+from sqlmesh_dagster.upstream.reading import causes
 
 _REMEDIES = (
     (

@@ -18,6 +18,7 @@ from sqlmesh_dagster.errors import DatabaseUnavailableError
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.facts.rights import Missing, Refusal, granted_schema, missing
 from sqlmesh_dagster.upstream.internals import ConnectionConfig
+from sqlmesh_dagster.upstream.reading import causes
 from sqlmesh_dagster.upstream.sqlmesh import ADAPTER_LOGGER, state_connection
 
 _DENIED = "InsufficientPrivilege"
@@ -134,13 +135,6 @@ def _login(connection: ConnectionConfig) -> _Login:
     given = connection.model_dump()
     user, role, database = (str(given.get(name) or "") for name in ("user", "role", "database"))
     return _Login(user, role or user, database)
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those behind it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _all_causes(error: BaseException) -> Iterator[BaseException]:

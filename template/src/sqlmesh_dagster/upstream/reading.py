@@ -15,7 +15,7 @@ _VARIABLES = ("path", "yaml_file", "yaml_config_path", "file_path")
 
 def files_being_read(error: BaseException) -> Iterator[Path]:
     """The likeliest first: of the first cause, and of the innermost call."""
-    for link in reversed(_chain(error)):
+    for link in reversed(list(causes(error))):
         for frame, _ in reversed(list(traceback.walk_tb(link.__traceback__))):
             known = frame.f_locals
             seed = getattr(known.get("self"), "seed_path", None)
@@ -24,11 +24,10 @@ def files_being_read(error: BaseException) -> Iterator[Path]:
                     yield found.resolve()
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error and those behind it."""
-    link: BaseException | None = error
-    chain: list[BaseException] = []
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    return chain
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those behind it, each once."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__

@@ -13,22 +13,50 @@ from sqlmesh_dagster.guard.texts import fault_of, read_dotenv
 TEXT = "SELECT 1\nAS größe\n"
 
 
+_WIDE = ", and is read as UTF-8. Save it as UTF-8."
+
+
+def _byte(line: int, byte: str, meant: str) -> str:
+    return (
+        f"is not UTF-8: line {line} has the byte {byte}, which would be `{meant}` in Windows-1252."
+        " Save it as UTF-8."
+    )
+
+
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (TEXT.encode("utf-16"), "is UTF-16"),
-        (codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"), "is UTF-16"),
-        (TEXT.encode("utf-32"), "is UTF-32"),
-        (TEXT.encode("latin-1"), "line 2 has the byte 0xf6, which would be `ö`"),
-        (TEXT.encode().replace(b"AS", b"\0AS"), "a NUL byte in line 2"),
-        (codecs.BOM_UTF8 + TEXT.encode(), "a byte order mark"),
-        (b"\xff", "line 1 has the byte 0xff"),
+        (TEXT.encode("utf-16"), f"is UTF-16{_WIDE}"),
+        (codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"), f"is UTF-16{_WIDE}"),
+        (TEXT.encode("utf-32"), f"is UTF-32{_WIDE}"),
+        (codecs.BOM_UTF32_BE + TEXT.encode("utf-32-be"), f"is UTF-32{_WIDE}"),
+        (TEXT.encode("latin-1"), _byte(2, "0xf6", "ö")),
+        (b"a\n\n\n\x81", _byte(4, "0x81", "\ufffd")),
+        (b"\xff", _byte(1, "0xff", "ÿ")),
+        (TEXT.encode().replace(b"AS", b"\0AS"), "has a NUL byte in line 2. Take it out."),
+        (b"\0", "has a NUL byte in line 1. Take it out."),
+        (
+            codecs.BOM_UTF8 + TEXT.encode(),
+            "begins with a byte order mark (BOM). Save it as UTF-8 without one.",
+        ),
     ],
 )
 def test_other_bytes_are_named_with_what_to_do(data: bytes, fault: str) -> None:
     """Promise: the encoding or the line, and an order."""
-    said = fault_of(data, may_have_mark=False)
-    assert said is not None and fault in said and ("Save it" in said or "Take it" in said)
+    assert fault_of(data, may_have_mark=False) == fault
+
+
+def test_a_dotenv_is_read_or_says_why_it_is_none(tmp_path: Path) -> None:
+    """Promise: its values, and those without one; nothing where there is no file; the file and the line where it is no text."""
+    file = tmp_path / ".env"
+    assert read_dotenv(file) == {}
+    file.write_text("NAME='a b' # why\nexport OTHER=1\nALONE\n", encoding="utf-8")
+    assert read_dotenv(file) == {"NAME": "a b", "OTHER": "1", "ALONE": None}
+    file.write_bytes(b"NAME=1\nOTHER=\xf6\n")
+    with pytest.raises(OSError) as refused:
+        read_dotenv(file)
+    assert str(refused.value) == f"`{file}` {_byte(2, '0xf6', 'ö')}".rstrip(".")
+    assert refused.value.errno is None
 
 
 @pytest.mark.parametrize("data", [b"", TEXT.encode(), TEXT.replace("\n", "\r\n").encode()])
