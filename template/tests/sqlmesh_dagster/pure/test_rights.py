@@ -68,6 +68,24 @@ CASES = [
         'may not create in the schema `od"d`',
         'GRANT USAGE, CREATE ON SCHEMA "od""d" TO "ada";',
     ),
+    (
+        "permission denied for table x",
+        'INSERT INTO "marts"."x" ("a") SELECT 1',
+        "may not write the table `marts.x`",
+        'ON ALL TABLES IN SCHEMA "marts" TO "ada";',
+    ),
+    (
+        "permission denied for table raw__payments__1",
+        'CREATE VIEW "raw"."payments" AS SELECT * FROM "sqlmesh__raw"."raw__payments__1"',
+        "may not write the table `sqlmesh__raw.raw__payments__1`",
+        'GRANT USAGE, CREATE ON SCHEMA "sqlmesh__raw" TO "ada";',
+    ),
+    (
+        "permission denied for table x",
+        'INSERT INTO "sqlmesh_like"."y" SELECT * FROM "sqlmesh_like"."x"',
+        "may not read the table `sqlmesh_like.x`",
+        'GRANT SELECT ON ALL TABLES IN SCHEMA "sqlmesh_like" TO "ada";',
+    ),
 ]
 
 
@@ -86,3 +104,46 @@ def test_the_right_that_lacks_is_named_with_the_statement_that_grants_it(
 def test_what_is_not_known_is_left_to_the_server(message: str) -> None:
     """Promise: no statement is guessed."""
     assert missing(Refusal("ada", "shop", message, "SELECT 1")) is None
+
+
+@pytest.mark.parametrize("schema", ["sqlmesh", "sqlmesh__raw"])
+def test_in_sqlmeshs_own_schemas_a_role_works_or_nothing_does(schema: str) -> None:
+    """Promise: one statement for what it makes there, and one for what is there."""
+    statement = f'SELECT * FROM "{schema}"."x"'
+    found = missing(Refusal("ada", "shop", f"permission denied for schema {schema}", statement))
+    assert found is not None
+    assert (
+        found.said == f"the role `ada` may not work in the schema `{schema}` in the database `shop`"
+    )
+    assert found.remedy.endswith(
+        f'GRANT USAGE, CREATE ON SCHEMA "{schema}" TO "ada"; GRANT SELECT, INSERT, UPDATE, DELETE,'
+        f' TRUNCATE ON ALL TABLES IN SCHEMA "{schema}" TO "ada";'
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "statement", "altered"),
+    [
+        ("relation x", 'ALTER TABLE "m"."x" ADD COLUMN "a" INT', 'TABLE "m"."x"'),
+        ("table x", 'DROP TABLE "m"."x"', 'TABLE "m"."x"'),
+        ("view x", 'DROP VIEW "m"."x"', 'VIEW "m"."x"'),
+        ("schema m", 'DROP SCHEMA "m"."m"', 'SCHEMA "m"'),
+    ],
+)
+def test_what_another_role_owns_is_given_by_a_superuser(
+    kind: str, statement: str, altered: str
+) -> None:
+    """Promise: Postgres' word for it in a sentence, and SQL's in the statement."""
+    found = missing(Refusal("ada", "shop", f"must be owner of {kind}", statement))
+    assert found is not None
+    assert found.remedy == (
+        f'As a superuser: ALTER {altered} OWNER TO "ada"; or make the role a member of the owner, for'
+        " all that this has made: GRANT … TO …."
+    )
+
+
+def test_a_table_without_a_schema_is_one_that_is_read() -> None:
+    """Promise: what a statement writes to without a schema is taken for no schema of that name."""
+    denied = "permission denied for schema x"
+    found = missing(Refusal("ada", "shop", denied, 'INSERT INTO "y" SELECT * FROM "x"."y"'))
+    assert found is not None and "may not read the schema `x`" in found.said
