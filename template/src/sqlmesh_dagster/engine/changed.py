@@ -132,7 +132,7 @@ def load_changed(
                 settings, load=False, load_state=False, opens_database=False, loader=loader
             ) as context,
         ):
-            return masked_texts(_read(context, settings, reading, read_model), WRITTEN_TEXTS)
+            return _read(context, settings, reading, read_model)
     except (_AllMustBeLoadedError, errors.ProjectLoadError, SQLMeshError) as error:
         _log.debug("All models are loaded: %s", error)
         return None
@@ -161,7 +161,7 @@ def _read(
 
     def again(fqn: str) -> ModelRecord:
         if fqn in taken:
-            return record(fqn)
+            return masked_texts(record(fqn), WRITTEN_TEXTS)
         new: dict[str, Any] = {
             "fingerprint": fingerprint_text(fingerprints[fqn]),
             "code_digest": digests[fqn],
@@ -270,4 +270,8 @@ def _externals(
     read |= {fqn for audit in reading.last.standalone_audits for fqn in audit.depends_on}
     declared = {fqn for fqn, node in nodes.items() if node.kind == "external"}
     for fqn in sorted((read | declared) - {model.fqn for model in records}):
-        yield last.get(fqn) or external_record(fqn, context.models.get(fqn), None)
+        if fqn in last:
+            yield last[fqn]
+        else:
+            new = external_record(fqn, context.models.get(fqn), None)
+            yield masked_texts(new, WRITTEN_TEXTS)

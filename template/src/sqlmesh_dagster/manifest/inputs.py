@@ -112,6 +112,7 @@ class Inputs:
         environ: Mapping[str, str],
         reader: Path | None = None,
         without: Container[str] = (),
+        files: Files | None = None,
     ) -> str:
         """Changes when SQLMesh, or this package, might read something else; 64 hexadecimal digits.
 
@@ -121,31 +122,36 @@ class Inputs:
             environ: The environment variables before SQLMesh let `.env` override them.
             reader: The file of a `read_model` that is not this package's own.
             without: Files whose content is left out, and only that they are there counts.
+            files: As they are at the moment that is meant; as they are now if it is None.
+
+        Raises:
+            OSError: A file of SQLMesh's folders, or the reader, cannot be read.
         """
+        files = files or Files()
         digest = _Digest()
         digest.add(*_versions(project), gateway, reader.read_bytes() if reader else None)
         for path in _MAKERS:
-            digest.add(path.name, path.read_bytes())
+            digest.add(path.name, files.digest(path))
         for name, value in self._values(project, environ):
             digest.add(name, value)
-        for name, path in sorted((*_project_files(project), *self._named(project))):
+        for name, path in sorted((*files.of(project), *self._named(project))):
             if name in without:
                 digest.add(name)
             elif name != _DOTENV:  # of which the values that are read count
-                digest.add_file(name, path)
+                digest.add_file(name, files.digest(path))
         for name in self.listings:
             digest.add(name, *_listed(located(name, project)))
         return digest.text
 
     def looked_up_digest(self, project: Path) -> str:
         """Changes when what the project's own code looked up does, which SQLMesh does not notice."""
-        digest = _Digest()
+        digest, files = _Digest(), Files()
         for name in self.looked_up:
             path = located(name, project)
             if name in self.listings:
                 digest.add(name, *_listed(path))
             else:
-                digest.add_file(name, path)
+                digest.add_file(name, files.digest(path))
         return digest.text
 
     def _named(self, project: Path) -> Iterator[tuple[str, Path]]:
@@ -173,17 +179,47 @@ class Inputs:
             yield name, overrides.get(name, environ.get(name))
 
 
-def sql_models(project: Path) -> dict[str, str]:
-    """The files of SQL models, relative to the project's folder, each with a digest of its content.
+class Files:
+    """A project's files as they are at one moment: each folder is listed once, and each file is read once."""
 
-    Raises:
-        OSError: One of them cannot be read.
-    """
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()[:32]
-        for name, path in _project_files(project)
-        if name.startswith(_MODELS) and name.endswith(".sql") and path.is_file()
-    }
+    def __init__(self) -> None:
+        self._of: dict[Path, tuple[tuple[str, Path], ...]] = {}
+        self._digests: dict[Path, bytes | None] = {}
+
+    def of(self, project: Path) -> tuple[tuple[str, Path], ...]:
+        """The files that SQLMesh finds by their names and folders, each with its name from the project on.
+
+        Raises:
+            OSError: A folder cannot be listed.
+        """
+        if project not in self._of:
+            self._of[project] = tuple(_project_files(project))
+        return self._of[project]
+
+    def digest(self, path: Path) -> bytes | None:
+        """32 bytes that change with the file's content; None for what is no file or cannot be read."""
+        if path not in self._digests:
+            self._digests[path] = _digest_of_file(path)
+        return self._digests[path]
+
+    def sql_models(self, project: Path) -> dict[str, str]:
+        """The files of SQL models, relative to the project's folder, each with 32 digits of its digest.
+
+        Raises:
+            OSError: A folder cannot be listed.
+        """
+        return {
+            name: digest.hex()[:32]
+            for name, path in self.of(project)
+            if name.startswith(_MODELS) and name.endswith(".sql") and (digest := self.digest(path))
+        }
+
+
+def _digest_of_file(path: Path) -> bytes | None:
+    with suppress(OSError):
+        if path.is_file():  # reading a pipe would never end
+            return hashlib.sha256(path.read_bytes()).digest()
+    return None
 
 
 def digest_of_all(digests: Iterable[str]) -> str:
@@ -364,11 +400,10 @@ class _Digest:
             self._digest.update(b"-" if part is None else b"%d:" % len(data))
             self._digest.update(data)
 
-    def add_file(self, name: str, path: Path) -> None:
+    def add_file(self, name: str, digest: bytes | None) -> None:
         """Adds a file if it is there and can be read."""
-        with suppress(OSError):
-            if path.is_file():  # reading a pipe would never end
-                self.add(name, path.read_bytes())
+        if digest is not None:
+            self.add(name, digest)
 
     @property
     def text(self) -> str:

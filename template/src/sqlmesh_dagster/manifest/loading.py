@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,13 @@ from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.guard.garbage import rare_collection
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.manifest.inputs import (
+    Files,
     Inputs,
     digest_of_all,
     inputs_of,
     local_modules,
     may_hide_reads,
     recorded_variables,
-    sql_models,
 )
 from sqlmesh_dagster.manifest.reads import recorded_reads
 from sqlmesh_dagster.manifest.store import DEFAULT_FOLDER, ManifestStore, StoredManifest
@@ -63,37 +63,20 @@ def bake_manifest(resource: SQLMeshResource, path: Path) -> None:
 def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest:
     settings = resource.settings
     project = settings.project_path
-    reader = _reader(resource.translator)
-    environ = dict(os.environ)  # a load lets the project's `.env` change it
-
-    def digest(inputs: Inputs, without: Container[str] = ()) -> str:
-        try:
-            return digest_of_all(
-                inputs.digest(folder, settings.gateway, environ, reader, without)
-                for folder in settings.project_paths
-            )
-        except OSError as error:
-            raise ProjectLoadError(
-                f"The SQLMesh project at `{project}` cannot be read: {error}. Correct the file, and reload"
-                " the code location."
-            ) from error
-
-    folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
-    if throw_away_folder() is not None:  # its names may differ from those of the real warehouse
-        folder, baked = folder / _OF_TESTS, ()
-    store = ManifestStore.in_folder(folder, settings.gateway, settings.project_paths[1:], project)
-    stores = (store, *(ManifestStore(path, project) for path in baked))
-    known = [stored for one in stores if (stored := one.read())]
+    digests = _Digests.of(resource)
+    store, *others = _stores(resource, baked)
+    known = [stored for one in (store, *others) if (stored := one.read())]
     seen = known[0].inputs if known else Inputs()
+    files = Files()
     try:
         for stored in known:
-            if stored.digest == digest(stored.inputs):
+            if stored.digest == digests.of_inputs(stored.inputs, files):
                 return _here(stored, settings)
-        before = digest(seen)
+        before = digests.of_inputs(seen, files)
         is_known = known and known[0].looked_up == seen.looked_up_digest(project)
         anew = not is_known and any(may_hide_reads(f) for f in settings.project_paths)
-        sql = _sql_models(settings)
-        change = _Change.since(known, sql, digest, settings)
+        sql = _sql_models(settings, files)
+        change = _Change.since(known, sql, files, digests)
         manifest, inputs = _load(settings, resource.translator, seen, anew, change)
     except ProjectLoadError as error:
         good = next((stored for stored in known if _is_of(stored.manifest, project)), None)
@@ -102,29 +85,82 @@ def _current(resource: SQLMeshResource, baked: Iterable[Path]) -> StoredManifest
         _log.error("The definitions are those of the last good load. %s", error)
         last = _here(good, settings)
         return replace(last, manifest=replace(last.manifest, problem=str(error)))
-    last_manifest = _last_of(known, settings)
+    files = Files()
+    manifest = _with_others(manifest, _last_of(known, settings))
+    fresh = StoredManifest(
+        inputs,
+        digests.of_inputs(inputs, files),
+        manifest,
+        inputs.looked_up_digest(project),
+        tuple(sorted(sql.items())),
+        digests.of_inputs(inputs, files, without=sql),
+    )
+    is_whole = manifest.state_problem is None and not any(  # else it is read again
+        model.problem for model in manifest.models
+    )
+    if is_whole and digests.of_inputs(seen, files) == before:  # nobody saved a file meanwhile
+        _write(store, fresh)
+    return fresh
+
+
+def _stores(resource: SQLMeshResource, baked: Iterable[Path]) -> Iterator[ManifestStore]:
+    """Where a manifest may be; the first is written."""
+    settings = resource.settings
+    project = settings.project_path
+    folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
+    if throw_away_folder() is not None:  # its names may differ from those of the real warehouse
+        folder, baked = folder / _OF_TESTS, ()
+    yield ManifestStore.in_folder(folder, settings.gateway, settings.project_paths[1:], project)
+    yield from (ManifestStore(path, project) for path in baked)
+
+
+def _with_others(manifest: Manifest, last: Manifest | None) -> Manifest:
+    """With what the last one knew: models that are gone, and other projects' if the state is away."""
     if manifest.state_problem:
         _log.warning(
             "The state could not be asked for the models of other projects; they are as they last"
             " were. %s",
             manifest.state_problem,
         )
-        manifest = with_others_of(manifest, last_manifest)
-    manifest = with_former(manifest, last_manifest)
-    fresh = StoredManifest(
-        inputs,
-        digest(inputs),
-        manifest,
-        inputs.looked_up_digest(project),
-        tuple(sorted(sql.items())),
-        digest(inputs, sql),
-    )
-    is_whole = manifest.state_problem is None and not any(  # else it is read again
-        model.problem for model in manifest.models
-    )
-    if is_whole and digest(seen) == before:  # nobody saved a file while SQLMesh read them
-        _write(store, fresh)
-    return fresh
+        manifest = with_others_of(manifest, last)
+    return with_former(manifest, last)
+
+
+@dataclass(frozen=True)
+class _Digests:
+    """Digests of a project's inputs.
+
+    Attributes:
+        environ: The environment variables before a load: it lets the project's `.env` change them.
+        reader: The file of an own `read_model`.
+    """
+
+    settings: ProjectSettings
+    environ: Mapping[str, str]
+    reader: Path | None
+
+    @classmethod
+    def of(cls, resource: SQLMeshResource) -> _Digests:
+        """Those of a resource's project."""
+        return cls(resource.settings, dict(os.environ), _reader(resource.translator))
+
+    def of_inputs(self, inputs: Inputs, files: Files, without: Container[str] = ()) -> str:
+        """Of all folders of the project; see `Inputs.digest`.
+
+        Raises:
+            ProjectLoadError: One of them cannot be read.
+        """
+        project, gateway = self.settings.project_path, self.settings.gateway
+        try:
+            return digest_of_all(
+                inputs.digest(folder, gateway, self.environ, self.reader, without, files)
+                for folder in self.settings.project_paths
+            )
+        except OSError as error:
+            raise ProjectLoadError(
+                f"The SQLMesh project at `{project}` cannot be read: {error}. Correct the file, and reload"
+                " the code location."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -143,26 +179,26 @@ class _Change:
         cls,
         known: Sequence[StoredManifest],
         sql: Mapping[str, str],
-        digest: Callable[[Inputs, Container[str]], str],
-        settings: ProjectSettings,
+        files: Files,
+        digests: _Digests,
     ) -> _Change | None:
         """None where something else was saved, came or went, or may depend on what was."""
         for stored in known[:1]:
             is_fit = stored.manifest.nodes and not stored.inputs.reads_models
-            is_here = stored.manifest.project_dir == str(settings.project_path)
-            if is_fit and is_here and stored.rest == digest(stored.inputs, sql):
+            is_here = stored.manifest.project_dir == str(digests.settings.project_path)
+            if is_fit and is_here and stored.rest == digests.of_inputs(stored.inputs, files, sql):
                 before = dict(stored.sql_models)
                 paths = frozenset(path for path in sql if sql[path] != before.get(path))
                 return cls(stored.manifest, paths) if paths else None
         return None
 
 
-def _sql_models(settings: ProjectSettings) -> dict[str, str]:
+def _sql_models(settings: ProjectSettings, files: Files) -> dict[str, str]:
     """Of a project of one folder: others have manifests of the whole alone."""
     if len(settings.project_paths) > 1:
         return {}
     with suppress(OSError):  # a load says it better
-        return sql_models(settings.project_path)
+        return files.sql_models(settings.project_path)
     return {}
 
 

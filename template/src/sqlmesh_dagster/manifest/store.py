@@ -36,7 +36,7 @@ class StoredManifest:
 
     Attributes:
         looked_up: Of what the project's own code looked up, see `Inputs.looked_up_digest`.
-        sql_models: Of the files of SQL models, by path; see `inputs.sql_models`.
+        sql_models: Of the files of SQL models, by path; see `inputs.Files`.
         rest: Of everything else.
     """
 
