@@ -8,9 +8,11 @@ import re
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from tests.sqlmesh_dagster.projects import Project
 from sqlmesh_dagster import ProjectLoadError, SQLMeshResource
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import load_manifest
+from sqlmesh_dagster.manifest import inputs
 from sqlmesh_dagster.manifest.loading import project_manifest
 
 _IN_CACHE = re.compile(r"/\.cache/model_definition/.+__models__(\w+?)__\d")
@@ -208,6 +211,48 @@ def test_only_what_was_saved_and_whom_it_concerns_is_loaded(project: Project) ->
     with _loaded_files() as files:
         _same(project)
     assert len(files) > _MODELS / 2  # a load of everything is seen as one
+
+
+def test_a_load_reads_each_file_as_often_as_it_must(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: once while nothing has changed, and twice if something has: before the load, and after it."""
+    _write(project)
+    resource = SQLMeshResource(project_dir=str(project.root))
+    read: Counter[str] = Counter()  # by the file's path
+
+    def counted(path: Path) -> bytes | None:
+        read[os.path.relpath(path, project.root)] += 1
+        return digest_of_file(path)
+
+    files = ("models/starred.sql", "models/days.sql", "config.yaml")
+    digest_of_file = inputs._digest_of_file
+    monkeypatch.setattr(inputs, "_digest_of_file", counted)
+    project_manifest(resource)
+    _model(project, "starred", "SELECT *, 1 AS one FROM demo.stage")
+    read.clear()
+    project_manifest(resource)
+    saved = {read[name] for name in files}
+    read.clear()
+    project_manifest(resource)
+
+    assert saved == {2}
+    assert {read[name] for name in files} == {1}
+
+
+def test_a_secret_in_a_saved_file_is_masked(project: Project) -> None:
+    """Promise: also where the file is read alone."""
+    _write(project)
+    resource = SQLMeshResource(project_dir=str(project.root))
+    project_manifest(resource)
+    _model(project, "starred", "SELECT *, 'password=x7Kq9wZ2p' AS one FROM demo.stage")
+
+    with _loaded_files() as files:
+        manifest = project_manifest(resource)
+
+    assert "stage" not in files
+    assert "x7Kq9wZ2p" not in repr(manifest)
+    assert "password=***" in repr(manifest)
 
 
 def test_a_macro_that_reads_the_files_of_models_makes_all_of_them_be_loaded(
