@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection
 
 from sqlmesh_dagster import errors
@@ -32,6 +33,10 @@ from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot
 from sqlmesh_dagster.upstream.sqlmesh import has_state
+from sqlmesh_dagster.warehouses import GATEWAY
+
+_FILE = "duckdb"
+"""The gateway of a project's own DuckDB file."""
 
 
 def prepare_environment(
@@ -96,7 +101,8 @@ def prepare_environment(
                 return changes.apply(difference)
     what = _told_difference(settings, environment, difference)
     if environment is None:
-        raise errors.EnvironmentMissingError(f"{what} {settings.plan_hint}")
+        hint = settings.plan_hint + _told_move(settings)
+        raise errors.EnvironmentMissingError(f"{what} {hint}")
     if policy == "fail":
         refuse_endangering(settings, difference.endangered)
         raise errors.UndeployedChangesError(f"{what} {settings.plan_hint}")
@@ -170,6 +176,14 @@ def _told_rollback(recorded: ProductionVersion, names: Collection[str]) -> str:
         f" {shortened(sorted(names))}. This run builds what production runs, and deploys nothing. Take"
         " the change out of the files; or `poe promote` deploys it again."
     )
+
+
+def _told_move(settings: ProjectSettings) -> str:
+    """Production may be on the project's DuckDB file still, where a plan here would build it anew."""
+    is_chosen = os.environ.get(GATEWAY, "").strip() not in ("", _FILE)
+    if not is_chosen or settings.environment != PRODUCTION:
+        return ""
+    return " If production is on the DuckDB file so far, `poe move` takes it along instead."
 
 
 def _told_difference(
