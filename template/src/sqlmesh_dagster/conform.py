@@ -166,7 +166,9 @@ def _last_error(text: str) -> str:
     """What a traceback ends with; a message may have several lines."""
     lines = text.strip().splitlines()
     starts = [n for n, line in enumerate(lines) if _ERROR.match(line)]
-    return "\n".join(lines[starts[-1] :] if starts else lines[-1:]) or "it ended without a word"
+    return (
+        "\n".join(lines[starts[-1] :] if starts else lines[-1:]) or "it ended and printed nothing"
+    )
 
 
 def _cpu() -> float:
