@@ -249,6 +249,33 @@ def test_a_python_model_that_yields_nothing_is_built(both: _Both) -> None:
     both.assert_equal("demo.below", "demo.whole", "demo.by_time")
 
 
+def test_a_model_whose_cron_has_not_come_since_its_start_is_deployed_empty(both: _Both) -> None:
+    """Promise: what SQLMesh alone gives by its second plan, as it has no table to show in its first."""
+    both.project.model("daily", "SELECT 1 AS id")
+    both.project.model("yearly", "SELECT 2 AS id", "kind FULL, cron '@yearly'")
+    run, problem = both.deploy()
+    assert problem is not None
+    assert alone.plan(both.copy)[1] is None
+    assert (run.success, run.failed) == (True, {})
+    both.assert_equal("demo.daily", "demo.yearly")
+    both.project.model("below", "SELECT COUNT(*)::INT AS id FROM demo.yearly")
+    run, _ = both.deploy()
+    assert (run.success, run.failed) == (True, {})
+    assert both.project.query("SELECT * FROM demo.below") == [(0,)]
+
+
+def test_what_fails_while_views_are_made_is_told_with_its_cause(both: _Both) -> None:
+    """Promise: SQLMesh's error names only the model; what the engine said is behind it."""
+    both.project.write(
+        "models/shown.sql",
+        "MODEL (name demo.shown, kind FULL);\nSELECT 1 AS id;\nON_VIRTUAL_UPDATE_BEGIN;\n"
+        "INSERT INTO demo.missing VALUES (1);\nON_VIRTUAL_UPDATE_END;\n",
+    )
+    run, problem = both.deploy()
+    assert problem is not None and "Table with name missing" not in problem
+    assert "Table with name missing does not exist" in run.failed["warehouse__demo__shown"]
+
+
 def test_a_restatement_builds_no_time_that_a_models_cron_has_not_reached(both: _Both) -> None:
     """Promise: of models of different crons in one run, each as `plan --restate-model`; nothing upstream early."""
     times = {

@@ -168,6 +168,10 @@ _PARAMETERS = {
         "upstream.sqlmesh.leave_as_it_is wraps it",
         "self snapshot",
     ),
+    "sqlmesh.core.snapshot:SnapshotEvaluator.get_snapshots_to_create": (
+        "upstream.sqlmesh.created_too wraps it",
+        "self target_snapshots deployability_index",
+    ),
     "sqlmesh.core.snapshot:Snapshot.missing_intervals": (
         "rebuild.py asks it whether a stale model is due as well, missing.py for models that are alike",
         "start end execution_time deployability_index",

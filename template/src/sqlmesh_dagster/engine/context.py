@@ -79,6 +79,7 @@ from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.interrupting import Interrupter
 from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
+    created_too,
     duckdb_files,
     exact_selector,
     failed_statement,
@@ -183,7 +184,11 @@ class CaptureScheduler(Scheduler):
         if self._once is not None and kwargs.get("run_environment_statements"):
             kwargs["run_environment_statements"] = False
             self._once.before(lambda: run_before_all(self, kwargs))
-        return super().run_merged_intervals(*args, **kwargs)
+        chosen = kwargs.get("selected_snapshot_ids") or ()  # of a plan
+        due = kwargs["merged_intervals"]
+        others = [self.snapshots[s] for s in chosen if self.snapshots[s] not in due]
+        with created_too(self.snapshot_evaluator, [s for s in others if _is_unbuilt(s)]):
+            return super().run_merged_intervals(*args, **kwargs)
 
     def merged_missing_intervals(
         self,
@@ -333,6 +338,15 @@ class CaptureScheduler(Scheduler):
             _log.debug("Could not render the failed query of %s.", snapshot.name, exc_info=True)
             return None
         return query.sql(dialect=adapter.dialect, pretty=True) if query else None
+
+
+def _is_unbuilt(snapshot: Snapshot) -> bool:
+    """Whether it has a table, which nothing was ever written to."""
+    return (
+        snapshot.is_model
+        and not snapshot.is_symbolic
+        and not (snapshot.intervals or snapshot.dev_intervals)
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import os
 import pickle
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlmesh.core.loader import Loader
     from sqlmesh.core.model import Model
     from sqlmesh.core.selector import Selector
-    from sqlmesh.core.snapshot import SnapshotEvaluator
+    from sqlmesh.core.snapshot import Snapshot, SnapshotEvaluator
     from sqlmesh.core.state_sync import StateReader, StateSync
 
 _Kind = TypeVar("_Kind", bound="Context")
@@ -362,6 +362,28 @@ def leave_as_it_is(evaluator: SnapshotEvaluator, names: Collection[str]) -> None
         return None if snapshot.name in names else evaluate(snapshot, *args, **kwargs)
 
     evaluator.evaluate = evaluate_others  # type: ignore[method-assign]
+
+
+@contextmanager
+def created_too(evaluator: SnapshotEvaluator, snapshots: Sequence[Snapshot]) -> Iterator[None]:
+    """Lets a plan that builds some models make the empty tables of these others, in their order.
+
+    SQLMesh makes views of all models, and tables of those that have something to build: beside these, a model
+    whose cron has not come since its start makes its first plan fail.
+    """
+    if not snapshots:
+        yield
+        return
+    chosen = evaluator.get_snapshots_to_create
+
+    def with_others(targets: Iterable[Snapshot], *args: Any, **kwargs: Any) -> list[Snapshot]:
+        return chosen([*targets, *snapshots], *args, **kwargs)
+
+    evaluator.get_snapshots_to_create = with_others  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        evaluator.get_snapshots_to_create = chosen  # type: ignore[method-assign]
 
 
 def opened_adapter(context: Context) -> EngineAdapter | None:
