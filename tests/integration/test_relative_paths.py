@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
+from sqlmesh_dagster import SQLMeshResource
 from sqlmesh_dagster.guard.folder import at_home, home_of, started_in, with_config
 from tests.integration import alone
 
@@ -58,6 +59,26 @@ def test_files_that_models_macros_and_sql_name_are_the_projects(
         rows = f"SELECT * FROM demo.{name}"
         assert sorted(project.query(rows)) == sorted(copy.query(rows)) != []
     assert Path.cwd() == tmp_path / "elsewhere" and not list(Path.cwd().iterdir())
+
+
+def test_an_asset_of_ones_own_works_with_the_projects_context_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: `open_context` finds what a model reads; `connection`, which loads raw data, stays."""
+    project = Project(tmp_path / "transform")
+    project.write("data/days.csv", "id,day\n1,7\n2,8\n")
+    project.write("models/frame.py", _PYTHON)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sqlmesh = SQLMeshResource(project_dir=str(project.root))
+    with sqlmesh.open_context() as context:
+        frame = context.evaluate(
+            "demo.frame", start="2025-01-01", end="2025-01-02", execution_time="2025-01-03"
+        )
+    assert [list(row) for row in frame.itertuples(index=False)] == [[1, 7], [2, 8]]
+    with sqlmesh.connection():
+        assert Path.cwd() == tmp_path / "elsewhere"
+    assert Path.cwd() == tmp_path / "elsewhere"
 
 
 _FILES = {

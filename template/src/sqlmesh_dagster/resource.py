@@ -7,13 +7,14 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from sqlmesh_dagster.guard.cancel import CancelToken
+from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.guard.stopping import Patience, Stopping
@@ -26,6 +27,8 @@ from sqlmesh_dagster.upstream.dagster import end_process_soon, is_interrupted, i
 if TYPE_CHECKING:
     from sqlmesh import Context
     from sqlmesh.core.engine_adapter.base import EngineAdapter
+
+    from sqlmesh_dagster.engine.context import CaptureContext
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
@@ -82,7 +85,8 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
     def open_context(self, *, load: bool = True) -> Iterator["Context"]:
         """SQLMesh's own context, for everything that the integration does not offer.
 
-        Runs of this host wait until it is closed, and all connections are released then.
+        Runs of this host wait until it is closed, and all connections are released then. If the project's
+        files have relative paths that lead nowhere from here, the process works in its folder meanwhile.
 
         Args:
             load: Whether the project's files are needed, not only what is deployed.
@@ -91,15 +95,18 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
             ProjectLoadError: The project cannot be loaded.
             EnvironmentBusyError: Another run held the project for longer than `wait_timeout`.
         """
-        from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
+        with self._locked(), at_home(self.settings.project_paths), self._opened(load) as context:
+            yield context
 
+    def _locked(self) -> AbstractContextManager[None]:
         settings = self.settings
         lock = ProjectLock(settings.lock_name, settings.project_path)
-        with (
-            lock.held(self.holder, settings.wait_timeout),
-            open_context(settings, load=load) as context,
-        ):
-            yield context
+        return lock.held(self.holder, settings.wait_timeout)
+
+    def _opened(self, load: bool) -> AbstractContextManager["CaptureContext"]:
+        from sqlmesh_dagster.engine.context import open_context  # imports SQLMesh
+
+        return open_context(self.settings, load=load)
 
     @contextmanager
     def connection(self) -> Iterator["EngineAdapter"]:
@@ -112,7 +119,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
         from sqlmesh_dagster.engine.context import open_adapter  # imports SQLMesh
         from sqlmesh_dagster.engine.refusals import refusal_of
 
-        with self.open_context(load=False) as context:
+        with self._locked(), self._opened(load=False) as context:
             adapter = open_adapter(context, self.settings)
             try:
                 yield adapter
