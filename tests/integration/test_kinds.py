@@ -264,18 +264,6 @@ def test_a_model_whose_cron_has_not_come_since_its_start_is_deployed_empty(both:
     assert both.project.query("SELECT * FROM demo.below") == [(0,)]
 
 
-def test_what_fails_while_views_are_made_is_told_with_its_cause(both: _Both) -> None:
-    """Promise: SQLMesh's error names only the model; what the engine said is behind it."""
-    both.project.write(
-        "models/shown.sql",
-        "MODEL (name demo.shown, kind FULL);\nSELECT 1 AS id;\nON_VIRTUAL_UPDATE_BEGIN;\n"
-        "INSERT INTO demo.missing VALUES (1);\nON_VIRTUAL_UPDATE_END;\n",
-    )
-    run, problem = both.deploy()
-    assert problem is not None and "Table with name missing" not in problem
-    assert "Table with name missing does not exist" in run.failed["warehouse__demo__shown"]
-
-
 def test_a_restatement_builds_no_time_that_a_models_cron_has_not_reached(both: _Both) -> None:
     """Promise: of models of different crons in one run, each as `plan --restate-model`; nothing upstream early."""
     times = {

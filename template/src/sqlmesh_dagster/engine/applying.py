@@ -13,7 +13,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.context import CaptureContext, load_files
 from sqlmesh_dagster.engine.explanation import reason_of
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
-from sqlmesh_dagster.engine.refusals import reason_of, refusal_of
+from sqlmesh_dagster.engine.refusals import refusal_of
 from sqlmesh_dagster.engine.verification import verify
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome
 from sqlmesh_dagster.options import CheckedRunOptions

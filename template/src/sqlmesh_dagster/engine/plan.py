@@ -22,7 +22,6 @@ from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.deployment import deployed_snapshots
 from sqlmesh_dagster.engine.explanation import reason_of
 from sqlmesh_dagster.engine.ownership import refuse_dropping
-from sqlmesh_dagster.engine.refusals import reason_of
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.verification import refuse_errors, verify
 from sqlmesh_dagster.engine.versions import remember

@@ -137,12 +137,6 @@ def _login(connection: ConnectionConfig) -> _Login:
     return _Login(user, role or user, database)
 
 
-def reason_of(error: BaseException) -> str:
-    """With what SQLMesh keeps behind `Execution failed for node …`."""
-    cause = error.__cause__
-    return str(error) if cause is None else f"{error}: {type(cause).__name__}: {cause}"
-
-
 def _all_causes(error: BaseException) -> Iterator[BaseException]:
     """The same, and those of several tables, which SQLMesh keeps in a list."""
     for cause in causes(error):
