@@ -7,7 +7,7 @@
 | it has not started, and is 15 minutes old, or from the future  | dead                           |
 | its process was on this host, and is gone or is another one    | dead                           |
 | its process is on another host, and gave a sign within 6 hours | alive |
-| … and gave none for longer                                     | dead                           |
+| … and gave none for longer, or its last one in the future      | dead                           |
 | nothing                                                        | alive; Dagster's run monitoring decides |
 """
 
@@ -87,9 +87,11 @@ def death_of(signs: RunSigns, now: float) -> str | None:
     process = signs.process
     if process is None:
         return None
-    if process.host == this_host():
+    if _is_here(process):
         return None if _is_running(process) else f"its process {process.pid} is gone"
     silence = now - process.seen_at
+    if silence < -SILENCE_SECONDS:
+        return f"its host `{process.host}` gave its last sign before the clock was set back"
     if silence > SILENCE_SECONDS:
         return f"its host `{process.host}` has given no sign for {silence / 3600:.0f} hours"
     return None
@@ -144,6 +146,15 @@ def read_sign(path: Path) -> RunProcess | None:
         return RunProcess(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _is_here(process: RunProcess) -> bool:
+    """Whether it is one of this host's, which may have another name since: laptops take one from each network."""
+    if process.host == this_host():
+        return True
+    namespace = process.host.rpartition(" ")[2]
+    is_same_start = bool(process.boot) and process.boot == _boot()
+    return is_same_start and namespace.startswith("pid:") and this_host().endswith(f" {namespace}")
 
 
 def _is_this(process: RunProcess) -> bool:

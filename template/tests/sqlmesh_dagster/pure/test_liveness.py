@@ -125,6 +125,31 @@ def test_a_host_that_is_silent_for_long_is_gone() -> None:
         assert death_of(replace(STARTED, process=process), NOW) == told
 
 
+def test_a_host_whose_clock_was_set_back_gives_no_sign_of_the_future() -> None:
+    """Promise: a run that died while the clocks were a year ahead does not stop the schedule for a year."""
+    ahead = _process(1, host="elsewhere", seen_at=NOW + 7 * 3600)
+    assert "set back" in str(death_of(replace(STARTED, process=ahead), NOW))
+    a_bit = _process(1, host="elsewhere", seen_at=NOW + 5 * 3600)
+    assert death_of(replace(STARTED, process=a_bit), NOW) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs process namespaces")
+def test_a_host_that_has_another_name_now_is_still_this_one(
+    tmp_path: Path, gone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: a laptop that was given a name by another network knows its own dead run at the next tick."""
+    give_sign(tmp_path / "process.json")
+    sign = read_sign(tmp_path / "process.json")
+    assert sign is not None
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+    assert this_host() != sign.host
+    assert death_of(replace(STARTED, process=sign), time.time()) is None
+    dead = replace(sign, pid=gone)
+    assert death_of(replace(STARTED, process=dead), time.time()) == f"its process {gone} is gone"
+    for other in (replace(dead, boot="another"), replace(dead, host="x pid:[1]")):
+        assert death_of(replace(STARTED, process=other), time.time()) is None
+
+
 def test_a_sign_says_who_and_since_when(tmp_path: Path) -> None:
     """Promise: the first sign's time is kept by later ones of the same process."""
     path = tmp_path / "sqlmesh" / "run" / "process.json"
