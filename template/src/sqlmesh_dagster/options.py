@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sqlmesh_dagster.settings import checked_environment, choice
 from sqlmesh_dagster.times import check_times, iso_moment, moment
@@ -15,7 +15,16 @@ Build = Literal["due", "stale", "all"]
 _BUILDS: tuple[Build, ...] = get_args(Build)
 
 
-class RunOptions(BaseModel):
+class _Options(BaseModel):
+    """Options of the launchpad, in which `build:` without a value is YAML's null: as if it were left out."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_left_out(cls, value: object, info: ValidationInfo) -> object:
+        return cls.model_fields[str(info.field_name)].default if value is None else value
+
+
+class RunOptions(_Options):
     """How one sqlmesh run is done.
 
     One line for each option: the launchpad takes these, and shows their descriptions.
@@ -114,7 +123,7 @@ class CheckedRunOptions(RunOptions):
         return self.is_restatement or self.start is not None or self.end is not None
 
 
-class PlannedOptions(BaseModel):
+class PlannedOptions(_Options):
     """What a plan and a review have in common; one line for each option, as above."""
 
     model_config = ConfigDict(frozen=True)
@@ -187,7 +196,7 @@ class ReviewOptions(PlannedOptions):
     )
 
 
-class RollbackOptions(BaseModel):
+class RollbackOptions(_Options):
     """How production goes back to what it ran before; one line for each option, as above."""
 
     model_config = ConfigDict(frozen=True)
@@ -206,7 +215,7 @@ class RollbackOptions(BaseModel):
     )
 
 
-class InvalidateOptions(BaseModel):
+class InvalidateOptions(_Options):
     """Which environment is invalidated, and how; one line for each option, as above."""
 
     model_config = ConfigDict(frozen=True)

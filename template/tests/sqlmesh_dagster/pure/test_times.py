@@ -268,3 +268,12 @@ def test_a_time_may_be_as_far_as_the_limits() -> None:
     at = datetime(2025, 1, 31, tzinfo=timezone.utc)
     for start in ("2025-01-31T00:00:30", "2025-01-31T00:01:00"):
         check_times(start=start, end=None, execution_time=at)
+
+
+@pytest.mark.parametrize("kind", [SQLMeshRunOptions, SQLMeshPlanOptions])
+def test_an_option_without_a_value_is_left_out(
+    kind: type[SQLMeshRunOptions | SQLMeshPlanOptions],
+) -> None:
+    """Promise: `build:` in the launchpad is YAML's null, and no error of pydantic's before the first step."""
+    empty = kind.model_validate(dict.fromkeys(kind.model_fields))
+    assert empty == kind()
