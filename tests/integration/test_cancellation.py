@@ -156,20 +156,6 @@ def test_a_plan_promotes_nothing_once_its_run_is_stopped(
     assert run_in_process(project.definitions(), instance).materialized == ["full"]
 
 
-def test_a_run_that_waits_for_a_plan_stops_waiting(
-    project: Project, instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
-    """Promise: an environment that somebody is changing holds up no cancelled run."""
-    home = tmp_path / "home"
-    project.model("full", "SELECT 1::INT AS id")
-    run_in_process(project.definitions(), instance)
-    project.execute("UPDATE sqlmesh._environments SET finalized_ts = NULL")
-    run = start(project, home, options={"execution_time": "2025-01-12T00:30:00"})
-    _wait_until(lambda: "is being updated by plan" in (home / "run.log").read_text(), home)
-    _stop(run, home)
-    assert last_run(home).materialized == []
-
-
 def test_a_restatement_that_is_stopped_is_finished_by_the_next_run(
     project: Project, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

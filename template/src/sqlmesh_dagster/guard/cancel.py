@@ -52,7 +52,7 @@ class CancelToken:
         return replace(self._beside, seconds=time.monotonic() - self._beside_since)
 
     def now_does(self, what: str, *, can_be_left: bool = True) -> None:
-        """What is done from now on beside the models, for who waits for its end; empty for nothing of note.
+        """What is done from now on next to the models, for who waits for its end; empty for nothing of note.
 
         Args:
             what: As a part of a sentence, such as "the unit tests".

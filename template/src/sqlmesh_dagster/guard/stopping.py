@@ -22,7 +22,7 @@ class Patience(Enum):
 
 @dataclass(frozen=True)
 class Beside:
-    """What is done beside the models, for who waits for it.
+    """What is done next to the models, for who waits for it.
 
     Attributes:
         what: Such as "`before_all`"; empty for SQLMesh's own work.
