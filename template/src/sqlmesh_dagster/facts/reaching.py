@@ -118,6 +118,15 @@ _REMEDIES = (
         "Turn on SSL on the server, or set {sslmode} to `disable` or `prefer`.",
     ),
     (
+        "invalid sslmode value",
+        "Set {sslmode} to `disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`.",
+    ),
+    (
+        "root certificate file .* does not exist",
+        "Put the certificate of the server's authority into that file, or name another in `PGSSLROOTCERT`;"
+        " or set {sslmode} to `require`, which encrypts and does not ask whose server it is.",
+    ),
+    (
         r"no encryption|SSL off|SSL connection is required|hostssl|no pg_hba.*SSL",
         "The server wants SSL: set {sslmode} to `require`. Else let its `pg_hba.conf` allow this user from here.",
     ),

@@ -52,6 +52,11 @@ def test_a_host_that_is_silent_or_unknown_is_told_with_its_variables() -> None:
             "server does not support SSL, but SSL was required",
             "or set `WAREHOUSE_SSLMODE` to `disable`",
         ),
+        ('invalid sslmode value: "on"', "Set `WAREHOUSE_SSLMODE` to `disable`, `allow`"),
+        (
+            'root certificate file "/root.crt" does not exist\nEither provide the file or change sslmode',
+            "name another in `PGSSLROOTCERT`; or set `WAREHOUSE_SSLMODE` to `require`",
+        ),
         ("FATAL:  sorry, too many clients already", "Raise `max_connections`"),
         ('FATAL:  too many connections for role "ada"', "the limit of the role"),
         (
