@@ -158,6 +158,7 @@ def test_a_lake_has_its_catalogue_on_postgres(
         ({"WAREHOUSE_USER": "", "WAREHOUSE_HOST": ""}, "`WAREHOUSE_HOST`, `WAREHOUSE_USER`. Set"),
         ({"WAREHOUSE_PORT": _SECRET}, "`WAREHOUSE_PORT` is no number. Set it to"),
         ({"WAREHOUSE_OPTIONS": "pre_ping"}, "`WAREHOUSE_OPTIONS` must be a JSON object"),
+        ({"WAREHOUSE_OPTIONS": '{"pre_pin": true}'}, "Correct `pre_pin` in `WAREHOUSE_OPTIONS`. "),
         ({GATEWAY: "postgre"}, "`postgre`, which is no gateway"),
         ({GATEWAY: ""}, "WAREHOUSE_DATABASE, WAREHOUSE_HOST, WAREHOUSE_PASSWORD"),
     ],

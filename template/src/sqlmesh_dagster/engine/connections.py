@@ -127,7 +127,14 @@ def _gateway(found: Connections) -> GatewayConfig:
         schema = state.pop("schema", None)
         parts["state_connection"] = _typed(STATE, found.gateway, state)
         parts |= {"state_schema": schema} if schema else {}
-    gateway = GatewayConfig(**parts)
+    try:
+        gateway = GatewayConfig(**parts)
+    except ConfigError as error:
+        further = _further(found.options.get("options", "{}"))
+        names = ", ".join(f"`{name}`" for name in further if f"'{name}" in str(error))
+        if not names:
+            raise
+        raise ConfigError(f"Correct {names} in `WAREHOUSE_OPTIONS`. {error}") from error
     if found.gateway == "spark":
         from sqlmesh_dagster.upstream.spark import SparkConnection  # imports pandas
 
