@@ -123,6 +123,10 @@ def test_production_runs_what_it_ran_before(
     ):
         assert line in page
 
+    moved, _ = roll_back(project, instance, of="a plan that was shown before")
+    assert "Production has moved since the plan was shown" in failure(moved)
+    assert data(project) == after
+
     run, facts = roll_back(project, instance, of=facts["sqlmesh/rolls_back"])
     assert run.success, run.failed
     assert data(project) == before

@@ -105,18 +105,12 @@ _FORGET = '''\
 
 import functools
 import gc
-import importlib
 import resource
-import sys
 
-MADE_AT_IMPORT = ("sqlmesh_dagster.warehouses",)
-"""Modules whose tables are made by functions of theirs when they are imported."""
 
 
 def pytest_sessionstart() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))  # a mutant may never stop to grow
-    for module in filter(None, map(sys.modules.get, MADE_AT_IMPORT)):
-        importlib.reload(module)
     for kept in gc.get_objects():
         if isinstance(kept, functools._lru_cache_wrapper) and kept.__module__.startswith("sqlmesh_dagster"):
             kept.cache_clear()
