@@ -51,7 +51,7 @@ PEERS = (
     Peer("dagster-dbt", "dagster_dbt", ("dagster-dbt", "dbt-duckdb", "duckdb<2"), "bare_dbt"),
 )
 _Taken = Mapping[str, float]
-"""`cpu` and `wall` seconds of a run, how many assets it `materialized`, and how many tables have rows (`filled`)."""
+"""CPU seconds of a process (`cpu`), how many assets it `materialized`, and how many tables have rows (`filled`)."""
 
 
 class _FailedError(Exception):
@@ -66,7 +66,8 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, metavar="FOLDER", help="keep them there")
     arguments = parser.parse_args()
     print(
-        "CPU seconds: of a run of all models, and of the next one; in brackets the bare ones' and the ratio"
+        "CPU seconds of a process that loads and builds all models, and of the next one;"
+        " in brackets the same without Dagster, and the ratio"
     )
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         environments = arguments.environments or Path(folder, "environments")
@@ -159,7 +160,7 @@ def _write_dbt_project(project: Path, models: int, python: Path) -> None:
     tested = "".join(f"  - name: {name}\n{columns}" for name in sorted(files))
     (project / "models" / "schema.yml").write_text(f"models:\n{tested}")
     (project / "dbt_project.yml").write_text(
-        "name: bench\nversion: '1'\nprofile: bench\nmodels: {bench: {+materialized: table}}\n"
+        "name: bench\nversion: 1.0.0\nprofile: bench\nmodels: {bench: {+materialized: table}}\n"
     )
     output = {
         "type": "duckdb",

@@ -121,6 +121,7 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
             Task("ephemeral idle", "dagster_ephemeral", (), _IDLE),
         ),
         (Task("dagster alone", "dagster_alone", ("dagster_home",), _BUILT),),
+        (Task("dagster alone idle", "dagster_alone_idle", ("dagster_home",), _IDLE),),
     ),
     "tick": (
         (
@@ -158,6 +159,7 @@ ROWS = (
     Row("load and nothing due", "template idle", "bare idle", ("load", "resolve", "run")),
     Row("nothing due, whole process", "template idle", "bare idle"),
     Row("Dagster alone, to nothing due", "dagster alone", "bare idle", ("run",)),
+    Row("Dagster alone, same records", "dagster alone idle", "bare idle", ("run",)),
     Row("first tick, to SQLMesh's import and state", "tick", "bare tick", ("first",)),
     Row("in process", "in process", "steps bare", ("load", "run")),
     Row("multiprocess, spawn", "spawned", "steps bare", ("load", "run")),
@@ -165,7 +167,7 @@ ROWS = (
     Row("Dagster alone, forkserver", "forked alone", "steps bare", ("load", "run")),
 )
 STEPS = Row("steps", "", "", ("load", "run"))
-LOGS = ("template full", "template idle", "dagster alone")
+LOGS = ("template full", "template idle", "dagster alone", "dagster alone idle")
 
 Samples = dict[str, list[Sample]]
 
