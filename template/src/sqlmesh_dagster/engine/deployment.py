@@ -179,7 +179,7 @@ def _told_rollback(recorded: ProductionVersion, names: Collection[str]) -> str:
 
 
 def _told_move(settings: ProjectSettings) -> str:
-    """Production may be on the project's DuckDB file still, where a plan here would build it anew."""
+    """Production may be on the project's DuckDB file still, where a plan here would build all of it again."""
     is_chosen = os.environ.get(GATEWAY, "").strip() not in ("", _FILE)
     if not is_chosen or settings.environment != PRODUCTION:
         return ""

@@ -368,7 +368,7 @@ def leave_as_it_is(evaluator: SnapshotEvaluator, names: Collection[str]) -> None
 def created_too(evaluator: SnapshotEvaluator, snapshots: Sequence[Snapshot]) -> Iterator[None]:
     """Lets a plan that builds some models make the empty tables of these others, in their order.
 
-    SQLMesh makes views of all models, and tables of those that have something to build: beside these, a model
+    SQLMesh makes views of all models, and tables of those that have something to build: without that, a model
     whose cron has not come since its start makes its first plan fail.
     """
     if not snapshots:
