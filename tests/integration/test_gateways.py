@@ -186,5 +186,16 @@ def test_a_config_without_the_line_is_refused_with_it(
         pass
 
 
+def test_a_variable_of_sqlmesh_that_names_a_missing_gateway_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: the remedy is to unset it, not the line that is there."""
+    monkeypatch.setenv("SQLMESH__DEFAULT_GATEWAY", "postgres")
+    with pytest.raises(ProjectLoadError) as refused:
+        project_manifest(SQLMeshResource(project_dir=str(project)))
+    assert "Unset `SQLMESH__DEFAULT_GATEWAY`, and choose" in str(refused.value)
+    assert "with_warehouse" not in str(refused.value)
+
+
 def _opened(project: Path) -> Context:
     return Context(paths=[str(project)], load=False)

@@ -24,6 +24,7 @@ from sqlmesh_dagster.upstream.internals import (
     GatewayConfig,
 )
 from sqlmesh_dagster.warehouses import (
+    GATEWAY,
     STATE,
     WAREHOUSES,
     Connections,
@@ -34,6 +35,8 @@ from sqlmesh_dagster.warehouses import (
 
 _DUCKLAKE_CATALOG = "warehouse"
 _MISSING = re.compile(r"Missing gateway with name '(\w+)'")
+_DEFAULT = "sqlmesh__default_gateway"
+"""The variable, in either case, by which SQLMesh's config is overridden; it makes no gateway."""
 
 
 class StandInConnection(DuckDBConnectionConfig):
@@ -83,10 +86,16 @@ def chosen(config: Config, name: str, own: Collection[str], *, reads_credentials
 
 
 def with_line(message: str) -> str:
-    """What SQLMesh says of a gateway that is missing, with the line that makes it."""
+    """What SQLMesh says of a gateway that is missing, with the line that makes it, or the variable that names it."""
     found = _MISSING.search(message)
     if found is None or found[1].lower() not in WAREHOUSES:
         return message
+    variable = next((name for name in os.environ if name.lower() == _DEFAULT), None)
+    if variable is not None:
+        return (
+            f"{message} The variable `{variable}` names it. Unset `{variable}`, and choose the warehouse by"
+            f" `{GATEWAY}={found[1]}`; tests work on the gateway of `config.py`."
+        )
     return (
         f"{message} Put at the end of `config.py`: `from sqlmesh_dagster.gateways import with_warehouse;"
         " config = with_warehouse(config)`"
