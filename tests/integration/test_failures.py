@@ -96,3 +96,42 @@ def test_an_after_all_that_fails_fails_the_run_and_says_why(
     last = instance.get_latest_materialization_event(key("second"))
     assert last is not None and last.asset_materialization is not None
     assert last.asset_materialization.metadata["sqlmesh/built_in_run"].value == run.run_id
+
+
+def test_a_step_that_dagster_tries_again_builds_its_model_again(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: what the first try found is not taken for the second one's; what reads the model waits for it."""
+    tried = project.root / "tried"
+    project.write(
+        "models/m.py",
+        f"""
+        from pathlib import Path
+
+        import pandas as pd
+        from sqlmesh import model
+
+
+        @model("demo.m", kind="FULL", columns={{"id": "int"}})
+        def execute(context, **kwargs):
+            tried = Path({str(tried)!r})
+            if not tried.exists():
+                tried.touch()
+                raise RuntimeError("the first time")
+            return pd.DataFrame({{"id": [1]}})
+        """,
+    )
+    project.model("child", "SELECT id FROM demo.m")
+    project.model("grandchild", "SELECT id FROM demo.child")
+    policy = dg.RetryPolicy(max_retries=1)
+    job = dg.define_asset_job("again", selection="*", op_retry_policy=policy)
+    definitions = dg.Definitions.merge(project.definitions(), dg.Definitions(jobs=[job]))
+    run = definitions.resolve_job_def("again").execute_in_process(instance=instance)
+    built = [
+        e.asset_key.path[-1] for e in run.all_events if e.is_step_materialization and e.asset_key
+    ]
+    restarts = [e.step_key for e in run.all_events if e.is_step_restarted]
+    assert run.success
+    assert (sorted(built), restarts) == (["child", "grandchild", "m"], ["warehouse__demo__m"])
+    assert project.query("SELECT id FROM demo__dev.grandchild") == [(1,)]
+    assert project.sqlmesh_runs() == 3  # the plan, and a run for each try

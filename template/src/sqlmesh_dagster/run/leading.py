@@ -13,7 +13,7 @@ from sqlmesh_dagster.guard.locks import Lease, Patience, RivalStep
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.run.code_checks import changed_code, verify_changed
 from sqlmesh_dagster.run.results import RunResults
-from sqlmesh_dagster.run.selection import Selection, select_models, with_unselected
+from sqlmesh_dagster.run.selection import Selection, open_again, select_models, with_unselected
 from sqlmesh_dagster.run.step import Step
 from sqlmesh_dagster.run.work import pass_on_messages, run_work
 from sqlmesh_dagster.upstream.dagster import RunPlan, run_plan, succeeded_steps
@@ -105,20 +105,21 @@ def shares_nothing(step: Step) -> bool:
 
 
 class _Look:
-    """Whether a model's outcome is known; after a retry of its step, only what came since."""
+    """Whether a model's outcome is known: what came before a retry of its step, or of one upstream, counts no more."""
 
     def __init__(self, step: Step, results: RunResults, fqn: str) -> None:
         self._results = results
         self._fqn = fqn
-        is_retry = bool(step.context.retry_number)
-        self._before = {n: len(results.of(n)) for n in results.latest()} if is_retry else {}
+        is_again = bool(step.context.retry_number) or fqn in _open_again(step, results, fqn)
+        self._before = {n: len(found) for n, found in results.every().items()} if is_again else {}
 
     def found(self) -> Outcomes | None:
         own = self._outcomes(self._fqn)
         if not own:
             return None
-        others = [found[-1] for name in own[0].besides if (found := self._outcomes(name))]
-        return (own[0], others) if len(others) == len(own[0].besides) else None
+        last = own[-1]
+        others = [found[-1] for name in last.besides if (found := self._outcomes(name))]
+        return (last, others) if len(others) == len(last.besides) else None
 
     def _outcomes(self, name: str) -> list[ModelOutcome]:
         return self._results.of(name)[self._before.get(name, 0) :]
@@ -180,8 +181,9 @@ def _selection(step: Step, results: RunResults) -> tuple[Selection, int]:
     plan = run_plan(step.context)
     broken = {asset.spec.key for asset in step.project.assets if asset.problem}
     fqns = {key: f for key, f in step.project.fqns_by_key.items() if key not in broken}
-    latest = results.latest()
     models = {s: fqns[key] for key, s in plan.assets.items() if key in fqns}
+    again = _open_again(step, results, *models.values(), retried=models.get(plan.own_step))
+    latest = {fqn: last for fqn, last in results.latest().items() if fqn not in again}
     selection = select_models(
         models=models,
         upstream=_with_unselected(step.project, plan),
@@ -192,6 +194,17 @@ def _selection(step: Step, results: RunResults) -> tuple[Selection, int]:
         unselected={fqn: fqn for key, fqn in fqns.items() if key not in plan.assets},
     )
     return selection, len(models)
+
+
+def _open_again(
+    step: Step, results: RunResults, *fqns: str, retried: str | None = None
+) -> frozenset[str]:
+    """Whether some of these were skipped because of what has succeeded since; see `open_again`."""
+    skipped = (o for fqn in fqns for o in results.of(fqn) if o.status == "upstream_failed")
+    if next(skipped, None) is None:
+        return frozenset()
+    reads = {model.fqn: model.depends_on for model in step.project.manifest.models}
+    return open_again(results.every(), reads, retried)
 
 
 def _with_unselected(project: DagsterProject, plan: RunPlan) -> Mapping[str, Collection[str]]:

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,6 +79,11 @@ class RunResults:
         """The last outcome of each model so far."""
         self._read()
         return {fqn: outcomes[-1] for fqn, outcomes in self._outcomes.items()}
+
+    def every(self) -> Mapping[str, Sequence[ModelOutcome]]:
+        """Every outcome of each model so far, oldest first."""
+        self._read()
+        return {fqn: tuple(outcomes) for fqn, outcomes in self._outcomes.items()}
 
     def wait(self, seconds: float) -> None:
         """Returns when this process appended an outcome, or after `seconds`; gives a sign of life."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from sqlmesh_dagster.definition.records import ModelRecord
+from sqlmesh_dagster.facts.outcomes import ModelOutcome
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,46 @@ def select_models(
         ),
         held=frozenset(fqn for step, fqn in known.items() if not is_ready(step)),
     )
+
+
+def open_again(
+    outcomes: Mapping[str, Sequence[ModelOutcome]],
+    reads: Mapping[str, Collection[str]],
+    retried: str | None = None,
+) -> frozenset[str]:
+    """Models that were skipped because of others upstream that failed, and that have succeeded since.
+
+    Args:
+        outcomes: What became of each model in this Dagster run so far, oldest first.
+        reads: What each model of the project reads, by FQN.
+        retried: The model whose step is tried again now, which counts as one that succeeds.
+    """
+    latest = {fqn: found[-1] for fqn, found in outcomes.items() if found}
+    failed = {fqn for fqn, last in latest.items() if not last.is_success}
+    skipped = {fqn for fqn in failed if latest[fqn].status == "upstream_failed"}
+    causes = failed - skipped - {retried}
+    repaired = {
+        fqn
+        for fqn, found in outcomes.items()
+        if fqn not in failed - {retried} and not all(outcome.is_success for outcome in found)
+    }
+
+    def is_open(fqn: str) -> bool:
+        above = _above(fqn, reads)
+        return bool(above & repaired) and not above & causes
+
+    return frozenset(filter(is_open, skipped))
+
+
+def _above(fqn: str, reads: Mapping[str, Collection[str]]) -> set[str]:
+    """All that a model reads, directly or through others."""
+    found: set[str] = set()
+    pending = [fqn]
+    while pending:
+        new = set(reads.get(pending.pop(), ())) - found
+        found |= new
+        pending.extend(new)
+    return found
 
 
 def with_unselected(

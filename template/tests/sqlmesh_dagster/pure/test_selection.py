@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import dagster as dg
+import pytest
 
-from sqlmesh_dagster.run.selection import select_models, with_unselected
+from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome, Status
+from sqlmesh_dagster.run.selection import open_again, select_models, with_unselected
 
 DIAMOND = {"top": [], "left": ["top"], "right": ["top"], "bottom": ["left", "right"]}
 
@@ -174,3 +176,41 @@ def test_what_failed_in_this_run_is_not_tried_again_for_a_model_below() -> None:
     """Promise: a failure is one failure."""
     reads = {"top": [], "middle": ["top"], "own": ["middle"]}
     assert _held({"own": []}, reads, "own", failed=["top"]) == ["middle", "top"]
+
+
+_WHAT: Mapping[str, Status] = {
+    "built": "executed",
+    "failed": "failed",
+    "skipped": "upstream_failed",
+}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "retried", "expected"),
+    [
+        ({"top": "failed", "left": "skipped", "bottom": "skipped"}, None, ""),
+        ({"top": "failed", "left": "skipped", "bottom": "skipped"}, "top", "bottom left"),
+        ({"top": "failed built", "left": "skipped", "bottom": "skipped"}, None, "bottom left"),
+        ({"top": "failed built", "left": "skipped built", "bottom": "skipped"}, None, "bottom"),
+        ({"top": "failed built", "right": "failed", "bottom": "skipped"}, None, ""),
+        ({"top": "failed built", "right": "failed", "left": "skipped"}, None, "left"),
+        ({"left": "failed", "right": "failed", "bottom": "skipped"}, "left", ""),
+        ({"left": "failed built", "right": "failed built", "bottom": "skipped"}, None, "bottom"),
+        ({"top": "built", "left": "built", "bottom": "skipped"}, None, ""),
+        ({"top": "failed failed", "left": "skipped"}, None, ""),
+        ({"bottom": "failed built", "left": "skipped"}, None, ""),
+    ],
+)
+def test_what_was_skipped_is_open_again_once_its_causes_have_succeeded(
+    outcomes: Mapping[str, str], retried: str | None, expected: str
+) -> None:
+    """Promise: after a retry upstream, and only if nothing else upstream has failed."""
+    found = {
+        name: [ModelOutcome(name, _WHAT[word], error=_error(word)) for word in words.split()]
+        for name, words in outcomes.items()
+    }
+    assert sorted(open_again(found, DIAMOND, retried)) == expected.split()
+
+
+def _error(word: str) -> ErrorOutcome | None:
+    return ErrorOutcome("E", "m") if word == "failed" else None
