@@ -88,7 +88,11 @@ def test_a_plan_that_names_what_is_not_there_names_its_option(
         ({"environment": "new", "create_from": "nowhere"}, "`create_from` is `nowhere`"),
         ({"environment": "new", "create_from": "new"}, "Use one of: dev"),
         ({"select_models": ["((("]}, "`select_models` is `(((`"),
-        ({"select_models": ["nothing"]}, "`select_models` is `nothing`"),
+        ({"select_models": ["nothing"]}, "`select_models` has `nothing`"),
+        ({"select_models": ["tag:nothing"]}, "`select_models` is `tag:nothing`"),
+        ({"select_models": ["demo.first", "+demo.fist"]}, "`+demo.fist`, which is the name of no"),
+        ({"select_models": ["demo.fist"]}, "`demo.first` is near"),
+        ({"effective_from": "2025-01-01"}, "set `forward_only` to `true`, too"),
     ):
         run, _ = execute_of(definitions, instance, apply=True, **options)
         assert "InvalidSettingError" in failure(run) and said in failure(run)

@@ -108,3 +108,15 @@ def test_a_build_that_there_is_not_is_named() -> None:
     """Promise: with the choices."""
     with pytest.raises(InvalidSettingError, match="`build` is `everything`"):
         SQLMeshRunOptions(build="everything").resolve()
+
+
+def test_an_option_that_would_do_nothing_is_refused(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: `restate_downstream` alone builds nothing again, and looks as if it did."""
+    project.model("m", "SELECT 1::INT AS id")
+    definitions = project.definitions()
+    run = run_in_process(definitions, instance, options={"restate_downstream": True})
+    ((_, error),) = run.failed.items()
+    assert "`restate_downstream` is `true`, and nothing is built again" in error
+    assert run_in_process(definitions, instance, options={"restate_downstream": False}).success

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.settings import checked_environment, choice
 from sqlmesh_dagster.times import check_times, iso_moment, moment
 
@@ -112,6 +113,18 @@ class CheckedRunOptions(RunOptions):
         is_restated = options.restate or options.build_policy == "all"
         return cls(**{**given, "restate": is_restated})
 
+    def refuse_unused(self) -> None:
+        """Refuses an option that would do nothing.
+
+        Raises:
+            InvalidSettingError: Models downstream are to be built again, and nothing is.
+        """
+        if self.restate_downstream and not self.is_restatement:
+            raise InvalidSettingError(
+                "`restate_downstream` is `true`, and nothing is built again: set `restate` to `true`, too, or"
+                " leave `restate_downstream` out."
+            )
+
     @property
     def is_restatement(self) -> bool:
         """Whether what is done may be built again."""
@@ -172,10 +185,16 @@ class PlanOptions(PlannedOptions):
         """Refuses what no plan could do.
 
         Raises:
-            InvalidSettingError: A time that cannot be read, or that makes no sense.
+            InvalidSettingError: A time that cannot be read, or that makes no sense, or options that don't go
+                together.
         """
         if self.create_from is not None:
             checked_environment("create_from", self.create_from)
+        if self.effective_from is not None and not self.forward_only:
+            raise InvalidSettingError(
+                f"`effective_from` is `{self.effective_from}`, which is for changes that keep the history: set"
+                " `forward_only` to `true`, too, or leave `effective_from` out."
+            )
         check_times(
             start=self.start,
             end=self.end,

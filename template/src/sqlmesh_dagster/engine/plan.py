@@ -5,16 +5,19 @@ Importing this module imports SQLMesh.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from difflib import get_close_matches
 
 import duckdb
 from sqlglot.errors import SqlglotError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.definition.names import split_fqn
 from sqlmesh_dagster.engine.auditing import audit_alone
 from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
@@ -46,6 +49,9 @@ from sqlmesh_dagster.upstream.internals import (
     format_intervals,
 )
 from sqlmesh_dagster.upstream.sqlmesh import has_state
+
+_PLAIN_NAME = re.compile(r"\+?[\w.]+\+?")
+"""A selector that is a model's name, perhaps with what is upstream or downstream of it."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class Planning:
             refuse_errors(verification)
             with self.alone(context):
                 _refuse_unknown_source(context, options)
+                _refuse_unknown_models(context, session.settings.environment, options)
                 plan = _build_even_unchanged(context, session.settings.environment, options)
                 summary = summary_of(context, plan, verification.test_count)
                 show(masked_texts(summary, ("diff", "other_diffs")))
@@ -262,6 +269,33 @@ def _refuse_unknown_source(context: CaptureContext, options: PlanOptions) -> Non
             f"`create_from` is `{source}`, which is no environment. Use one of:"
             f" {', '.join(sorted(names)) or 'none is there yet'}; or leave it out."
         )
+
+
+def _refuse_unknown_models(context: CaptureContext, environment: str, options: PlanOptions) -> None:
+    """SQLMesh leaves out a name that it does not know, if another one of the list selects something.
+
+    Raises:
+        InvalidSettingError: A name of `select_models` is that of no model, neither here nor in the environment.
+    """
+    asked = [name for name in options.select_models if _PLAIN_NAME.fullmatch(name)]
+    if not asked:
+        return
+    deployed = context.state_reader.get_environment(environment)
+    fqns = {*context.models, *(s.name for s in (deployed.snapshots if deployed else ()))}
+    known = {
+        ".".join(parts[place:]).lower()
+        for parts in map(split_fqn, fqns)
+        for place in range(max(len(parts) - 1, 1))
+    }
+    for name in asked:
+        plain = name.strip("+").lower()
+        if plain not in known:
+            near = get_close_matches(plain, sorted(known), 1)
+            hint = f" `{near[0]}` is near." if near else ""
+            raise errors.InvalidSettingError(
+                f"`select_models` has `{name}`, which is the name of no model.{hint} Use names of models, such as"
+                " `marts.orders`, or SQLMesh's selectors, such as `tag:daily`."
+            )
 
 
 def _build_even_unchanged(context: CaptureContext, environment: str, options: PlanOptions) -> Plan:

@@ -189,7 +189,9 @@ def _options(
     context: dg.OpExecutionContext, project: DagsterProject, options: CheckedRunOptions
 ) -> CheckedRunOptions:
     now = options.now or datetime.now(timezone.utc)
-    return options.model_copy(update={"partitions": _partitions(context, project, now)})
+    checked = options.model_copy(update={"partitions": _partitions(context, project, now)})
+    checked.refuse_unused()
+    return checked
 
 
 def _partitions(
