@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from sqlmesh_dagster.upstream.reading import files_being_read
 
 _SEED = re.compile(r"\bSEED\s*\(\s*path\s+'([^'\n]+)'", re.IGNORECASE)
 _QUOTED = re.compile(r"'([^'\n]+)'")
+_CRON = re.compile(r"Invalid cron '([^'\n]+)': must run at a frequency")
+_SOME_TICKS = (
+    "SQLMesh looks at its next ticks alone, so that a cron such as `*/7 * * * *`, whose last tick of an hour is"
+    " close to the first one of the next, is refused in some minutes and taken in others: use `*/5 * * * *`, or"
+    " one that is rarer."
+)
 
 
 def is_of_project(error: BaseException, project: Path, *, is_stopped: bool) -> bool:
@@ -39,6 +46,8 @@ def told(error: BaseException, message: str, project: Path) -> str:
     fault = _fault(file)
     if place is not None and not fault:
         return text if place.partition(",")[0] in text else f"{text}\nIn `{place}`."
+    if _CRON.search(message):
+        text = f"{text} {_SOME_TICKS}"
     if file is None or (not fault and _shown(file, project) in text):
         return text
     return f"{text}\nIn `{_shown(file, project)}`{f', which {fault}' if fault else '.'}"
@@ -51,9 +60,18 @@ def _file(error: BaseException, message: str, project: Path) -> Path | None:
             return _seed_of(Path(quoted)) if _fault(Path(quoted)) is None else Path(quoted)
     if str(project) in message:
         return None
+    if found := _CRON.search(message):
+        return next(_files_with(found[1], project), None)
     return next(
         (path for path in files_being_read(error) if path.is_relative_to(project.resolve())), None
     )
+
+
+def _files_with(text: str, project: Path) -> Iterator[Path]:
+    for file in (*sorted((project / "models").rglob("*")), *sorted(project.glob("config.*"))):
+        with suppress(OSError, ValueError):
+            if file.is_file() and text in file.read_text(encoding="utf-8"):
+                yield file
 
 
 def _seed_of(file: Path) -> Path:

@@ -141,3 +141,15 @@ def test_a_file_elsewhere_is_named_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as raised:
         read(own)
     assert told(raised.value, str(raised.value), project) == f"{project} is wrong"
+
+
+@pytest.mark.parametrize("file", ["models/marts/a.sql", "config.yaml"])
+def test_a_cron_that_sqlmesh_refuses_is_told_with_its_file(tmp_path: Path, file: str) -> None:
+    """Promise: SQLMesh's message has no model, and says nothing of the minute that it depends on."""
+    (tmp_path / "models/marts").mkdir(parents=True)
+    (tmp_path / "models/b.sql").write_text("MODEL (name b, cron '@daily');")
+    (tmp_path / file).write_text("MODEL (name a, cron '*/7 * * * *');")
+    message = "Invalid cron '*/7 * * * *': must run at a frequency of 5 minutes or slower."
+    said = told(ValueError(message), message, tmp_path)
+    assert said.startswith(f"{message} SQLMesh looks at its next ticks alone")
+    assert said.endswith(f"In `{file}`.")
