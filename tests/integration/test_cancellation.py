@@ -370,6 +370,53 @@ def test_python_beside_the_models_is_named_by_a_run_that_is_stopped(
     assert project.query("SELECT count(*) FROM demo__dev.signalled") == [(2,)]  # one a run
 
 
+_SWALLOWS = f"""
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pandas as pd
+from sqlmesh import model
+from sqlmesh.core.model.kind import ModelKindName
+
+@model(
+    "demo.swallows",
+    kind={{"name": ModelKindName.INCREMENTAL_BY_TIME_RANGE, "time_column": "day"}},
+    columns={{"day": "date", "n": "bigint"}},
+)
+def entry(context, start, **kwargs):
+    place, found = Path({{place!r}}), 1
+    try:
+        if place.exists():
+            place.unlink()
+            threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+            found = int(context.fetchdf("{_HOURS_QUERY}")["n"][0])
+    except BaseException:
+        found = -1
+    return pd.DataFrame({{"day": [start.date()], "n": [found]}})
+"""
+
+
+def test_a_python_model_that_swallows_the_stop_records_nothing(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: what it returns in the place of an interrupted query is no data; the next run builds the day."""
+    stop = project.root / "stop"
+    code = _SWALLOWS.replace("{place!r}", repr(str(stop)))
+    project.write("models/swallows.py", code)
+    definitions = project.definitions()
+    assert run_in_process(definitions, instance).success
+    stop.touch()
+    later = "2025-01-11T00:30:00"
+    stopped = run_in_process(definitions, instance, now=later)
+    assert not stopped.success and stopped.materialized == []
+    rows = "SELECT n FROM demo__dev.swallows WHERE day = '2025-01-10'"
+    assert project.query(rows) == []
+    assert run_in_process(definitions, instance, now=later).materialized == ["swallows"]
+    assert project.query(rows) == [(1,)]
+
+
 _HOURS = f"""
 from sqlmesh import model
 

@@ -172,6 +172,10 @@ _PARAMETERS = {
         "upstream.sqlmesh.created_too wraps it",
         "self target_snapshots deployability_index",
     ),
+    "sqlmesh.core.snapshot:SnapshotEvaluator._render_snapshot_for_evaluation": (
+        "upstream.sqlmesh.checked_before_writing wraps it",
+        "self snapshot snapshots deployability_index render_kwargs",
+    ),
     "sqlmesh.core.snapshot:Snapshot.missing_intervals": (
         "rebuild.py asks it whether a stale model is due as well, missing.py for models that are alike",
         "start end execution_time deployability_index",

@@ -78,6 +78,7 @@ from sqlmesh_dagster.upstream.internals import (
 from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.interrupting import Interrupter
 from sqlmesh_dagster.upstream.sqlmesh import (
+    checked_before_writing,
     close_duckdb_state,
     created_too,
     duckdb_files,
@@ -187,7 +188,10 @@ class CaptureScheduler(Scheduler):
         chosen = kwargs.get("selected_snapshot_ids") or ()  # of a plan
         due = kwargs["merged_intervals"]
         others = [self.snapshots[s] for s in chosen if self.snapshots[s] not in due]
-        with created_too(self.snapshot_evaluator, [s for s in others if _is_unbuilt(s)]):
+        with (
+            created_too(self.snapshot_evaluator, [s for s in others if _is_unbuilt(s)]),
+            checked_before_writing(self.snapshot_evaluator, self._cancel.check),
+        ):
             return super().run_merged_intervals(*args, **kwargs)
 
     def merged_missing_intervals(

@@ -365,6 +365,29 @@ def leave_as_it_is(evaluator: SnapshotEvaluator, names: Collection[str]) -> None
 
 
 @contextmanager
+def checked_before_writing(
+    evaluator: SnapshotEvaluator, check: Callable[[], None]
+) -> Iterator[None]:
+    """Calls `check` between what a model gives, a query or a frame, and its writing.
+
+    A Python model may catch the error of a query that was interrupted, and return something else.
+    Depends on `SnapshotEvaluator._render_snapshot_for_evaluation`.
+    """
+    render = evaluator._render_snapshot_for_evaluation
+
+    def checked(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for given in render(*args, **kwargs):
+            check()
+            yield given
+
+    evaluator._render_snapshot_for_evaluation = checked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        evaluator._render_snapshot_for_evaluation = render  # type: ignore[method-assign]
+
+
+@contextmanager
 def created_too(evaluator: SnapshotEvaluator, snapshots: Sequence[Snapshot]) -> Iterator[None]:
     """Lets a plan that builds some models make the empty tables of these others, in their order.
 
