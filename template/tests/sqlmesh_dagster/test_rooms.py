@@ -45,7 +45,7 @@ _MAY_IMPORT = {
     "production": set(),
     "settings": {"errors", "production"},
     "times": {"errors"},
-    "options": {"settings", "times"},
+    "options": {"errors", "settings", "times"},
     "moved": set(),
     "facts": {"definition", "errors", "options", "settings"},
     "definition": {"errors", "production", "translator"},
