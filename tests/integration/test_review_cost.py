@@ -90,7 +90,10 @@ def test_a_review_that_is_stopped_ends_its_query_and_leaves_an_environment_to_go
         subprocess.Popen(command, env=environment, stdout=out, stderr=out) as review,
     ):
         deadline = time.monotonic() + 120
-        while "1 models are compared" not in log.read_text() and time.monotonic() < deadline:
+        while (
+            "is compared with `prod`: 1 model." not in log.read_text()
+            and time.monotonic() < deadline
+        ):
             assert review.poll() is None, log.read_text()
             time.sleep(0.1)
         time.sleep(1)
@@ -99,7 +102,7 @@ def test_a_review_that_is_stopped_ends_its_query_and_leaves_an_environment_to_go
             assert review.wait(30) != 0
         finally:
             review.kill()
-    assert "1 models are compared" in log.read_text()
+    assert "is compared with `prod`: 1 model." in log.read_text()
     project.model("endless", f"{ROWS} WHERE i > 3", "kind VIEW, grain id")
     run, facts = execute_of(project.definitions(), instance, "review", **PR)
     assert run.success, run.failed
