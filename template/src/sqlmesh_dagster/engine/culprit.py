@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,17 +60,18 @@ def _file(error: BaseException, message: str, project: Path) -> Path | None:
     if str(project) in message:
         return None
     if found := _CRON.search(message):
-        return next(_files_with(found[1], project), None)
+        return _file_with(found[1], project)
     return next(
         (path for path in files_being_read(error) if path.is_relative_to(project.resolve())), None
     )
 
 
-def _files_with(text: str, project: Path) -> Iterator[Path]:
+def _file_with(text: str, project: Path) -> Path | None:
     for file in (*sorted((project / "models").rglob("*")), *sorted(project.glob("config.*"))):
         with suppress(OSError, ValueError):
             if file.is_file() and text in file.read_text(encoding="utf-8"):
-                yield file
+                return file
+    return None
 
 
 def _seed_of(file: Path) -> Path:

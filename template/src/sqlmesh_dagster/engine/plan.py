@@ -207,15 +207,35 @@ def build_plan(
         preview_start: From when on forward-only changes are built.
         enable_preview: Whether forward-only changes are built again; by default as the config says.
     """
-    try:
-        return _built(
-            context,
+    with _selection_told(options):
+        return context.plan_builder(
             environment,
-            options,
-            backfill_models,
-            preview_start,
-            enable_preview,
-        )
+            start=options.start,
+            end=options.end,
+            execution_time=options.execution_time,
+            create_from=options.create_from,
+            select_models=options.select_models or None,
+            skip_backfill=options.skip_backfill,
+            forward_only=options.forward_only or None,
+            effective_from=options.effective_from,
+            include_unmodified=options.include_unmodified,
+            preview_start=preview_start,
+            enable_preview=enable_preview,
+            backfill_models=backfill_models,
+            skip_tests=True,
+            skip_linter=True,
+        ).build()
+
+
+@contextmanager
+def _selection_told(options: PlanOptions) -> Iterator[None]:
+    """Names `select_models` where SQLMesh cannot read it, or finds nothing by it.
+
+    Raises:
+        InvalidSettingError: With the option and its value.
+    """
+    try:
+        yield
     except (SqlglotError, RuntimeError, SQLMeshError) as error:
         is_of_selection = not isinstance(error, SQLMeshError) or "Selector" in str(error)
         if not options.select_models or not is_of_selection:
@@ -225,33 +245,6 @@ def build_plan(
             " Use names of models, such as `marts.orders`, or SQLMesh's selectors, such as `+marts.orders` or"
             " `tag:daily`."
         ) from error
-
-
-def _built(
-    context: CaptureContext,
-    environment: str,
-    options: PlanOptions,
-    backfill_models: Sequence[str] | None,
-    preview_start: datetime | None,
-    enable_preview: bool | None,
-) -> Plan:
-    return context.plan_builder(
-        environment,
-        start=options.start,
-        end=options.end,
-        execution_time=options.execution_time,
-        create_from=options.create_from,
-        select_models=options.select_models or None,
-        skip_backfill=options.skip_backfill,
-        forward_only=options.forward_only or None,
-        effective_from=options.effective_from,
-        include_unmodified=options.include_unmodified,
-        preview_start=preview_start,
-        enable_preview=enable_preview,
-        backfill_models=backfill_models,
-        skip_tests=True,
-        skip_linter=True,
-    ).build()
 
 
 def _refuse_unknown_source(context: CaptureContext, options: PlanOptions) -> None:
