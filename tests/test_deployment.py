@@ -246,6 +246,15 @@ def test_a_run_in_a_pod_and_one_in_the_container_are_looked_after_alike() -> Non
     assert values()["global"]["dagsterHome"] == variables(2, "ENV")["DAGSTER_HOME"]
 
 
+def test_a_run_in_a_pod_has_the_user_and_the_rights_of_the_code_server() -> None:
+    """The chart hands on variables and volumes of a deployment, and neither of its security contexts."""
+    (code,) = values()["dagster-user-deployments"]["deployments"]
+    runs = values()["runLauncher"]["config"]["k8sRunLauncher"]
+    assert code["includeConfigInLaunchedRuns"]["enabled"]
+    assert runs["securityContext"] == code["securityContext"]
+    assert runs["runK8sConfig"]["podSpecConfig"]["securityContext"] == code["podSecurityContext"]
+
+
 def test_what_the_image_leaves_out_is_not_what_it_is_built_of() -> None:
     """Each file that the Dockerfile and the services name is sent to the build."""
     ignored = (_TEMPLATE / ".dockerignore").read_text().splitlines()

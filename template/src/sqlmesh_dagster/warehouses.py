@@ -244,12 +244,12 @@ def connections(
     given = environ if reads_credentials else {}
     catalog = _NOWHERE
     if warehouse.catalog is not None:
-        named = environ.get(f"{_WAREHOUSE}{warehouse.catalog.name}", "").strip()
+        named = value_of(f"{_WAREHOUSE}{warehouse.catalog.name}", environ)
         catalog = named or warehouse.catalog.default or _NOWHERE
     if not reads_credentials:
         return Connections(name, catalog)
     has_state = not warehouse.keeps_state or any(
-        given.get(f"{_STATE}{variable.name}", "").strip() for variable in STATE.variables
+        value_of(f"{_STATE}{variable.name}", given) for variable in STATE.variables
     )
     unset = list(_unset(warehouse, _WAREHOUSE, given))
     unset += _unset(STATE, _STATE, given) if has_state else ()
@@ -265,6 +265,18 @@ def connections(
         raise UnsetVariablesError(" ".join(wrong))
     state = _options(STATE, _STATE, given) if has_state else None
     return Connections(name, catalog, _options(warehouse, _WAREHOUSE, given), state)
+
+
+def value_of(name: str, environ: Mapping[str, str]) -> str:
+    """What a variable says, or nothing: also where Kubernetes has set it.
+
+    It sets variables for each Service of a namespace: one named `state` makes `STATE_PORT=tcp://10.0.0.1:5432`
+    and `STATE_SERVICE_HOST`. https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+    """
+    value = environ.get(name, "").strip()
+    is_link = name.endswith("_PORT") and value.startswith(("tcp://", "udp://"))
+    is_link = is_link and f"{name.removesuffix('_PORT')}_SERVICE_HOST" in environ
+    return "" if is_link else value
 
 
 def variables_of(warehouse: Warehouse, *, state: bool = False) -> Iterator[str]:
@@ -283,7 +295,7 @@ def connecting_variables() -> frozenset[str]:
 def half_set(environ: Mapping[str, str]) -> list[str]:
     """What is set of a warehouse that nothing names."""
     names = {name for warehouse in WAREHOUSES.values() for name in variables_of(warehouse)}
-    return sorted(name for name in names if environ.get(name, "").strip())
+    return sorted(name for name in names if value_of(name, environ))
 
 
 def _unknown(name: str, own: Collection[str], environ: Mapping[str, str]) -> str:
@@ -298,7 +310,7 @@ def _unknown(name: str, own: Collection[str], environ: Mapping[str, str]) -> str
 
 def _unset(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Iterator[str]:
     def is_set(name: str) -> bool:
-        return bool(environ.get(f"{prefix}{name}", "").strip())
+        return bool(value_of(f"{prefix}{name}", environ))
 
     yield from (
         f"`{prefix}{variable.name}`"
@@ -314,7 +326,7 @@ def _wrong(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Ite
     """Values that no connection takes; drivers say something else of them, such as that a host is not known."""
     for variable in warehouse.variables:
         name = f"{prefix}{variable.name}"
-        value = environ.get(name, "").strip()
+        value = value_of(name, environ)
         most = {"PORT": 65535, "CONCURRENT_TASKS": 1000}.get(variable.name)
         if value and most and not (value.isascii() and value.isdigit() and 0 < int(value) <= most):
             shown = f"`{value}`" if len(value) <= len(str(most)) else "no number"  # a password?
@@ -327,7 +339,7 @@ def _wrong(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Ite
 def _options(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> dict[str, str]:
     """What is set, and defaults; an empty value is none, as Compose sets one for what is missing."""
     found = {
-        variable.option: environ.get(f"{prefix}{variable.name}", "").strip() or variable.default
+        variable.option: value_of(f"{prefix}{variable.name}", environ) or variable.default
         for variable in warehouse.variables
     }
     return {option: value for option, value in found.items() if value}

@@ -32,7 +32,7 @@ from sqlmesh_dagster.facts.reaching import (
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import BaseDuckDBConnectionConfig, ConnectionConfig
 from sqlmesh_dagster.upstream.sqlmesh import engine_name, is_state_apart, state_connection
-from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, Warehouse, variables_of
+from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, Warehouse, value_of, variables_of
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
@@ -111,7 +111,7 @@ def _server(
     if known is None:
         return Server(subject, host, port)
     prefix = "STATE_" if is_state else "WAREHOUSE_"
-    names = [v.name for v in known.variables if os.environ.get(f"{prefix}{v.name}", "").strip()]
+    names = [v.name for v in known.variables if value_of(f"{prefix}{v.name}", os.environ)]
     place = tuple(f"{prefix}{name}" for name in names if name in _PLACE)
     login = tuple(f"{prefix}{name}" for name in names if name not in _NO_LOGIN)
     return Server(subject, host, port, place, login, prefix)

@@ -119,8 +119,9 @@ def _server(cause: BaseException) -> Server:
     cursor = getattr(cause, "cursor", None)
     place = (_said(cursor, "host"), _said(cursor, "port"), _said(cursor, "dbname"))
     for prefix in ("STATE_", "WAREHOUSE_"):
-        port = os.environ.get(f"{prefix}PORT") or "5432"
-        if place == (os.environ.get(f"{prefix}HOST"), port, os.environ.get(f"{prefix}DATABASE")):
+        names = (f"{prefix}HOST", f"{prefix}PORT", f"{prefix}DATABASE")
+        host, port, database = (value_of(name, os.environ) for name in names)
+        if place == (host, port or "5432", database):
             return Server("", None, None, (f"{prefix}HOST", f"{prefix}PORT"), (), prefix)
     return Server("", None, None)
 

@@ -12,6 +12,7 @@ from sqlmesh_dagster.warehouses import (
     Warehouse,
     connecting_variables,
     connections,
+    half_set,
     variables_of,
 )
 
@@ -158,3 +159,22 @@ def test_a_value_that_no_connection_takes_names_its_variable(
     assert said in str(raised.value) and "cnry" not in str(raised.value)
     socket = {**given, "WAREHOUSE_HOST": "/var/run/postgresql"}  # a folder of sockets
     assert connections("postgres", (), socket, reads_credentials=True).gateway == "postgres"
+
+
+def test_what_kubernetes_sets_for_services_of_these_names_is_not_meant() -> None:
+    """Bug: with a Service `state`, SQLMesh's state was asked for; with one `warehouse`, its port was no number."""
+    links = {
+        f"{name}_{rest}": value
+        for name in ("STATE", "WAREHOUSE")
+        for rest, value in {
+            "PORT": "tcp://10.96.0.7:5432",
+            "PORT_5432_TCP_ADDR": "10.96.0.7",
+            "SERVICE_HOST": "10.96.0.7",
+            "SERVICE_PORT": "5432",
+        }.items()
+    }
+    given = {f"WAREHOUSE_{n}": "x" for n in ("HOST", "USER", "PASSWORD", "DATABASE")}
+    assert said("postgres", {**links, **given}) == said("postgres", given)
+    assert half_set(links) == []
+    with pytest.raises(UnsetVariablesError, match="`WAREHOUSE_PORT` is no number"):
+        said("postgres", {**given, "WAREHOUSE_PORT": "tcp://10.96.0.7:5432"})  # a person's
