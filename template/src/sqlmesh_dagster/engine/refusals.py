@@ -20,6 +20,7 @@ from sqlmesh_dagster.facts.rights import Missing, Refusal, granted_schema, missi
 from sqlmesh_dagster.upstream.internals import ConnectionConfig
 from sqlmesh_dagster.upstream.reading import causes
 from sqlmesh_dagster.upstream.sqlmesh import ADAPTER_LOGGER, state_connection
+from sqlmesh_dagster.warehouses import value_of
 
 _DENIED = "InsufficientPrivilege"
 _READ_ONLY = "ReadOnlySqlTransaction"
