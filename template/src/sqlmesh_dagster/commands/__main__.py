@@ -209,9 +209,13 @@ def alert() -> None:
 @main.command()
 def summary() -> None:
     """Say what the newest run did, from wherever it was launched; after a plan, show it."""
+    from sqlmesh_dagster.commands.instance import UnopenedInstanceError
     from sqlmesh_dagster.commands.newest import show_newest
 
-    sys.exit(show_newest(_root()))
+    try:
+        sys.exit(show_newest(_root()))
+    except UnopenedInstanceError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from sqlmesh_dagster.commands.following import past_run, run_of
+from sqlmesh_dagster.commands.instance import UnopenedInstanceError, opened_instance
 from sqlmesh_dagster.commands.progress import LaunchedRun, RunProgress
 from sqlmesh_dagster.guard.secret_values import secrets_of_variables
 from sqlmesh_dagster.guard.secrets import learn, mask
@@ -24,15 +25,25 @@ def ended_without_a_word(launch: str, root: Path, exit_code: int, output: Path) 
         output: What the process printed.
     """
     learn(secrets_of_variables(os.environ))
-    with dg.DagsterInstance.get() as instance:
-        run = run_of(instance, launch)
-        if run is None:
-            return LaunchedRun(None, False, RunProgress(), _why_not_started(exit_code, output))
-        progress, error = past_run(instance, run, root), None
-        if not run.is_finished:
-            error = f"The run's process ended with exit code {exit_code} before the run did."
-            end_dead_run(instance, run, error)
-        return LaunchedRun(run.run_id, run.is_success, progress, error)
+    try:
+        with opened_instance() as instance:
+            return _as_known(instance, launch, root, exit_code, output)
+    except UnopenedInstanceError as error:
+        text = f"The run's process ended with exit code {exit_code}. {error}"
+        return LaunchedRun(None, False, RunProgress(), text)
+
+
+def _as_known(
+    instance: dg.DagsterInstance, launch: str, root: Path, exit_code: int, output: Path
+) -> LaunchedRun:
+    run = run_of(instance, launch)
+    if run is None:
+        return LaunchedRun(None, False, RunProgress(), _why_not_started(exit_code, output))
+    progress, error = past_run(instance, run, root), None
+    if not run.is_finished:
+        error = f"The run's process ended with exit code {exit_code} before the run did."
+        end_dead_run(instance, run, error)
+    return LaunchedRun(run.run_id, run.is_success, progress, error)
 
 
 def _why_not_started(exit_code: int, output: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from sqlmesh_dagster.commands.following import followed
+from sqlmesh_dagster.commands.instance import UnopenedInstanceError, opened_instance
 from sqlmesh_dagster.commands.location import code_location
 from sqlmesh_dagster.commands.messages import Outbox
 from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
@@ -45,21 +46,29 @@ def main(arguments: Sequence[str]) -> int:
     """
     request, outbox = RunRequest.from_json(arguments[0]), Outbox(Path(arguments[1]))
     learn_of_project(Path(project_folder()))
-    with masked_output(), dg.DagsterInstance.get() as instance, interruptible():
-        try:
-            location = code_location(Path.cwd())
-            project = LocatedProject(location.module, str(location.root), location.name)
-            job, assets, config = _run_of(request, project)
-            files = _files(project.assets, location.root)
-        except Exception as error:
-            outbox.put("refused", {"error": mask(explained(error, Path.cwd()))})
-            return NOT_STARTED
-        tags = {LAUNCH_TAG: request.launch}
-        level = "INFO" if request.is_verbose else "CRITICAL"
-        if project.has_console_logger(job):
-            config = {**config, "loggers": {"console": {"config": {"log_level": level}}}}
-        with followed(outbox, request.launch, location.root, files):
-            return int(not project.execute(instance, job, assets, config, tags))
+    try:
+        with masked_output(), opened_instance() as instance, interruptible():
+            return _executed(request, outbox, instance)
+    except UnopenedInstanceError as error:
+        outbox.put("refused", {"error": str(error)})
+        return NOT_STARTED
+
+
+def _executed(request: RunRequest, outbox: Outbox, instance: dg.DagsterInstance) -> int:
+    try:
+        location = code_location(Path.cwd())
+        project = LocatedProject(location.module, str(location.root), location.name)
+        job, assets, config = _run_of(request, project)
+        files = _files(project.assets, location.root)
+    except Exception as error:
+        outbox.put("refused", {"error": mask(explained(error, Path.cwd()))})
+        return NOT_STARTED
+    tags = {LAUNCH_TAG: request.launch}
+    level = "INFO" if request.is_verbose else "CRITICAL"
+    if project.has_console_logger(job):
+        config = {**config, "loggers": {"console": {"config": {"log_level": level}}}}
+    with followed(outbox, request.launch, location.root, files):
+        return int(not project.execute(instance, job, assets, config, tags))
 
 
 def _run_of(

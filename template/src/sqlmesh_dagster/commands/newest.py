@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dagster as dg
-
 from sqlmesh_dagster.commands.following import past_run
+from sqlmesh_dagster.commands.instance import opened_instance
 from sqlmesh_dagster.commands.report import asset_line, ending, total
 from sqlmesh_dagster.commands.screen import Screen
 
 
 def show_newest(root: Path) -> int:
-    """Prints it; 1 if there is no run."""
+    """Prints it; 1 if there is no run.
+
+    Raises:
+        UnopenedInstanceError: The instance does not open.
+    """
     screen = Screen("Reading")
-    with dg.DagsterInstance.get() as instance:
+    with opened_instance() as instance:
         records = instance.get_run_records(limit=1)
         if not records:
             screen.say("There is no run yet.")

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from sqlmesh_dagster.commands.execution import explained, job_named
 from sqlmesh_dagster.commands.following import past_run
+from sqlmesh_dagster.commands.instance import UnopenedInstanceError, opened_instance
 from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.messages import Inbox, Outbox
 from sqlmesh_dagster.commands.progress import AssetLine, Problem, RunProgress
@@ -352,3 +354,43 @@ def test_of_several_projects_a_job_is_that_of_the_default_one() -> None:
     assert "`dg launch --job a_plan_job` or `dg launch --job b_plan_job`" in str(
         refused.value.description
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("{base_dir: {env: PLACE_OF_LOGS}}", "are not set: `PLACE_OF_LOGS`. Set them"),
+        ("{base_dir: }", "does not open. Correct"),
+        ("{", "does not open. Correct"),
+    ],
+)
+def test_an_instance_that_does_not_open_is_told_with_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, said: str
+) -> None:
+    """Bug: `poe run` with a variable of `dagster.yaml` that is not set ended in 118 lines of Python."""
+    (tmp_path / "dagster.yaml").write_text(
+        "local_artifact_storage:\n  module: dagster.core.storage.root\n"
+        f"  class: LocalArtifactStorage\n  config: {settings}\n"
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(UnopenedInstanceError) as raised, opened_instance():
+        pass
+    assert said in str(raised.value) and str(tmp_path / "dagster.yaml") in str(raised.value)
+
+
+def test_a_database_of_dagsters_history_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the driver's own words, and without Dagster's retries of it."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+
+    def refused() -> dg.DagsterInstance:
+        try:
+            raise OperationalError("SELECT 1", {}, Exception("Connection refused"))
+        except OperationalError as error:
+            raise RuntimeError("too many retries for DB connection") from error
+
+    monkeypatch.setattr(dg.DagsterInstance, "get", refused)
+    with pytest.raises(UnopenedInstanceError) as raised, opened_instance():
+        pass
+    assert str(raised.value).endswith("is out of reach: Connection refused")
