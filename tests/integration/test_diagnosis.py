@@ -50,11 +50,15 @@ def set_postgres(patch: pytest.MonkeyPatch, server: Server, prefix: str, **more:
         patch.setenv(f"{prefix}_{name}", value)
 
 
-def test_a_duckdb_file_is_well_until_somebody_holds_it(project: Path, tmp_path: Path) -> None:
+def test_a_duckdb_file_is_well_until_somebody_holds_it(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Promise: nothing to do on a new project, and nothing is left in its file."""
+    monkeypatch.setenv("DAGSTER_HOME", str(project.parent / "dagster_home"))
     seen = found(project)
     assert list(seen) == [
         "versions",
+        "records",
         "gateway",
         "runs",
         "warehouse",

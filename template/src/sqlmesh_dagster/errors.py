@@ -85,6 +85,10 @@ class DatabaseUnavailableError(SQLMeshDagsterError):
     """The DuckDB file cannot be opened or written: permissions, a full disk, a broken file; or a server is gone."""
 
 
+class InstanceError(SQLMeshDagsterError):
+    """Dagster's instance cannot be opened: its settings make no sense, or its records cannot be read."""
+
+
 class StateVersionError(SQLMeshDagsterError):
     """The project's state was written by another version of SQLMesh."""
 

@@ -209,13 +209,13 @@ def alert() -> None:
 @main.command()
 def summary() -> None:
     """Say what the newest run did, from wherever it was launched; after a plan, show it."""
-    from sqlmesh_dagster.commands.instance import UnopenedInstanceError
     from sqlmesh_dagster.commands.newest import show_newest
+    from sqlmesh_dagster.errors import InstanceError
 
     try:
         sys.exit(show_newest(_root()))
-    except UnopenedInstanceError as error:
-        raise click.ClickException(str(error)) from None
+    except InstanceError as error:
+        raise click.ClickException(str(error.description)) from None
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

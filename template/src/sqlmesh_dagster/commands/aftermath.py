@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import dagster as dg
 
 from sqlmesh_dagster.commands.following import past_run, run_of
-from sqlmesh_dagster.commands.instance import UnopenedInstanceError, opened_instance
 from sqlmesh_dagster.commands.progress import LaunchedRun, RunProgress
-from sqlmesh_dagster.guard.secret_values import secrets_of_variables
-from sqlmesh_dagster.guard.secrets import learn, mask
+from sqlmesh_dagster.guard.folder import project_folder
+from sqlmesh_dagster.guard.instance import opened_instance, unreadable
+from sqlmesh_dagster.guard.secrets import learn_of_project, mask
 from sqlmesh_dagster.upstream.dagster import end_dead_run
 
 _LAST_LINES = 20
@@ -24,16 +23,16 @@ def ended_without_a_word(launch: str, root: Path, exit_code: int, output: Path) 
         launch: Of the request.
         output: What the process printed.
     """
-    learn(secrets_of_variables(os.environ))
+    learn_of_project(Path(project_folder()))
     try:
         with opened_instance() as instance:
-            return _as_known(instance, launch, root, exit_code, output)
-    except UnopenedInstanceError as error:
-        text = f"The run's process ended with exit code {exit_code}. {error}"
-        return LaunchedRun(None, False, RunProgress(), text)
+            return _as_recorded(instance, launch, root, exit_code, output)
+    except Exception as error:  # whatever the storage's driver raises
+        said = f"The run's process ended with exit code {exit_code}, and nothing can be read of it."
+        return LaunchedRun(None, False, RunProgress(), f"{said} {mask(unreadable(error))}")
 
 
-def _as_known(
+def _as_recorded(
     instance: dg.DagsterInstance, launch: str, root: Path, exit_code: int, output: Path
 ) -> LaunchedRun:
     run = run_of(instance, launch)

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 
 from sqlmesh_dagster.commands.following import followed
-from sqlmesh_dagster.commands.instance import UnopenedInstanceError, opened_instance
 from sqlmesh_dagster.commands.location import code_location
 from sqlmesh_dagster.commands.messages import Outbox
 from sqlmesh_dagster.commands.request import LAUNCH_TAG, RunRequest
@@ -23,8 +22,9 @@ from sqlmesh_dagster.commands.selection import (
     selection_of,
 )
 from sqlmesh_dagster.commands.source import is_yours
-from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.errors import InstanceError, InvalidSettingError
 from sqlmesh_dagster.guard.folder import project_folder
+from sqlmesh_dagster.guard.instance import opened_instance
 from sqlmesh_dagster.guard.secrets import learn_of_project, mask, masked_output
 from sqlmesh_dagster.upstream.launch import (
     ASSET_JOB,
@@ -46,29 +46,33 @@ def main(arguments: Sequence[str]) -> int:
     """
     request, outbox = RunRequest.from_json(arguments[0]), Outbox(Path(arguments[1]))
     learn_of_project(Path(project_folder()))
-    try:
-        with masked_output(), opened_instance() as instance, interruptible():
-            return _executed(request, outbox, instance)
-    except UnopenedInstanceError as error:
-        outbox.put("refused", {"error": str(error)})
-        return NOT_STARTED
+    with masked_output():
+        try:
+            with opened_instance() as instance, interruptible():
+                return _execute(request, outbox, instance)
+        except InstanceError as error:
+            return _refuse(outbox, error)
 
 
-def _executed(request: RunRequest, outbox: Outbox, instance: dg.DagsterInstance) -> int:
+def _execute(request: RunRequest, outbox: Outbox, instance: dg.DagsterInstance) -> int:
     try:
         location = code_location(Path.cwd())
         project = LocatedProject(location.module, str(location.root), location.name)
         job, assets, config = _run_of(request, project)
         files = _files(project.assets, location.root)
     except Exception as error:
-        outbox.put("refused", {"error": mask(explained(error, Path.cwd()))})
-        return NOT_STARTED
+        return _refuse(outbox, error)
     tags = {LAUNCH_TAG: request.launch}
     level = "INFO" if request.is_verbose else "CRITICAL"
     if project.has_console_logger(job):
         config = {**config, "loggers": {"console": {"config": {"log_level": level}}}}
     with followed(outbox, request.launch, location.root, files):
         return int(not project.execute(instance, job, assets, config, tags))
+
+
+def _refuse(outbox: Outbox, error: Exception) -> int:
+    outbox.put("refused", {"error": mask(explained(error, Path.cwd()))})
+    return NOT_STARTED
 
 
 def _run_of(

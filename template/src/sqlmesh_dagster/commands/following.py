@@ -17,6 +17,7 @@ from sqlmesh_dagster.commands.messages import Outbox
 from sqlmesh_dagster.commands.progress import AssetLine, RunProgress
 from sqlmesh_dagster.commands.reading import RunReader
 from sqlmesh_dagster.commands.request import LAUNCH_TAG
+from sqlmesh_dagster.guard.instance import opened_instance
 from sqlmesh_dagster.guard.secrets import masked_texts
 from sqlmesh_dagster.upstream.dagster import begin_canceling
 from sqlmesh_dagster.upstream.launch import run_events
@@ -74,7 +75,7 @@ def _follow(outbox: Outbox, launch: str, reader: RunReader, is_over: Event) -> N
         shown = masked_texts(line, ("details",))
         outbox.put("asset", {"line": asdict(shown), "width": reader.progress.width})
 
-    with dg.DagsterInstance.get() as instance:
+    with opened_instance() as instance:
         while True:
             is_last = is_over.wait(_POLL_SECONDS)
             run = run or run_of(instance, launch)

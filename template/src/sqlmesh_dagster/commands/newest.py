@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from sqlmesh_dagster.commands.following import past_run
-from sqlmesh_dagster.commands.instance import opened_instance
 from sqlmesh_dagster.commands.report import asset_line, ending, total
 from sqlmesh_dagster.commands.screen import Screen
+from sqlmesh_dagster.guard.instance import opened_instance
 
 
 def show_newest(root: Path) -> int:
     """Prints it; 1 if there is no run.
 
     Raises:
-        UnopenedInstanceError: The instance does not open.
+        InstanceError: The instance does not open.
     """
     screen = Screen("Reading")
     with opened_instance() as instance:

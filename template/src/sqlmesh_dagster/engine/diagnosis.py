@@ -22,11 +22,12 @@ from sqlmesh_dagster.engine.reaching import look, state_of, warehouse_of
 from sqlmesh_dagster.engine.refusals import found_missing, granted_schemas
 from sqlmesh_dagster.engine.state_lock import state_lock
 from sqlmesh_dagster.engine.unfinished import is_unfinished
-from sqlmesh_dagster.errors import DatabaseLockedError, StateLockError
+from sqlmesh_dagster.errors import DatabaseLockedError, InstanceError, StateLockError
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.folder import project_folder
+from sqlmesh_dagster.guard.instance import HOME, opened_instance
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.settings import ProjectSettings
@@ -78,6 +79,8 @@ def diagnose(settings: ProjectSettings) -> Iterator[Finding]:
     """Looks at one thing after the other; what needs another that is not well is left out."""
     settings = settings.checked()
     yield Finding("versions", _versions())
+    if os.environ.get(HOME):
+        yield _records()
     try:
         opened = open_context(settings, load=False)
         context = opened.__enter__()
@@ -148,6 +151,14 @@ def _versions() -> str:
         with suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
     return ", ".join(found)
+
+
+def _records() -> Finding:
+    try:
+        with opened_instance():
+            return Finding("records", "Dagster's runs, assets and ticks can be read")
+    except InstanceError as error:
+        return Finding("records", str(error.description), "No run can begin before.")
 
 
 def _project_lock(settings: ProjectSettings) -> Finding:

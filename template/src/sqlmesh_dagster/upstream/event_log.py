@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import shutil
 import sqlite3
 import sys
 import threading
@@ -36,8 +35,8 @@ from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import Sqlit
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool, QueuePool
 from watchdog.events import FileSystemEvent
 from watchdog.observers import Observer
@@ -53,6 +52,7 @@ from sqlmesh_dagster.upstream.event_rows import (
     write_alike,
     write_event,
 )
+from sqlmesh_dagster.upstream.storage_errors import explain_errors_of, explained
 
 _log = logging.getLogger(__name__)
 _MOST_OPEN_SHARDS = 16
@@ -81,8 +81,7 @@ class PooledSqliteStorage(DagsterSqliteStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        _homes.add(Path(base_dir).resolve())
-        _explain_errors()
+        explain_errors_of(Path(base_dir))
         moved = moved_names()
         if moved or changed_methods(MADE_WITH):
             super().__init__(base_dir, inst_data)
@@ -237,58 +236,6 @@ def _warn_that_it_is_slower(moved: tuple[str, ...]) -> None:
     )
 
 
-class StorageFullError(OperationalError):
-    """Dagster's records cannot be written; still an error of SQLAlchemy, as Dagster looks for those."""
-
-    def __str__(self) -> str:
-        return str(self.statement)
-
-
-_homes: set[Path] = set()
-_CANNOT_WRITE = (
-    "disk is full",
-    "disk I/O error",
-    "unable to open database file",
-    "readonly database",
-)
-"""What SQLite says, without the name of the file."""
-
-
-@cache
-def _explain_errors() -> None:
-    """Also of Dagster's own files of runs and ticks, whose engines are made again all the time."""
-    event.listen(Engine, "handle_error", _with_place, retval=True)
-
-
-def _with_place(context: ExceptionContext) -> BaseException | None:
-    """The error to raise in place of one that does not say which disk is full; None for any other."""
-    if context.engine is None:
-        return None
-    return _explained(Path(context.engine.url.database or ""), context.original_exception)
-
-
-def _explained(place: Path, error: BaseException) -> StorageFullError | None:
-    """The same for an error of the driver at a file or folder."""
-    said = str(error)
-    home = next((home for home in _homes if place.resolve().is_relative_to(home)), None)
-    if home is None or not any(words in said for words in _CANNOT_WRITE):
-        return None
-    return StorageFullError(_unwritable(home, said), None, error)
-
-
-def _unwritable(home: Path, said: str) -> str:
-    is_full = shutil.disk_usage(home).free < _LITTLE
-    remedy = "Make room on its disk" if is_full else "Make room on its disk, or let this user write"
-    return (
-        f"Dagster's records in `{home}` (`DAGSTER_HOME`) cannot be written: {said}. {remedy}; then run"
-        " again. SQLMesh's own records are elsewhere, and say what is still missing."
-    )
-
-
-_LITTLE = 2**20
-"""Bytes; a write-ahead log grows in steps that are smaller."""
-
-
 def _allow_batches() -> None:
     """Off by default in Dagster: for a batch, its Postgres storage updates the last asset alone."""
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", str(_MOST_TOGETHER))
@@ -428,8 +375,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
             try:
                 yield
                 transaction.commit()
-            except sqlite3.OperationalError as error:  # of the driver: no engine has seen it
-                told = _explained(Path(self._base_dir), error)
+            except sqlite3.DatabaseError as error:  # of the driver: no engine has seen it
+                told = explained(Path(self._base_dir), error)
                 if told is None:
                     raise
                 raise told from error

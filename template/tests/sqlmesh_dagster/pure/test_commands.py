@@ -15,7 +15,6 @@ from sqlalchemy.exc import OperationalError
 
 from sqlmesh_dagster.commands.execution import explained, job_named
 from sqlmesh_dagster.commands.following import past_run
-from sqlmesh_dagster.commands.instance import UnopenedInstanceError, opened_instance
 from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.messages import Inbox, Outbox
 from sqlmesh_dagster.commands.progress import AssetLine, Problem, RunProgress
@@ -23,7 +22,8 @@ from sqlmesh_dagster.commands.report import asset_line, ending, next_step, total
 from sqlmesh_dagster.commands.request import RunRequest
 from sqlmesh_dagster.commands.selection import loads, models_named, selection_of
 from sqlmesh_dagster.commands.source import your_places
-from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.errors import InstanceError, InvalidSettingError
+from sqlmesh_dagster.guard.instance import opened_instance
 from sqlmesh_dagster.upstream.launch import LocatedAsset
 
 ROOT = Path(__file__).parents[3]
@@ -360,8 +360,8 @@ def test_of_several_projects_a_job_is_that_of_the_default_one() -> None:
     ("settings", "said"),
     [
         ("{base_dir: {env: PLACE_OF_LOGS}}", "are not set: `PLACE_OF_LOGS`. Set them"),
-        ("{base_dir: }", "does not open. Correct"),
-        ("{", "does not open. Correct"),
+        ("{base_dir: }", "makes no sense"),
+        ("{", "makes no sense"),
     ],
 )
 def test_an_instance_that_does_not_open_is_told_with_its_settings(
@@ -373,9 +373,11 @@ def test_an_instance_that_does_not_open_is_told_with_its_settings(
         f"  class: LocalArtifactStorage\n  config: {settings}\n"
     )
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    with pytest.raises(UnopenedInstanceError) as raised, opened_instance():
+    with pytest.raises(InstanceError) as raised, opened_instance():
         pass
-    assert said in str(raised.value) and str(tmp_path / "dagster.yaml") in str(raised.value)
+    assert said in str(raised.value.description) and str(tmp_path / "dagster.yaml") in str(
+        raised.value.description
+    )
 
 
 def test_a_database_of_dagsters_history_that_does_not_answer_is_named(
@@ -391,6 +393,8 @@ def test_a_database_of_dagsters_history_that_does_not_answer_is_named(
             raise RuntimeError("too many retries for DB connection") from error
 
     monkeypatch.setattr(dg.DagsterInstance, "get", refused)
-    with pytest.raises(UnopenedInstanceError) as raised, opened_instance():
+    with pytest.raises(InstanceError) as raised, opened_instance():
         pass
-    assert str(raised.value).endswith("is out of reach: Connection refused")
+    assert str(raised.value.description).endswith(
+        "does not answer: Connection refused. See that it is there and answers; then run again."
+    )
