@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import uuid4
 
 import click
+import dagster as dg
 from sqlglot import exp
 
 from sqlmesh_dagster.definition.markdown import counted
@@ -33,6 +34,7 @@ from sqlmesh_dagster.facts.moving import (
     Source,
     difference,
     is_rebuilt,
+    keys_that_end,
     missing_or_more,
     refused,
 )
@@ -423,6 +425,11 @@ class _Move:
             f" {counted(others, 'other node')}."
             f" Left to the next run: {counted(len(self._rebuilt), 'model')}."
         )
+        ending = keys_that_end(
+            _keys_in_history(), self._source, self._context.default_catalog or ""
+        )
+        if ending:
+            click.echo(f"Keys   {ending}")
 
     def _place(self) -> str:
         state = state_connection(self._context)
@@ -619,6 +626,19 @@ class _Move:
         if self._source.left:
             yield f"views that no model makes: {', '.join(self._source.left)}"
         yield "set the same variables where Dagster runs, and end what still runs on the file"
+
+
+def _keys_in_history() -> list[Sequence[str]]:
+    """Of all assets that Dagster's instance knows; none where there is none, or it does not open."""
+    if not os.environ.get("DAGSTER_HOME"):
+        return []
+    try:
+        with dg.DagsterInstance.get() as instance:
+            return [key.path for key in instance.get_asset_keys()]
+    except (
+        Exception
+    ):  # the move is not about Dagster's instance: a settings file of another machine, a server
+        return []
 
 
 def _has_rows(snapshot: Snapshot) -> bool:

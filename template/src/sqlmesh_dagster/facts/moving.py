@@ -101,6 +101,25 @@ class Source:
         return next(iter(self.catalogs))
 
 
+def keys_that_end(keys: Sequence[Sequence[str]], source: Source, catalog: str) -> str:
+    """What becomes of assets whose keys begin with the catalog that the data leaves; empty where none does.
+
+    Args:
+        keys: Of all assets that Dagster's history knows.
+        catalog: Of the new warehouse.
+    """
+    models = {(source.catalog, *model.name.split(".")[-2:]) for model in source.models}
+    ending = sorted("/".join(key) for key in keys if tuple(key) in models)
+    if not ending or catalog == source.catalog:
+        return ""
+    old, new = ending[0], "/".join((catalog, *ending[0].split("/")[1:]))
+    return (
+        f"assets begin with the catalog: `{old}` is `{new}` from now on, and its history in Dagster stays"
+        f" with the old key ({counted(len(ending), 'asset')}). A database or catalog named"
+        f" `{source.catalog}` keeps it: no other setting has to change"
+    )
+
+
 @dataclass(frozen=True)
 class Totals:
     """What one query says of a table: its rows, and figures of each column."""

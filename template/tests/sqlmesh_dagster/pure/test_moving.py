@@ -15,6 +15,7 @@ from sqlmesh_dagster.facts.moving import (
     Totals,
     difference,
     is_rebuilt,
+    keys_that_end,
     missing_or_more,
     plain_type,
     refused,
@@ -137,3 +138,12 @@ def test_another_record_of_what_is_done_is_named() -> None:
     assert list(missing_or_more(found, {}, ())) == ["s.m"]
     assert list(missing_or_more(found, {'"s"."m"': ((0, 1),)}, ())) == ["s.m"]
     assert list(missing_or_more(found, {}, ['"s"."m"'])) == []
+
+
+def test_a_history_that_would_stay_with_old_keys_is_told_before_anything_is_copied() -> None:
+    """Bug: a project whose keys begin with the catalog lost its history in Dagster by a move, without a word."""
+    moved = source(model("FULL"))
+    said = keys_that_end([["c", "s", "m"], ["c", "raw", "x"], ["s", "m"]], moved, "analytics")
+    assert "`c/s/m` is `analytics/s/m`" in said and "1 asset)" in said and "named `c`" in said
+    assert not keys_that_end([["c", "s", "m"]], moved, "c")  # the same catalog there
+    assert not keys_that_end([["s", "m"]], moved, "analytics")  # keys without it
