@@ -146,10 +146,10 @@ def _project(folder: Path, series: _Series) -> Project:
     project.write("config.yaml", config.replace("start: 2025-01-01", f"start: {series.start}"))
     times = "@start_dt AS began, @end_dt AS ended"
     by_time = f"kind INCREMENTAL_BY_TIME_RANGE (time_column moment), start '{series.start}'"
-    hours = "SELECT h AS moment FROM generate_series(@start_dt::TIMESTAMP, @end_dt::TIMESTAMP, INTERVAL 1 HOUR) AS t(h)"
+    hours = "SELECT h AS moment FROM generate_series(@start_ts::TIMESTAMP, @end_ts::TIMESTAMP, INTERVAL 1 HOUR) AS t(h)"
     project.model("hourly", hours, f"{by_time}, cron '@hourly'")
     days = (
-        hours.replace("HOUR", "DAY").replace("@start_dt", "@start_ds").replace("@end_dt", "@end_ds")
+        hours.replace("HOUR", "DAY").replace("@start_ts", "@start_ds").replace("@end_ts", "@end_ds")
     )
     for name, (cron, zone) in zip(("one_zone", "another_zone"), series.crons, strict=True):
         project.model(name, days, f"{by_time}, cron '{cron}', cron_tz '{zone}'")

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-import yaml
 from sqlalchemy.exc import DBAPIError
 
 from sqlmesh_dagster.errors import InstanceError
@@ -81,13 +80,14 @@ def _unreadable(error: Exception, home: str) -> str:
 
 
 def _is_of_settings(error: Exception) -> bool:
-    kinds = (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError, PermissionError)
-    return isinstance(error, (*kinds, dg.DagsterInvalidConfigError)) or _is_checked(error)
+    kinds = (UnicodeDecodeError, IsADirectoryError, PermissionError, dg.DagsterInvalidConfigError)
+    return isinstance(error, kinds) or _is_of_reader(error)
 
 
-def _is_checked(error: Exception) -> bool:
-    """Dagster's own checks of what it reads, whose class is none of its API."""
-    return type(error).__name__ == "CheckError"
+def _is_of_reader(error: Exception) -> bool:
+    """Of YAML, or of Dagster's own checks of what it reads, whose class is none of its API."""
+    kind = type(error)
+    return kind.__module__.partition(".")[0] == "yaml" or kind.__name__ == "CheckError"
 
 
 def _said(error: Exception) -> str:
