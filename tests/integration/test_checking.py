@@ -20,7 +20,7 @@ test_of_one:
       - id: {id}
 """
 _AUDIT = "audits (not_null(columns := (id)))"
-_LINTER = "linter: {enabled: true, rules: [nomissingaudits]}\nformat: {normalize: false}\n"
+_LINTER = "project: named\nlinter: {enabled: true, rules: [nomissingaudits]}\nformat: {normalize: false}\n"
 
 
 def _checked(project: Project) -> tuple[int, str]:
@@ -31,7 +31,7 @@ def _checked(project: Project) -> tuple[int, str]:
             "SQLMESH_PROJECT_DIR": str(project.root),
             "PYTHONPATH": os.pathsep.join(sys.path),
         },
-        cwd=project.root,
+        cwd=project.root.parent,
         capture_output=True,
         text=True,
         check=False,
@@ -39,10 +39,17 @@ def _checked(project: Project) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_linter_a_unit_test_and_the_formatter_fail_the_check(project: Project) -> None:
-    """Promise: one after the other, in SQLMesh's words, with its exit status."""
+def test_the_linter_a_unit_test_and_the_formatter_fail_the_check(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: one after the other, in SQLMesh's words, with its exit status.
+
+    Asked elsewhere, a relative DuckDB path leads to the project's file: a second one would stop all runs.
+    """
+    monkeypatch.chdir(project.root)
     config = project.root / "config.yaml"
-    config.write_text(config.read_text() + _LINTER)
+    relative = config.read_text().replace(str(project.database), project.database.name)
+    config.write_text(relative + _LINTER)
     project.write("models/one.sql", "MODEL (name demo.one, kind FULL);\nSELECT 1::INT AS id\n")
     project.write("tests/test_one.yaml", _UNIT_TEST.format(id=2))
     status, said = _checked(project)
@@ -63,3 +70,4 @@ def test_the_linter_a_unit_test_and_the_formatter_fail_the_check(project: Projec
     context.close()
     status, said = _checked(project)
     assert status == 0, said
+    assert [*project.root.parent.rglob("*.duckdb*")] == [project.database]

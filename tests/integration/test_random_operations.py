@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -36,13 +37,15 @@ _FILES = {
     "    return [i for i in batch if i[0].day % 2 == 0]\n",
 }
 _RANGE = "INCREMENTAL_BY_TIME_RANGE (time_column at{})"
+_RANGES = [
+    _RANGE.format(more)
+    for more in ("", ", batch_size 1", ", batch_size 2, lookback 1", ", forward_only true")
+]
+_CRONS = ["@daily", "@daily", "@hourly", "@weekly", "30 12 * * *"]
 _KINDS = {
     "FULL": 3,
     "VIEW": 1,
-    _RANGE.format(""): 2,
-    _RANGE.format(", batch_size 1"): 2,
-    _RANGE.format(", batch_size 2, lookback 1"): 1,
-    _RANGE.format(", forward_only true"): 1,
+    **dict(zip(_RANGES, (2, 2, 1, 1), strict=True)),
     "INCREMENTAL_BY_UNIQUE_KEY (unique_key (at, via))": 1,
     "INCREMENTAL_BY_PARTITION": 1,
     "SCD_TYPE_2_BY_COLUMN (unique_key (at, via), columns [n])": 1,
@@ -78,6 +81,7 @@ class _Pair:
     found: set[tuple[str, str]] = field(default_factory=set)
     """What audits of models found whose batches of that time are not built again."""
     has_dev: bool = False
+    drawn: int = 0
     said: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -86,13 +90,15 @@ class _Pair:
             for path, text in _FILES.items():
                 project.write(path, text)
             project.execute("CREATE TABLE main.flags (name TEXT, what TEXT)")
-        for place in range(_MODELS):
-            self._draw(f"m{place}")
+        for _ in range(_MODELS):
+            self._draw()
         self.deploy()
 
-    def _draw(self, name: str) -> None:
+    def _draw(self) -> None:
+        self.drawn += 1
+        name = f"m{self.drawn}"
         kind = self.chance.choices([*_KINDS], [*_KINDS.values()])[0]
-        cron = self.chance.choice(["@daily", "@daily", "@hourly", "@weekly", "30 12 * * *"])
+        cron = self.chance.choice(_CRONS)
         parents = self.chance.sample(
             [*self.texts], k=min(len(self.texts), self.chance.randint(0, 2))
         )
@@ -111,16 +117,15 @@ class _Pair:
         )
         self.kinds[name] = kind
         self.texts[name] = (
-            f"SELECT DISTINCT at::TIMESTAMP AS at, (via || '>{name}')::TEXT AS via, (n + EDIT)::INT AS n"
+            f"SELECT DISTINCT at::TIMESTAMP AS at, (via || '>{name}')::TEXT AS via, (n + 0)::INT AS n"
             f" FROM ({' UNION ALL '.join(sources)}) {'WHERE ' if where else ''}{' AND '.join(where)}",
             f"kind {kind}, cron '{cron}', audits ({audits}){more}",
         )
-        self._write(name, 0)
+        self._write(name)
 
-    def _write(self, name: str, edit: int) -> None:
-        query, properties = self.texts[name]
+    def _write(self, name: str) -> None:
         for project in (self.ours, self.theirs):
-            project.model(name, query.replace("EDIT", str(edit)), properties)
+            project.model(name, *self.texts[name])
 
     # What may happen.
 
@@ -164,6 +169,14 @@ class _Pair:
         self.has_dev = False
         self._plan("prod")
 
+    def replace(self) -> None:
+        """A model that nothing reads is deleted, and there is a new one."""
+        self.mend()
+        self._delete()
+        self._draw()
+        self.has_dev = False
+        self._plan("prod")
+
     def develop(self) -> None:
         """An edited model is built in `dev`."""
         self.mend()
@@ -198,9 +211,27 @@ class _Pair:
         )
 
     def _edit(self) -> None:
-        name = self.chance.choice([*self.texts])
-        self._write(name, self.chance.randint(1, 10**6))
-        self.said.append(f"edited {name}")
+        name, number = self.chance.choice([*self.texts]), self.chance.randint(1, 10**6)
+        change = self.chance.choice([*_EDITS])
+        pattern, options = _EDITS[change]
+        new = self.chance.choice(options).replace("NUMBER", str(number))
+        query, properties = self.texts[name]
+        if change in ("value", "columns"):
+            query = re.sub(pattern, new, query, count=1)
+        else:
+            properties = re.sub(pattern, new, properties, count=1)
+        self.texts[name] = query, properties
+        self._write(name)
+        self.said.append(f"edited {change} of {name}: {new}")
+
+    def _delete(self) -> None:
+        read = " ".join(query for query, _ in self.texts.values())
+        unread = [name for name in self.texts if not re.search(rf"demo\.{name}\b", read)]
+        name = self.chance.choice(unread)
+        for project in (self.ours, self.theirs):
+            (project.root / f"models/demo_46_{name}.sql").unlink()
+        del self.texts[name], self.kinds[name]
+        self.said.append(f"deleted {name}")
 
     def _set(self, flags: set[tuple[str, str]]) -> None:
         self.flags = flags
@@ -227,6 +258,7 @@ class _Pair:
                 no_prompts=True,
                 skip_tests=True,
                 include_unmodified=True,
+                enable_preview=False,  # as in Dagster
             ),
             environment,
             undeployed_changes="apply",
@@ -302,6 +334,14 @@ def _rows(project: Project, view: str) -> object:
         return type(error).__name__
 
 
+_EDITS = {
+    "value": (r"\(n \+ \d+\)", ["(n + NUMBER)"]),
+    "columns": (r"::INT AS n\b", ["::INT AS n, NUMBER::INT AS more_NUMBER"]),
+    "cron": (r"(?<=cron ')[^']*", _CRONS),
+    "kind": (r"INCREMENTAL_BY_TIME_RANGE \([^)]*\)", _RANGES),
+    "description": (r"(, description '[^']*')?\Z", [", description 'NUMBER'"]),
+}
+"""What of a model is edited: where it stands, and what may stand there then."""
 _OPERATIONS = {
     _Pair.pass_time: 4,
     _Pair.run_some: 3,
@@ -309,7 +349,8 @@ _OPERATIONS = {
     _Pair.retry: 2,
     _Pair.mend: 1,
     _Pair.deploy: 2,
-    _Pair.develop: 1,
+    _Pair.develop: 2,
+    _Pair.replace: 1,
     _Pair.restate: 1,
 }
 """What may happen, and how often."""

@@ -1721,7 +1721,7 @@ def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> Non
     config = (project.root / "config.yaml").read_text()
     project.write("config.yaml", config.replace(str(project.database), "some/own.db"))
     context = Context(paths=str(project.root), load=False)
-    in_sqlmesh.relocate_databases(context, lambda path: str(project.root / path))
+    in_sqlmesh.relocate_databases(context.config, lambda path: str(project.root / path))
     assert in_sqlmesh.duckdb_files(context.connection_config) == [project.root / "some/own.db"]
     assert in_sqlmesh.duckdb_files(in_sqlmesh.state_connection(context)) == [
         project.root / "some/own.db"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +14,6 @@ import click
 
 from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.request import RunRequest, Scope
-from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.texts import read_dotenv
 from sqlmesh_dagster.production import PRODUCTION
 
@@ -222,9 +220,8 @@ def summary() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sqlmesh(arguments: tuple[str, ...]) -> None:
     """Any command of SQLMesh, for this project and with its `.env`."""
-    program = shutil.which("sqlmesh", path=str(Path(sys.executable).parent)) or "sqlmesh"
-    folder = project_folder()
-    sys.exit(subprocess.run([program, "-p", folder, *arguments], check=False).returncode)
+    program = [sys.executable, "-m", "sqlmesh_dagster.engine.program", *arguments]
+    sys.exit(subprocess.run(program, check=False).returncode)
 
 
 @main.command()

@@ -494,7 +494,7 @@ def open_context(
         set_console(console or NoopConsole())
         with environment.noted(), rare_collection():
             context = _new_context(settings, load_state, loader)
-        anchor_databases(context, settings.project_path, may_guess=not opens_database)
+        anchor_databases(context.config, settings.project_path, may_guess=not opens_database)
         context.environment = environment
         context.cancel_token = cancel or CancelToken()
         context.sample_size = settings.failing_rows_sample

@@ -5,18 +5,18 @@ Importing this module imports SQLMesh.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sqlmesh import Context
+from sqlmesh import Config
 
 from sqlmesh_dagster.errors import ProjectLoadError
 from sqlmesh_dagster.guard.folder import started_in, up_to_root
-from sqlmesh_dagster.upstream.sqlmesh import relocate_databases
+from sqlmesh_dagster.upstream.sqlmesh import on_new_context, relocate_databases
 
 
-def anchor_databases(context: Context, project: Path, *, may_guess: bool) -> None:
-    """Makes the relative paths of a context's DuckDB files absolute.
+def anchor_databases(config: Config, project: Path, *, may_guess: bool) -> None:
+    """Makes the relative paths of a config's DuckDB files absolute.
 
     SQLMesh takes them from the working directory, and Dagster's processes have others than a person who
     types `sqlmesh`: a path that leads nowhere would be a new, empty database. It is that of a file that
@@ -41,7 +41,18 @@ def anchor_databases(context: Context, project: Path, *, may_guess: bool) -> Non
             )
         return str(found[0])
 
-    relocate_databases(context, located)
+    relocate_databases(config, located)
+
+
+def anchor_new_contexts(project: Path) -> None:
+    """From now on each SQLMesh context of this process finds the databases that runs use."""
+
+    def anchored(configs: Mapping[Path, Config]) -> Mapping[Path, Config]:
+        for config in configs.values():
+            anchor_databases(config, project, may_guess=False)
+        return configs
+
+    on_new_context(anchored)
 
 
 def _folders(project: Path) -> Iterator[Path]:

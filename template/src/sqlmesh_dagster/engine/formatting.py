@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlmesh import Context
 
 from sqlmesh_dagster.engine.culprit import told
+from sqlmesh_dagster.engine.databases import anchor_new_contexts
 from sqlmesh_dagster.guard.folder import at_home, project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
 from sqlmesh_dagster.upstream.internals import FormatConfig
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     """
     folder = Path(project_folder()).resolve()
     learn_of_project(folder)
+    anchor_new_contexts(folder)
     with at_home([folder]), masked_output():
         try:
             return _formatted(folder, arguments)

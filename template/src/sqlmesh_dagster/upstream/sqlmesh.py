@@ -259,10 +259,9 @@ def stand_in(fqn: str, dialect: str, columns: Mapping[str, DataType] | None) -> 
     return found
 
 
-def relocate_databases(context: Context, located: Callable[[str], str]) -> None:
-    """Replaces the relative paths of DuckDB files in a context's config, before any is opened."""
-    config = context.config
-    gateways = [*config.gateways.values(), config.get_gateway(context.gateway)]
+def relocate_databases(config: Config, located: Callable[[str], str]) -> None:
+    """Replaces the relative paths of DuckDB files in a config, before any is opened."""
+    gateways = config.gateways.values() if isinstance(config.gateways, dict) else [config.gateways]
     connections = [c for g in gateways for c in (g.connection, g.state_connection)]
     for connection in (*connections, config.default_connection):
         if connection is not None:
