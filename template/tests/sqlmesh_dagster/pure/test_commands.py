@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from sqlmesh_dagster.commands.__main__ import main
 from sqlmesh_dagster.commands.execution import explained, job_named
 from sqlmesh_dagster.commands.following import past_run
 from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
@@ -398,3 +399,25 @@ def test_a_database_of_dagsters_history_that_does_not_answer_is_named(
     assert str(raised.value.description).endswith(
         "does not answer: Connection refused. See that it is there and answers; then run again."
     )
+
+
+def test_poe_sqlmesh_is_the_program_that_finds_the_databases_of_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Promise: with what was typed, and with its exit status; alone, `sqlmesh` takes a relative path from here."""
+    (tmp_path / "pyproject.toml").write_text("[tool.dg.project]\nroot_module = 'one'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    started: list[list[str]] = []
+
+    def started_program(program: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        started.append(program)
+        return subprocess.CompletedProcess(program, 3)
+
+    monkeypatch.setattr(subprocess, "run", started_program)
+    with pytest.raises(SystemExit) as end:
+        main(["sqlmesh", "plan", "dev", "--help"])
+    assert end.value.code == 3
+    assert started == [
+        [sys.executable, "-m", "sqlmesh_dagster.engine.program", "plan", "dev", "--help"]
+    ]
