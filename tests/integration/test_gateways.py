@@ -171,6 +171,11 @@ def test_what_is_wrong_with_the_environment_is_said_without_its_values(
     with pytest.raises(ConfigError) as error:
         _opened(project)
     assert message in str(error.value) and _SECRET not in str(error.value)
+    resource = SQLMeshResource(project_dir=str(project), environment="prod")
+    with pytest.raises(ProjectLoadError) as refused, resource.open_context(load=False):
+        pass
+    told = str(refused.value)
+    assert message in told and "config.py" not in told and "reload" not in told
 
 
 def test_a_config_without_the_line_is_refused_with_it(

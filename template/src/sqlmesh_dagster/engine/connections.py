@@ -39,6 +39,10 @@ _DEFAULT = "sqlmesh__default_gateway"
 """The variable, in either case, by which SQLMesh's config is overridden; it makes no gateway."""
 
 
+class UnusableGatewayError(ConfigError):
+    """The environment, and not the project, says something that makes no gateway; or a package is missing."""
+
+
 class StandInConnection(DuckDBConnectionConfig):
     """A DuckDB in memory with the catalog of a warehouse, which definitions are read by.
 
@@ -61,14 +65,14 @@ def chosen(config: Config, name: str, own: Collection[str], *, reads_credentials
     from its dialect.
 
     Raises:
-        ConfigError: The environment says too little, or a package is missing.
+        UnusableGatewayError: The environment says too little, or a package is missing.
     """
     if name in own:
         return config.model_copy(update={"default_gateway": name})
     try:
         found = connections(name, own, os.environ, reads_credentials=reads_credentials)
     except UnsetVariablesError as error:
-        raise ConfigError(str(error)) from None
+        raise UnusableGatewayError(str(error)) from None
     gateway = _gateway(found) if reads_credentials else _stand_in(found)
     default = config.default_gateway_name
     gateways = config.gateways if isinstance(config.gateways, dict) else {}
@@ -143,7 +147,7 @@ def _gateway(found: Connections) -> GatewayConfig:
         names = ", ".join(f"`{name}`" for name in further if f"'{name}" in str(error))
         if not names:
             raise
-        raise ConfigError(f"Correct {names} in `WAREHOUSE_OPTIONS`. {error}") from error
+        raise UnusableGatewayError(f"Correct {names} in `WAREHOUSE_OPTIONS`. {error}") from error
     if found.gateway == "spark":
         from sqlmesh_dagster.upstream.spark import SparkConnection  # imports pandas
 
@@ -155,7 +159,7 @@ def _gateway(found: Connections) -> GatewayConfig:
 def _typed(warehouse: Warehouse, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     module, package = warehouse.driver
     if not _is_there(module):
-        raise ConfigError(
+        raise UnusableGatewayError(
             f"{warehouse.title} needs the package `{package}`, which is not installed. `poe update --data"
             f" warehouse={name}` writes it into `pyproject.toml`; then install the project again."
         )
@@ -199,7 +203,7 @@ def _further(text: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(
+        raise UnusableGatewayError(
             "`WAREHOUSE_OPTIONS` must be a JSON object with options of SQLMesh's connection, such as"
             ' `{"pre_ping": true}`.'
         )

@@ -26,7 +26,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once, state_beside
-from sqlmesh_dagster.engine.connections import with_line
+from sqlmesh_dagster.engine.connections import UnusableGatewayError, with_line
 from sqlmesh_dagster.engine.culprit import is_of_project, told
 from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained, with_wheel
@@ -77,6 +77,7 @@ from sqlmesh_dagster.upstream.internals import (
 )
 from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.interrupting import Interrupter
+from sqlmesh_dagster.upstream.reading import causes
 from sqlmesh_dagster.upstream.sqlmesh import (
     checked_before_writing,
     close_duckdb_state,
@@ -674,6 +675,11 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
         is_stopped = signals.has_come
         if not is_of_project(error, settings.project_path, is_stopped=is_stopped):
             raise
+        unusable = next((e for e in causes(error) if isinstance(e, UnusableGatewayError)), None)
+        if unusable is not None:  # no file of the project is at fault
+            raise errors.ProjectLoadError(
+                f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {mask(str(unusable))}"
+            ) from error
         message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip()))).replace(
             "\0", "\\0"
         )

@@ -26,7 +26,7 @@ from sqlmesh_dagster.engine.copying import DuckDBFile, copy, create, opened, tot
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.state import Deployed, Obstructed, read_deployed
-from sqlmesh_dagster.errors import MoveRefusedError, SQLMeshDagsterError
+from sqlmesh_dagster.errors import MoveRefusedError, ProjectLoadError, SQLMeshDagsterError
 from sqlmesh_dagster.facts.moving import (
     Intervals,
     MovedModel,
@@ -143,6 +143,9 @@ def _gateway(name: str) -> Iterator[None]:
     os.environ[GATEWAY] = name
     try:
         yield
+    except ProjectLoadError as error:
+        said = str(error.description).replace(f"`{GATEWAY}` is `{name}`", f"`--source` is `{name}`")
+        raise MoveRefusedError(said) from error
     finally:
         os.environ.pop(GATEWAY) if chosen is None else os.environ.update({GATEWAY: chosen})
 
