@@ -1,4 +1,4 @@
-"""Writes a synthetic SQLMesh project of N models: `python benchmarks/project.py FOLDER N [--trivial]`.
+"""Writes a synthetic SQLMesh project of N models: `python benchmarks/project.py FOLDER N [--trivial] [--port PORT]`.
 
 One seed, then layers of about √N models that each read 1 to 3 models of the layer above. Every model
 has three CTEs, five columns with casts and one or two audits; every fourth is incremental. There are
@@ -9,18 +9,18 @@ case: 10 rows, two columns and two audits each, so that SQLMesh itself has next 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROWS = 90
 CONFIG = """
 gateways:
   local:
-    connection:
-      type: duckdb
-      database: {database}
+    connection: {connection}
 default_gateway: local
 model_defaults:
   dialect: duckdb
@@ -72,11 +72,17 @@ MODEL (
 """
 
 
-def write_project(folder: Path, models: int, *, is_trivial: bool = False) -> None:
-    """Writes the project into `folder`, with `warehouse.duckdb` as its database."""
+def write_project(
+    folder: Path, models: int, *, is_trivial: bool = False, port: int | None = None
+) -> None:
+    """Writes the project into `folder`, with `warehouse.duckdb` as its database, or `bench` of a Postgres at `port`."""
+    connection: dict[str, Any] = {"type": "duckdb", "database": str(folder / "warehouse.duckdb")}
+    if port is not None:
+        connection = {"type": "postgres", "host": "127.0.0.1", "port": port, "user": "postgres"}
+        connection |= {"password": "", "database": "bench"}
     for name in ("models", "seeds"):
         (folder / name).mkdir(parents=True)
-    (folder / "config.yaml").write_text(CONFIG.format(database=folder / "warehouse.duckdb"))
+    (folder / "config.yaml").write_text(CONFIG.format(connection=json.dumps(connection)))
     (folder / "seeds" / "m_0000.csv").write_text("\n".join(_seed_lines()))
     model = _trivial if is_trivial else _model
     (folder / "models" / "m_0000.sql").write_text(model(0, []) if is_trivial else SEED)
@@ -130,5 +136,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("models", type=int)
     parser.add_argument("--trivial", action="store_true")
-    arguments = parser.parse_args()
-    write_project(arguments.folder, arguments.models, is_trivial=arguments.trivial)
+    parser.add_argument("--port", type=int, help="of a Postgres with a database `bench`")
+    given = parser.parse_args()
+    write_project(given.folder, given.models, is_trivial=given.trivial, port=given.port)

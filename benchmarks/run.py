@@ -11,11 +11,16 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 HERE = Path(__file__).resolve().parent
 LAST = HERE / "last.json"
@@ -53,6 +58,7 @@ class Task:
         remove: Paths of the project that are removed before.
         facts: What the worker must say; a number of models is given as `models`.
         fills: Whether every model's table must have rows afterwards.
+        on: The engine that data and state are on.
     """
 
     label: str
@@ -60,6 +66,7 @@ class Task:
     remove: tuple[str, ...] = ()
     facts: Mapping[str, str | int | bool] = field(default_factory=dict)
     fills: bool = True
+    on: str = "duckdb"
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ WARM_UP = (
 )
 """Not measured, before each group: fills SQLMesh's cache, and compiles Python's files."""
 
-GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
+GROUPS: dict[str, Sequence[Sequence[Task]]] = {
     "load": (
         (
             Task("bare load, cold", "bare_load", (".cache",), _ALL, fills=False),
@@ -138,6 +145,13 @@ GROUPS: Mapping[str, Sequence[Sequence[Task]]] = {
         (Task("forked alone", "steps_alone", ("dagster_home",), _ALL, fills=False),),
     ),
 }
+GROUPS["postgres"] = (
+    *GROUPS["run"][:2],
+    *(
+        tuple(replace(task, label=f"{task.label}, postgres", on="postgres") for task in sequence)
+        for sequence in GROUPS["run"][:2]
+    ),
+)
 """What is measured together: each round runs every sequence, every other round in reverse order."""
 
 ROWS = (
@@ -160,6 +174,8 @@ ROWS = (
     Row("nothing due, whole process", "template idle", "bare idle"),
     Row("Dagster alone, to nothing due", "dagster alone", "bare idle", ("run",)),
     Row("Dagster alone, same records", "dagster alone idle", "bare idle", ("run",)),
+    Row("full run, Postgres", "template full, postgres", "bare full, postgres", ("run",)),
+    Row("nothing due, Postgres", "template idle, postgres", "bare idle, postgres", ("run",)),
     Row("first tick, to SQLMesh's import and state", "tick", "bare tick", ("first",)),
     Row("in process", "in process", "steps bare", ("load", "run")),
     Row("multiprocess, spawn", "spawned", "steps bare", ("load", "run")),
@@ -187,13 +203,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.models, arguments.repeat, arguments.trivial = [30], 1, True
-        arguments.only = list(GROUPS)
+        arguments.only = [name for name in GROUPS if name != "postgres"]
     kept = json.loads(LAST.read_text()) if LAST.exists() else {}
     versions = [f"{name} {version(name)}" for name in ("dagster", "sqlmesh", "duckdb")]
     print(f"python {sys.version.split()[0]}", *versions, sep=", ", flush=True)
     for models in arguments.models:
-        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-            samples = measure(Path(folder) / "project", models, arguments)
+        with (
+            tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
+            _server(arguments) as server,
+        ):
+            samples = measure(Path(folder), models, arguments, server)
             shape = f"{models} trivial" if arguments.trivial else str(models)
             found = report(models, samples, kept.get(shape, {}))
             kept[shape] = {**kept.get(shape, {}), **found}
@@ -201,28 +220,54 @@ def main() -> None:
         LAST.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
-def measure(project: Path, models: int, arguments: argparse.Namespace) -> Samples:
+@contextmanager
+def _server(arguments: argparse.Namespace) -> Iterator[Server | None]:
+    """A Postgres of its own, where it is asked for; ends the program where none can be started."""
+    if "postgres" not in arguments.only:
+        yield None
+        return
+    sys.path.append(str(HERE.parent))
+    try:
+        from tests.postgres import postgres
+    except ImportError as error:
+        sys.exit(f"No Postgres can be started here: {error}. The development group brings one.")
+    with postgres() as server:
+        yield server
+
+
+def measure(
+    folder: Path, models: int, arguments: argparse.Namespace, server: Server | None
+) -> Samples:
     """Every task of the chosen groups, as often as asked for, interleaved."""
     shape = ["--trivial"] if arguments.trivial else []
-    _python("project.py", str(project), str(models), *shape)
+    _python("project.py", str(folder / "duckdb"), str(models), *shape)
+    if server is not None:
+        port = ["--port", str(server.port)]
+        _python("project.py", str(folder / "postgres"), str(models), *shape, *port)
     samples: Samples = defaultdict(list)
     for group in arguments.only:
+        engines = {task.on for sequence in GROUPS[group] for task in sequence}
         for task in WARM_UP[: 1 if group == "load" else None]:
-            perform(task, project, models)
+            for engine in sorted(engines):
+                perform(replace(task, on=engine), folder, models, server)
         for turn in range(arguments.repeat):
             for sequence in GROUPS[group][:: -1 if turn % 2 else 1]:
                 if not any(arguments.match in task.label for task in sequence):
                     continue
                 for task in sequence:
-                    samples[task.label].append(perform(task, project, models))
+                    samples[task.label].append(perform(task, folder, models, server))
     return samples
 
 
-def perform(task: Task, project: Path, models: int) -> Sample:
+def perform(task: Task, folder: Path, models: int, server: Server | None) -> Sample:
     """One task in a fresh process; ends the program when it did not do what it should."""
+    project = folder / task.on
     for name in task.remove:
         path = project / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if server is not None and task.on == "postgres" and _STATE[0] in task.remove:
+        server.query("postgres", "DROP DATABASE IF EXISTS bench WITH (FORCE)")
+        server.create_database("bench")
     sample = _python("worker.py", task.job, str(project))
     expected = {key: models if text == "models" else text for key, text in task.facts.items()}
     if not expected.items() <= sample.facts.items():

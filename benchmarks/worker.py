@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -243,17 +243,45 @@ def dagster_alone_idle(project: Path) -> Facts:
 @job
 def count_filled(project: Path) -> Facts:
     """How many of the project's tables have rows."""
-    import duckdb
+    import yaml
 
-    with duckdb.connect(str(project / "warehouse.duckdb")) as connection:
-        tables = connection.execute(
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    with _asking(config["gateways"]["local"]["connection"]) as ask:
+        tables = ask(
             "SELECT table_name FROM information_schema.tables WHERE table_schema = 'bench'"
-        ).fetchall()
-        counts = [
-            connection.execute(f"SELECT count(*) FROM bench.{name}").fetchall()
-            for (name,) in tables
-        ]
+        )
+        counts = [ask(f"SELECT count(*) FROM bench.{name}") for (name,) in tables]
     return {"filled": sum(1 for ((count,),) in counts if count)}
+
+
+@contextmanager
+def _asking(place: Mapping[str, Any]) -> Iterator[Callable[[str], list[Any]]]:
+    """A function that gives the rows of a query in the project's database."""
+    if place["type"] == "duckdb":
+        import duckdb
+
+        with duckdb.connect(place["database"]) as connection:
+            yield lambda query: connection.execute(query).fetchall()
+    else:
+        import psycopg2
+
+        with (
+            closing(
+                psycopg2.connect(
+                    host=place["host"],
+                    port=place["port"],
+                    user=place["user"],
+                    dbname=place["database"],
+                )
+            ) as server,
+            server.cursor() as cursor,
+        ):
+
+            def ask(query: str) -> list[Any]:
+                cursor.execute(query)
+                return list(cursor.fetchall())
+
+            yield ask
 
 
 def _bare_run(project: Path, *, plan: bool, run: bool = True) -> Facts:
