@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlmesh_dagster.guard.texts import fault_of
 from sqlmesh_dagster.upstream.reading import files_being_read
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _SEED = re.compile(r"\bSEED\s*\(\s*path\s+'([^'\n]+)'", re.IGNORECASE)
 _QUOTED = re.compile(r"'([^'\n]+)'")
 _CRON = re.compile(r"Invalid cron '([^'\n]+)': must run at a frequency")
@@ -102,10 +103,14 @@ def _shown(file: Path, project: Path) -> str:
 
 
 def _place(error: BaseException, project: Path) -> str | None:
-    """The last line of the project's own code that ran."""
+    """The last line of the project's own code that ran.
+
+    A project at a repository's root has the environment of Python and this package in its folder, too.
+    """
     folder = project.resolve()
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if path.is_absolute() and path.resolve().is_relative_to(folder):
-            return f"{path.resolve().relative_to(folder)}, line {frame.lineno}"
+        path = Path(frame.filename).resolve()
+        is_foreign = "site-packages" in path.parts or path.is_relative_to(_PACKAGE)
+        if Path(frame.filename).is_absolute() and path.is_relative_to(folder) and not is_foreign:
+            return f"{path.relative_to(folder)}, line {frame.lineno}"
     return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from sqlmesh_dagster.engine import culprit
 from sqlmesh_dagster.engine.culprit import is_of_project, told
 
 
@@ -66,6 +67,15 @@ def test_what_is_no_line_of_the_projects_is_told_as_it_is(tmp_path: Path) -> Non
     assert told(outside, "bad", project) == "bad"
     assert told(ValueError("x"), "x", project) == "x"
     assert told(ValueError(), "", project) == "ValueError"
+
+
+def test_a_project_at_the_root_is_not_told_of_libraries_in_its_folder(tmp_path: Path) -> None:
+    """Promise: neither the environment of Python there nor this package is what a person has to repair."""
+    library = ".venv/lib/python3.11/site-packages/sqlmesh/core/loader.py"
+    assert told(_raised(tmp_path / library, "raise ValueError('bad')"), "bad", tmp_path) == "bad"
+    with pytest.raises(AttributeError) as raised:
+        told(ValueError(), "", None)  # type: ignore[arg-type]
+    assert told(raised.value, "bad", Path(culprit.__file__).parents[2]) == "bad"
 
 
 def test_the_file_that_was_being_read_is_named(tmp_path: Path) -> None:
