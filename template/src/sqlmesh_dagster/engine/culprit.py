@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,8 +40,32 @@ def is_of_project(error: BaseException, project: Path, *, is_stopped: bool) -> b
     return not is_of_dagster and not (isinstance(error, KeyboardInterrupt) and is_stopped)
 
 
-def told(error: BaseException, message: str, project: Path) -> str:
-    """The message, with the kind of error where it says little, and the file where it names none."""
+def told(
+    error: BaseException, message: str, project: Path, variables: Mapping[str, str] = os.environ
+) -> str:
+    """The message, with the kind of error where it says little, and the file or variable where it names none."""
+    text = _with_file(error, message, project)
+    names = [f"`{name}`" for name in _variables_in(message, variables) if name not in message]
+    if not names:
+        return text
+    which, sets = ("variables", "set") if len(names) > 1 else ("variable", "sets")
+    return (
+        f"{text}\nThe environment {which} {', '.join(names)} {sets} this, whatever the files say."
+    )
+
+
+def _variables_in(message: str, variables: Mapping[str, str]) -> Iterator[str]:
+    """Those that override a key of SQLMesh's config which the message names, or whose value it has."""
+    for name, value in sorted(variables.items()):
+        prefix, _, path = name.partition("__")
+        key = path.rpartition("__")[2]
+        if prefix.lower() == "sqlmesh" and key:
+            is_value = bool(value) and any(f"{q}{value}{q}" in message for q in "'`\"")
+            if is_value or re.search(rf"\b{re.escape(key)}\b", message, re.IGNORECASE):
+                yield name
+
+
+def _with_file(error: BaseException, message: str, project: Path) -> str:
     is_clear = isinstance(error, Exception) and not isinstance(error, RecursionError) and message
     text = message if is_clear else f"{type(error).__name__}: {message}".rstrip(": ")
     place, file = _place(error, project), _file(error, message, project)

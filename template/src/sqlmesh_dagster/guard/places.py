@@ -56,8 +56,9 @@ def with_remedy(message: str, project: Path) -> str:
             " to a folder that it may write, such as `HOME=/tmp`."
         )
     there = next(p for p in (path, *path.parents) if os.path.lexists(p) or p == project)
-    others = "" if os.path.isfile(path) else _ELSEWHERE  # noqa: PTH113 # no error for one that may not be seen
+    others = _ELSEWHERE if _CACHE in path.parts else ""
     return f"{message}\nLet this user use it: `chmod -R a+rwX {quote(str(there))}`{others}."
 
 
+_CACHE = ".cache"
 _ELSEWHERE = ", or set `cache_dir` in SQLMesh's config to a folder that it may write"

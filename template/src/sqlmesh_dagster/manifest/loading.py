@@ -15,6 +15,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.errors import ProjectLoadError
 from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.guard.garbage import rare_collection
+from sqlmesh_dagster.guard.places import with_remedy
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.manifest.inputs import (
     Files,
@@ -157,10 +158,10 @@ class _Digests:
                 for folder in self.settings.project_paths
             )
         except OSError as error:
-            raise ProjectLoadError(
-                f"The SQLMesh project at `{project}` cannot be read: {error}. Correct the file, and reload"
-                " the code location."
-            ) from error
+            said = with_remedy(
+                f"The SQLMesh project at `{project}` cannot be read: {error}", project
+            )
+            raise ProjectLoadError(f"{said}\nCorrect it, and reload the code location.") from error
 
 
 @dataclass(frozen=True)

@@ -163,3 +163,24 @@ def test_a_cron_that_sqlmesh_refuses_is_told_with_its_file(tmp_path: Path, file:
     said = told(ValueError(message), message, tmp_path)
     assert said.startswith(f"{message} SQLMesh looks at its next ticks alone")
     assert said.endswith(f"In `{file}`.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SQLMESH__MODEL_DEFAULTS__START", "garbage", "Could not convert `garbage` to datetime."),
+        ("SQLMESH__MODEL_DEFAULTS__DIALECT", "klingon", "Unknown dialect 'klingon'."),
+        ("sqlmesh__no_such_thing", "1", "Invalid field 'no_such_thing': not permitted"),
+        ("SQLMESH__GATEWAYS", "x", "Invalid field 'gateways': no dictionary"),
+        ("SQLMESH__VARIABLES", "x", "Variables must be a dictionary, not <class 'str'>"),
+    ],
+)
+def test_a_variable_that_overrides_the_config_is_named_where_it_is_the_reason(
+    tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    """Bug: a variable that made no sense was told as a fault of a file that was in order."""
+    variables = {name: value, "SQLMESH__SNAPSHOT_TTL": "", "OTHER__START": "garbage"}
+    assert told(ValueError(message), message, tmp_path, variables) == (
+        f"{message}\nThe environment variable `{name}` sets this, whatever the files say."
+    )
+    assert told(ValueError("bad"), "bad", tmp_path, variables) == "bad"
