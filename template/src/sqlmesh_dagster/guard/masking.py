@@ -118,7 +118,8 @@ def forms_of(value: str) -> set[str]:
         pieces.add("".join(lines))
     forms = {form for piece in pieces if piece for form in _escaped(piece)}
     forms |= {twice for form in forms for twice in (json.dumps(form)[1:-1], repr(form)[1:-1])}
-    return forms | {form for piece in pieces for form in _as_base64(piece)}
+    twice = {base64.b64encode(piece.encode()).decode() for piece in pieces}
+    return forms | {form for piece in (*pieces, *twice) for form in _as_base64(piece)}
 
 
 def _escaped(text: str) -> Iterator[str]:
@@ -151,7 +152,8 @@ def _as_base64(text: str) -> Iterator[str]:
     for offset in range(3):
         first, last = -(-offset * 8 // 6), (offset + len(data)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            yield encode(b"\0" * offset + data).decode()[first:last]
+            encoded = encode(b"\0" * offset + data).decode()[first:last]
+            yield from (encoded, quote(encoded, safe=""))
 
 
 def _places(text: str, form: str) -> Iterator[Span]:

@@ -28,6 +28,13 @@ _PATTERNS = tuple(
         # a URL's password, or the long token that stands for user and password
         r"(?<![\w+.\-])\w[\w+.\-]*://[^\s:/@'\"]*:(?P<secret>[^\s'\"]+)@",
         r"(?<![\w+.\-])\w[\w+.\-]*://(?P<secret>[\w\-.~%]{20,})@",
+        # Oracle's user/password@place
+        r"\bjdbc:oracle:\w+:[^\s/@'\"]+/(?P<secret>[^\s@'\"]+)@",
+        r"\b(?:sqlplus|sqlldr|expdp|impdp)\b[^\n]{0,200}?\s[\"']?[\w$#]+/(?P<secret>[^\s@'\"/]+)@",
+        r"\buserid\s*=\s*[\"']?[\w$#]+/(?P<secret>[^\s@'\"/]+)",
+        r"(?<![\w/.:\-@])[\w$#]+/(?P<secret>[^\s@'\"/]+)@(?://[\w.\-]|[\w.\-]+:1521\b)",
+        # the line below `password: |` in YAML
+        rf"(?:{_NAMES})[\w\-]*[\"']?:[ \t]*[|>][+\-\d]*[ \t]*\n[ \t]+(?P<secret>[^\s]+)",
         # password='…', "password": "…", secret => '…', in SQL, JSON, Python and connection strings
         rf"(?<![\w.\-])[\w.\-]*?(?:{_NAMES})[\w\-]*\\*[\"']?\s*(?:=>|:=|=|:)\s*b?(?P<secret>{_QUOTED})",
         # password=… without quotes, where nothing is around the sign: `a.token = b.token` stays
@@ -132,6 +139,14 @@ _HINTS = (
     "crypt",
     "hmac",
     "mysql",
+    "oracle",
+    "sqlplus",
+    "sqlldr",
+    "expdp",
+    "impdp",
+    "userid",
+    "@//",
+    ":1521",
 )
 _EXACT_HINTS = (
     "AKIA",

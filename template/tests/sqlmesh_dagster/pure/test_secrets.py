@@ -83,6 +83,10 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         HARD.lower(),
         urllib.parse.quote(HARD, safe="").upper(),
         HARD.encode().hex(),
+        base64.b64encode(
+            base64.b64encode(HARD.encode())
+        ).decode(),  # a secret of Kubernetes, read twice
+        urllib.parse.quote(base64.b64encode(f"{HARD}?~".encode()).decode(), safe=""),
     ],
 )
 def test_a_value_is_masked_in_each_form(written: str) -> None:
@@ -236,6 +240,11 @@ def test_lines_that_only_begin_alike_stay() -> None:
         '<add key="password" value="canary"/>',
         '{"name": "DB_PASSWORD", "value": "canary"}',
         "- name: DB_PASSWORD\n  value: canary",
+        "sqlplus scott/canary@//db.example.com:1521/svc",
+        "sqlldr control=x userid=scott/canary",
+        "cannot log in as scott/canary@db:1521/svc",
+        "jdbc:oracle:thin:scott/canary@db:1521:svc",
+        "connection:\n  password: |-\n    canary\n  port: 1",
     ],
 )
 def test_what_a_text_says_is_a_secret_is_masked_though_nobody_knows_it(text: str) -> None:
@@ -331,6 +340,9 @@ def test_what_is_written_as_a_secret_is_masked_though_nobody_knows_it(
         "CREATE TABLE user (id INT, password VARCHAR, token VARCHAR)",
         "https://example.org/docs?key=order_id&code=order",
         "| token | VARCHAR |",
+        "uses: actions/checkout@v4 and a/b@main",
+        "models/a/b.sql@12:30, read by ada@db:5432/x",
+        "passwords: |\n",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
