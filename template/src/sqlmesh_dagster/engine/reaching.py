@@ -87,7 +87,8 @@ def state_of(context: Context) -> tuple[Server, ConnectionConfig]:
     if not is_state_apart(context):
         return warehouse_of(context)
     connection = state_connection(context)
-    known = STATE if any(map(os.environ.get, variables_of(STATE, state=True))) else None
+    names = variables_of(STATE, state=True)
+    known = STATE if any(value_of(name, os.environ) for name in names) else None
     return _server("SQLMesh's state", connection, known, is_state=True), connection
 
 
@@ -101,7 +102,14 @@ def look(server: Server, connection: ConnectionConfig) -> Unreachable | None:
     error, has_ended = _within(seconds, lambda: _ask(connection))
     if not has_ended:
         return unanswered(server, seconds)
-    return failed(server, f"{type(error).__name__}: {error}") if error else None
+    first = _first(error)
+    return failed(server, f"{type(first).__name__}: {first}") if first else None
+
+
+def _first(error: Exception | None) -> BaseException | None:
+    """What happened, where a driver says of the rollback after it that the connection is closed, as psycopg2 does."""
+    is_after = type(error).__name__ == "InterfaceError"
+    return (error.__context__ or error) if error is not None and is_after else error
 
 
 def _server(

@@ -150,6 +150,11 @@ _REMEDIES = (
         "Correct {login}, or let the role log in.",
     ),
     (
+        "transaction blocks not allowed|server closed the connection|connection already closed",
+        "Look into the log of the server, or of the pooler before it. A pooler must give a session for as long"
+        " as a connection lasts (PgBouncer's `pool_mode = session`): else let {place} lead to the server itself.",
+    ),
+    (
         "starting up|shutting down|is in recovery",
         "Wait until it is up, and try again.",
     ),

@@ -63,6 +63,14 @@ def test_a_host_that_is_silent_or_unknown_is_told_with_its_variables() -> None:
             "cannot execute CREATE SCHEMA in a read-only transaction",
             "let `WAREHOUSE_HOST` and `WAREHOUSE_PORT` lead to the primary",
         ),
+        (
+            "OperationalError: server closed the connection unexpectedly",  # PgBouncer by statements
+            "(PgBouncer's `pool_mode = session`): else let `WAREHOUSE_HOST` and `WAREHOUSE_PORT` lead",
+        ),
+        (
+            "transaction blocks not allowed in statement pooling mode",
+            "A pooler must give a session",
+        ),
         ('FATAL:  database "a" does not exist', "Correct `WAREHOUSE_DATABASE`, or make it"),
         ('FATAL:  role "ada" does not exist', "Correct `WAREHOUSE_USER` and `WAREHOUSE_PASSWORD`"),
         ("permission denied for schema sqlmesh", "GRANT ALL ON SCHEMA"),
