@@ -114,6 +114,23 @@ def render(source: Path, session_folder: Path, tmp_path_factory: pytest.TempPath
     return render_once
 
 
+@pytest.fixture(scope="module")
+def warm_processes(warm_python: Path) -> Iterator[None]:
+    """What a module's tests start of Dagster and of the integration, as processes of their own, costs no import."""
+    with pytest.MonkeyPatch.context() as patch:
+        if (warm_python / "python").exists():
+            tools = [str(warm_python), str(Path(sys.executable).parent)]
+            patch.setenv("PATH", os.pathsep.join(tools), prepend=os.pathsep)
+            patch.setattr(sys, "executable", str(warm_python / "python"))
+        yield
+
+
+def with_warm_processes(item: pytest.Item, mark: str) -> None:
+    """Gives `warm_processes` to a test that has the mark."""
+    if item.get_closest_marker(mark) and isinstance(item, pytest.Function):
+        item.fixturenames.insert(0, "warm_processes")
+
+
 @pytest.fixture(scope="session")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a `python` and a `dg` that have imported Dagster and SQLMesh; see `tests/warm.py`."""

@@ -1,12 +1,14 @@
 """Commands that cost no import: a process that has imported what they need, and forks for each of them.
 
 A command is the same code in a process of its own, with its caller's arguments, folder, environment and
-streams. It gets no signal that is sent to its caller's child: what is stopped or killed is started cold.
+open files. What its caller started waits for it, hands each signal on, and ends as it ends, also by a
+signal; when that is killed, the command and all that it has forked are killed, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -16,27 +18,40 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from atexit import _run_exitfuncs as run_exit_functions  # what the interpreter calls at its end
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import ROOT
 
 _CLIENT = """\
 #!{python} -SE
-import json, os, socket, sys
+import json, os, signal, socket, sys
 
 arguments = [{name!r}, *sys.argv[1:]]
 if not ({condition}):
     os.execv({cold!r}, [{cold!r}, *sys.argv[1:]])
+files = [int(name) for name in os.listdir("/proc/self/fd")]
 with socket.socket(socket.AF_UNIX) as server:
+    files = [number for number in files if number != server.fileno() and os.path.exists(f"/proc/self/fd/{{number}}")]
     server.connect({address!r})
-    request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
-    socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+    given = [signal.SIGINT, signal.SIGTERM]
+    ignored = [int(number) for number in given if signal.getsignal(number) is signal.SIG_IGN]
+    request = json.dumps([arguments, os.getcwd(), dict(os.environ), files, ignored]).encode()
+    socket.send_fds(server, [len(request).to_bytes(4, "big")], files)
     server.sendall(request)
-    status = server.recv(1)
-sys.exit(status[0] if status else 70)
+    for number in set(given) - set(ignored):
+        signal.signal(number, lambda number, frame: server.send(bytes([number])))
+    end = server.recv(2)
+    for number in given:
+        signal.signal(number, signal.SIG_DFL)
+if end and end[0]:
+    os.kill(os.getpid(), end[0])
+sys.exit(end[1] if end else 70)
 """
 
 
@@ -71,44 +86,115 @@ def serving(module: str, *arguments: str | Path) -> Iterator[None]:
         server.communicate()  # it ends with its input
 
 
+@dataclass(frozen=True)
+class _Command:
+    """One that works.
+
+    Attributes:
+        client: What waits for its end.
+        end: Can be read when its process has ended.
+    """
+
+    process: int
+    client: socket.socket
+    end: int
+
+
 def answer(address: str, run: Callable[[Sequence[str]], object]) -> None:
     """Forks for each command, which `run` is given; until the input of this process ends."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a child but its client
+    at_work: list[_Command] = []
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
-        server.listen()
+        server.listen(100)
         print("ready", flush=True)
-        while server in select.select([server, sys.stdin], [], [])[0]:
-            connection, _ = server.accept()
-            with connection:
-                if os.fork() == 0:
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    server.close()
-                    _become(connection, run)
+        while True:
+            watched = {c.end: c for c in at_work} | {c.client.fileno(): c for c in at_work}
+            ready, _, _ = select.select([server, sys.stdin, *watched], [], [])
+            for command in {watched[number] for number in ready if isinstance(number, int)}:
+                if command.end in ready:
+                    _tell_end(command)
+                    at_work.remove(command)
+                else:
+                    _hand_on(command)
+            if server in ready:
+                with contextlib.suppress(OSError, ValueError):  # who asked was killed meanwhile
+                    at_work.append(_start(server, at_work, run))
+            elif sys.stdin in ready:
+                return
 
 
-def _become(connection: socket.socket, run: Callable[[Sequence[str]], object]) -> None:
-    """The command that was asked for; its status goes to its client at the very end."""
+def _start(
+    server: socket.socket, at_work: Sequence[_Command], run: Callable[[Sequence[str]], object]
+) -> _Command:
+    client, _ = server.accept()
+    size, files, _, _ = socket.recv_fds(client, 4, 250)
+    with client.makefile("rb") as stream:
+        request = json.loads(stream.read(int.from_bytes(size, "big")))
+    process = os.fork()
+    if process == 0:
+        for other in at_work:
+            other.client.close()
+            os.close(other.end)
+        server.close()
+        client.close()
+        _become(request, files, run)
+    for number in files:
+        os.close(number)
+    return _Command(process, client, os.pidfd_open(process))
+
+
+def _tell_end(command: _Command) -> None:
+    """As it ended: the number of a signal, or its status."""
+    _, status = os.waitpid(command.process, 0)
+    code = os.waitstatus_to_exitcode(status)
+    with command.client, contextlib.suppress(OSError):
+        command.client.sendall(bytes([max(-code, 0), max(code, 0)]))
+    os.close(command.end)
+
+
+def _hand_on(command: _Command) -> None:
+    """A signal that its client got; the death of its client."""
+    with contextlib.suppress(ProcessLookupError):
+        if number := command.client.recv(1):
+            os.kill(command.process, number[0])
+        else:
+            os.killpg(command.process, signal.SIGKILL)
+
+
+def _become(
+    request: Sequence[Any], files: Sequence[int], run: Callable[[Sequence[str]], object]
+) -> None:
+    """The command that was asked for."""
+    arguments, folder, environment, numbers, ignored = request
     status = 70
     try:
-        size, streams, _, _ = socket.recv_fds(connection, 4, 3)
-        with connection.makefile("rb") as stream:
-            arguments, folder, environment = json.loads(stream.read(int.from_bytes(size, "big")))
-        for number, descriptor in enumerate(streams):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
+        os.setpgid(0, 0)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+        _place(dict(zip(numbers, files, strict=True)))
         os.environ.clear()
         os.environ.update(environment)
+        time.tzset()
         os.chdir(folder)
         tempfile.tempdir = None
         sys.argv = arguments
         status = _status_of(run, arguments)
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
-        connection.sendall(bytes([status]))
         os._exit(status)
+
+
+def _place(files: Mapping[int, int]) -> None:
+    """Gives each open file the number that it has in the caller."""
+    free = max([*files, *files.values()]) + 1
+    aside = {number: fcntl.fcntl(file, fcntl.F_DUPFD, free) for number, file in files.items()}
+    for file in files.values():
+        os.close(file)
+    for number, file in aside.items():
+        os.dup2(file, number)
+        os.close(file)
 
 
 def _status_of(run: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:

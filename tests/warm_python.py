@@ -1,4 +1,4 @@
-"""`python -m sqlmesh_dagster.…` and `dg` that cost no import of Dagster and SQLMesh.
+"""`python -m sqlmesh_dagster.…`, `python -m dagster…`, `dg` and `sqlmesh` that cost no import of Dagster and SQLMesh.
 
 What the project has itself, the integration among it, is imported anew by each command.
 """
@@ -6,6 +6,7 @@ What the project has itself, the integration among it, is imported anew by each 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -27,23 +28,33 @@ _IMPORTED = (
     *("dagster._core.instance.factory", "dagster._core.storage.sqlite_storage", "alembic.command"),
     *("dagster._core.storage.local_compute_log_manager", "dagster._core.executor.in_process"),
     *("dagster._core.run_coordinator", "dagster._core.launcher", "dagster._core.workspace.load"),
+    *("dagster._core.executor.multiprocess", "dagster._cli.api", "dagster._grpc.server"),
+    *("dagster._daemon.cli", "dagster._cli.dev", "dagster_graphql", "dagster_webserver.cli"),
     *("dagster._daemon.controller", "structlog", "tomlkit", "watchdog.observers", "upath"),
     *("upath.implementations.local", "fsspec.implementations.local"),
     *("anyio", "anyio.to_thread", "anyio._backends._asyncio", "duckdb", "pandas", "rich.console"),
     *("sqlmesh", "sqlmesh.core.context", "sqlmesh.core.loader", "sqlmesh.core.scheduler"),
 )
-_COMMANDS = 'arguments[1:2] == ["-m"] and arguments[2:3][0].startswith("sqlmesh_dagster.")'
-_ENDS = '"dev" not in arguments'
-_AS_IT_IS = '"PYTHONWARNINGS" not in os.environ'
+_MODULES = 'arguments[1:2] == ["-m"] and arguments[2:3][0].startswith(("sqlmesh_dagster.", "dagster", "tests.robustness."))'
+_STEPS = 'arguments[1:2] == ["-c"] and arguments[2].startswith("from multiprocessing.")'
+"""A process of a step, or the one that these are forked from, as Dagster's executor starts them."""
+_SCRIPTS = ("dg", "sqlmesh")
+_AS_IT_IS = (
+    'not {"PYTHONWARNINGS", "LD_PRELOAD"} & set(os.environ) and not any('
+    'os.path.exists(f"{folder}/sitecustomize.py")'
+    ' for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep))'
+)
+"""Nothing that changes how Python itself starts."""
 
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Path]:
     """Starts the process; yields a folder with the commands."""
     address = f"{folder}/socket"
-    dg = shutil.which("dg", path=str(Path(sys.executable).parent))
-    warm.write_command(folder / "python", address, f"{_AS_IT_IS} and {_COMMANDS}")
-    warm.write_command(folder / "dg", address, f"{_AS_IT_IS} and {_ENDS}", str(dg))
+    warm.write_command(folder / "python", address, f"{_AS_IT_IS} and (({_MODULES}) or ({_STEPS}))")
+    for name in _SCRIPTS:
+        cold = shutil.which(name, path=str(Path(sys.executable).parent))
+        warm.write_command(folder / name, address, _AS_IT_IS, str(cold))
     with warm.serving("tests.warm_python", address):
         yield folder
 
@@ -53,20 +64,25 @@ def main(address: str) -> None:
     os.environ["SQLMESH__DISABLE_ANONYMIZED_ANALYTICS"] = "true"  # SQLMesh asks when it is imported
     for name in _IMPORTED:
         import_module(name)
-    (entry,) = entry_points(group="console_scripts", name="dg")
-    dg, place = entry.load(), str(Path(address).parent / "python")
+    found = entry_points(group="console_scripts")
+    scripts = {entry.name: entry.load() for entry in found if entry.name in _SCRIPTS}
+    place = str(Path(address).parent / "python")
     packages = [path for path in sys.path if path not in ("", str(Path.cwd()))]
 
     def run(arguments: Sequence[str]) -> None:
         sys.executable = place  # what is started from here is warm, too
+        multiprocessing.set_executable(place)
         for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
             del sys.modules[name]
         given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-        if arguments[0] == "dg":
-            sys.path[:] = [str(Path(place).parent), *given, *packages]
-            dg()
+        first = str(Path(place).parent if arguments[0] in scripts else Path.cwd())
+        sys.path[:] = [first, *given, *packages]
+        if script := scripts.get(arguments[0]):
+            script()
+        elif arguments[1] == "-c":
+            sys.argv = ["-c", *arguments[3:]]
+            exec(arguments[2], vars(import_module("__main__")))
         else:
-            sys.path[:] = [str(Path.cwd()), *given, *packages]
             sys.argv = list(arguments[2:])
             runpy.run_module(arguments[2], run_name="__main__", alter_sys=True)
 

@@ -23,6 +23,8 @@ from tests.sqlmesh_dagster.projects import (
     start,
 )
 
+from tests.robustness.projects import processes_of
+
 pytestmark = pytest.mark.slow
 
 _SLOW_QUERY = "SELECT count(*)::BIGINT AS n FROM range(100000000) AS a, range(100000) AS b"
@@ -60,7 +62,7 @@ def test_a_stopped_run_stops_sqlmesh_in_the_middle_of_a_query(
     time.sleep(1.5)
     run.send_signal(stop)
     run.wait(timeout=120)  # the query would take hours; a loaded machine is slow to end processes
-    _wait_until(lambda: _is_gone(run.pid), home / "run.log", seconds=60)
+    _wait_until(lambda: not processes_of(home), home / "run.log", seconds=60)
     assert "after_slow" not in last_run(home).materialized
     assert project.query("SELECT count(*) FROM demo__dev.quick") == [(1,)]
     project.model("slow", "SELECT 5::BIGINT AS n", "kind FULL, depends_on (demo.quick)")
@@ -196,18 +198,6 @@ def test_two_runs_at_once_are_serialised_and_duplicate_nothing(
     assert sorted(run.materialized + run.unchanged for run in recorded) == [["appended"]] * 2
     assert sum(len(run.materialized) for run in recorded) == 1
     assert project.query("SELECT count(*) FROM demo__dev.appended") == [(before[0][0] + 1,)]
-
-
-def _is_gone(group: int) -> bool:
-    """Whether no process of the group is left, but for those that nobody has reaped yet."""
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            return False
-    return True
 
 
 @pytest.mark.parametrize("policy", ["apply", "warn"])

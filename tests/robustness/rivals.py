@@ -22,6 +22,7 @@ import duckdb
 
 from tests.conftest import ROOT
 from tests.instance import instance_of
+from tests.robustness.projects import processes_of
 
 LIMIT = 90.0
 """Seconds after which a wait has failed: generous, as it only decides that something hangs."""
@@ -301,6 +302,7 @@ class Worker:
     """
 
     def __init__(self, platform: Platform, name: str, **environment: str) -> None:
+        self._root = platform.root
         self.log = platform.root / f"{name}.log"
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
@@ -340,9 +342,9 @@ class Worker:
         wait_until(lambda: not living(child), f"the end of the group of {child}")
 
     @property
-    def group(self) -> set[int]:
-        """The living processes of its group."""
-        return living(self._process.pid)
+    def processes(self) -> set[int]:
+        """All that work in the platform's folder."""
+        return set(processes_of(self._root))
 
     def stop(self) -> None:
         """Ends it and all that it started."""

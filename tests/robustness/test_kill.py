@@ -91,7 +91,7 @@ def test_the_process_that_leads_is_killed(
     platform: Platform, worker: Worker, undisturbed: Undisturbed
 ) -> None:
     """Other steps go on or fail clearly, and a re-execution or the next run completes the rest."""
-    bystanders, killed, taken_over = worker.group, 0, 0
+    bystanders, killed, taken_over = worker.processes, 0, 0
     for number, moment in enumerate(_moments(undisturbed.seconds[3])):
         tag = f"leader {number}"
         _back_to(undisturbed.start, platform)
@@ -103,7 +103,7 @@ def test_the_process_that_leads_is_killed(
             killed += 1
         _release(platform)
         status = worker.answer()
-        wait_until(lambda: worker.group <= bystanders, f"{moment}: the end of every step")
+        wait_until(lambda: worker.processes <= bystanders, f"{moment}: the end of every step")
         run, said = platform.run(tag)
         assert run.is_finished, f"{moment}: {run.status}"
         if status != "SUCCESS":

@@ -18,6 +18,8 @@ from tests.tree import parse_toml
 from tests.update.projects import Project
 from tests.update.releases import NEXT, Template, clone, commit, git
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 BLOCK = re.compile(r"^ *```bash\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SQLMESH: dict[str, str] = {
     "config.yaml": """\

@@ -4,6 +4,8 @@ import itertools
 import json
 import re
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,31 +56,67 @@ def test_copier_yml_asks_for_no_trust() -> None:
         assert re.fullmatch(r"v?\d+\.0\.0", str(migration.get("version"))), migration
 
 
+@pytest.fixture(scope="module")
+def old(template: Template, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
+    """A project of a release, whose owner has deleted a file of the template's; only read it."""
+
+    @cache
+    def project(version: str) -> Project:
+        made = copy(template, tmp_path_factory.mktemp("old") / "project", f"v{version}", {})
+        (made.root / DELETED).unlink()
+        made.commit()
+        return made
+
+    return project
+
+
+@pytest.fixture(scope="module")
+def updated(
+    old: Callable[[str], Project], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Project]:
+    """The same, after an update by a bot; only read it."""
+
+    @cache
+    def project(version: str) -> Project:
+        made = a_copy(old(version), tmp_path_factory.mktemp("updated"))
+        made.update_as_a_bot(f"v{NEXT}")
+        return made
+
+    return project
+
+
+def a_copy(project: Project, folder: Path) -> Project:
+    """One to change."""
+    return Project(shutil.copytree(project.root, folder / "project", symlinks=True))
+
+
 @pytest.mark.parametrize("version", RELEASES)
 def test_the_line_of_a_bot_works_from_every_release(
-    template: Template, newest: Project, tmp_path: Path, version: str
+    newest: Project,
+    old: Callable[[str], Project],
+    updated: Callable[[str], Project],
+    version: str,
 ) -> None:
     """No terminal, no trust; the result is a fresh copy's, but for the owner's files.
 
     A file of the template's that the owner has deleted stays deleted: 0.1.0 failed on it.
     """
-    project = copy(template, tmp_path / "project", f"v{version}", {})
-    (project.root / DELETED).unlink()
-    project.commit()
-    own = mine(project)
-    project.update_as_a_bot(f"v{NEXT}")
     expected = not_mine(newest)
     del expected[DELETED]
-    assert not_mine(project) == expected
-    assert mine(project) == own
+    assert not_mine(updated(version)) == expected
+    assert mine(updated(version)) == mine(old(version))
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_a_detour_leads_to_the_same_tree(template: Template, tmp_path: Path, version: str) -> None:
+def test_a_detour_leads_to_the_same_tree(
+    old: Callable[[str], Project],
+    updated: Callable[[str], Project],
+    tmp_path: Path,
+    version: str,
+) -> None:
     """By the version in between, or at once."""
-    direct = copy(template, tmp_path / "direct", f"v{version}", {})
-    detour = Project(shutil.copytree(direct.root, tmp_path / "detour"))
-    detour.update_as_a_bot(f"v{NEXT}")
+    direct = a_copy(old(version), tmp_path / "direct")
+    detour = a_copy(updated(version), tmp_path / "detour")
     detour.commit()
     for project in (direct, detour):
         project.update_as_a_bot("v90.0.0")

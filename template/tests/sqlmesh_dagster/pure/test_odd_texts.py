@@ -69,23 +69,18 @@ _FIELDS: dict[str, Any] = {
     "name": lambda t: {"name": t},
     "catalog": lambda t: {"catalog": t},
     "schema_name": lambda t: {"schema_name": t},
-    "dialect": lambda t: {"dialect": t},
-    "gateway": lambda t: {"gateway": t},
-    "source_type": lambda t: {"source_type": t},
-    "start": lambda t: {"start": t},
-    "owner": lambda t: {"owner": t},
-    "tags": lambda t: {"tags": (t, f"{t}:{t}", "plain")},
     "group tag": lambda t: {"tags": (f"dagster:group_name:{t}",)},
     "owner tag": lambda t: {"tags": (f"dagster:owner:{t}", "dagster:owner:jo")},
-    "description": lambda t: {"description": t, "grains": (t,)},
-    "columns": lambda t: {"columns": (ColumnRecord(t, t, t),)},
-    "path": lambda t: {"path": t},
-    "unit_tests": lambda t: {"unit_tests": (t,)},
-    "cron": lambda t: {"cron": t},
-    "audits": lambda t: {
+    "whatever is in no name": lambda t: {
+        **dict.fromkeys(("dialect", "gateway", "source_type", "start", "owner", "path", "cron"), t),
+        "tags": (t, f"{t}:{t}", "plain"),
+        "description": t,
+        "grains": (t,),
+        "columns": (ColumnRecord(t, t, t),),
+        "unit_tests": (t,),
         "audits": (
             replace(audit(t), check_name=names.check_names([(t, {"n": t})])[0], description=t),
-        )
+        ),
     },
 }
 
