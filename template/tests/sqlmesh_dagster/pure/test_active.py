@@ -1,10 +1,9 @@
-"""Which run works on a project: seen from a tick, on a real instance without any project."""
+"""Which run works on a project: seen from a tick, on an instance of Dagster's without any project."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -71,21 +70,18 @@ class Tick:
         return run.status
 
 
-@pytest.fixture(scope="module")
-def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an empty instance; making its databases costs more than what a test does with them."""
-    home = tmp_path_factory.mktemp("empty") / "home"
-    home.mkdir()
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        assert not instance.get_runs()
-        assert not instance.get_asset_keys()
-    return home
+@pytest.fixture
+def tick(tmp_path: Path) -> Any:
+    """An empty instance, whose databases are in memory."""
+    with dg.DagsterInstance.ephemeral(str(tmp_path)) as instance:
+        yield Tick(instance, tmp_path)
 
 
 @pytest.fixture
-def tick(tmp_path: Path, empty_home: Path) -> Any:
-    """An empty instance."""
-    home = shutil.copytree(empty_home, tmp_path / "home")
+def tick_of_a_launcher(tmp_path: Path) -> Any:
+    """The same on disk, where runs are processes of their own."""
+    home = tmp_path / "home"
+    home.mkdir()
     with dg.DagsterInstance.from_config(str(home)) as instance:
         yield Tick(instance, tmp_path)
 
@@ -224,9 +220,10 @@ def test_a_run_that_holds_the_lock_is_active_whatever_its_process_seems(
 
 @pytest.mark.parametrize("signs", [True, False])
 def test_a_process_that_this_host_launched_is_looked_at_without_a_sign(
-    tick: Tick, gone: int, signs: bool
+    tick_of_a_launcher: Tick, gone: int, signs: bool
 ) -> None:
     """Promise: a run that was killed before its first step is found dead, and one that lives is left."""
+    tick = tick_of_a_launcher
     tick.add()
     tick.begin(os.getpid(), signs=signs)
     assert tick.look() == RUN
