@@ -44,7 +44,7 @@ with socket.socket(socket.AF_UNIX) as server:
     request = json.dumps([arguments, os.getcwd(), dict(os.environ), files, ignored]).encode()
     socket.send_fds(server, [len(request).to_bytes(4, "big")], files)
     server.sendall(request)
-    for number in set(given) - set(ignored):
+    for number in given:
         signal.signal(number, lambda number, frame: server.send(bytes([number])))
     end = server.recv(2)
     for number in given:
@@ -120,7 +120,10 @@ def answer(address: str, run: Callable[[Sequence[str]], object]) -> None:
                 with contextlib.suppress(OSError, ValueError):  # who asked was killed meanwhile
                     at_work.append(_start(server, at_work, run))
             elif sys.stdin in ready:
-                return
+                break
+    for command in at_work:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(command.process, signal.SIGKILL)
 
 
 def _start(

@@ -39,11 +39,7 @@ _MODULES = 'arguments[1:2] == ["-m"] and arguments[2:3][0].startswith(("sqlmesh_
 _STEPS = 'arguments[1:2] == ["-c"] and arguments[2].startswith("from multiprocessing.")'
 """A process of a step, or the one that these are forked from, as Dagster's executor starts them."""
 _SCRIPTS = ("dg", "sqlmesh")
-_AS_IT_IS = (
-    'not {"PYTHONWARNINGS", "LD_PRELOAD"} & set(os.environ) and not any('
-    'os.path.exists(f"{folder}/sitecustomize.py")'
-    ' for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep))'
-)
+_AS_IT_IS = 'not {"PYTHONWARNINGS", "LD_PRELOAD"} & set(os.environ)'
 """Nothing that changes how Python itself starts."""
 
 
@@ -65,7 +61,7 @@ def main(address: str) -> None:
     for name in _IMPORTED:
         import_module(name)
     found = entry_points(group="console_scripts")
-    scripts = {entry.name: entry.load() for entry in found if entry.name in _SCRIPTS}
+    scripts = {entry.name: entry for entry in found if entry.name in _SCRIPTS}
     place = str(Path(address).parent / "python")
     packages = [path for path in sys.path if path not in ("", str(Path.cwd()))]
 
@@ -77,8 +73,12 @@ def main(address: str) -> None:
         given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
         first = str(Path(place).parent if arguments[0] in scripts else Path.cwd())
         sys.path[:] = [first, *given, *packages]
+        for folder in given:  # Python starts with it
+            if Path(folder, "sitecustomize.py").is_file():
+                sys.orig_argv = list(arguments)
+                runpy.run_path(f"{folder}/sitecustomize.py")
         if script := scripts.get(arguments[0]):
-            script()
+            script.load()()  # not before: SQLMesh's asks for the folder when it is imported
         elif arguments[1] == "-c":
             sys.argv = ["-c", *arguments[3:]]
             exec(arguments[2], vars(import_module("__main__")))
