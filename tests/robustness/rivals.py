@@ -380,9 +380,9 @@ def living(group: int) -> set[int]:
 def sqlmesh_cli(
     platform: Platform, *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Starts SQLMesh's own command in the project."""
+    """Starts SQLMesh's own command in the project; what it returns is the process that works."""
     return subprocess.Popen(
-        ["sqlmesh", *arguments],
+        [f"{sys.prefix}/bin/sqlmesh", *arguments],
         cwd=platform.root / "sqlmesh_project",
         env=environment or platform.environment,
         stdin=subprocess.DEVNULL,
