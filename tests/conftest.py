@@ -18,6 +18,8 @@ from tests.compiled import compiled_once, no_git_to_ask
 from tests.tree import tracked
 
 ROOT = Path(__file__).parents[1]
+PYTHON = Path(sys.executable)
+"""The interpreter itself, whatever `warm_processes` has put in its place."""
 Render = Callable[..., Path]
 _GIT_CONFIG = """\
 [user]
@@ -119,10 +121,16 @@ def warm_processes(warm_python: Path) -> Iterator[None]:
     """What a module's tests start of Dagster and of the integration, as processes of their own, costs no import."""
     with pytest.MonkeyPatch.context() as patch:
         if (warm_python / "python").exists():
-            tools = [str(warm_python), str(Path(sys.executable).parent)]
+            tools = [str(warm_python), str(PYTHON.parent)]
             patch.setenv("PATH", os.pathsep.join(tools), prepend=os.pathsep)
             patch.setattr(sys, "executable", str(warm_python / "python"))
         yield
+
+
+@pytest.fixture
+def cold_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process of this test imports all by itself: it is looked at what."""
+    monkeypatch.setattr(sys, "executable", str(PYTHON))
 
 
 def with_warm_processes(item: pytest.Item, mark: str) -> None:

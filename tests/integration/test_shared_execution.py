@@ -135,7 +135,7 @@ def _is_one_run(project: Project, run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_forked_step_that_only_waits_imports_no_sqlmesh_and_loads_definitions_once(
-    project: Project, instance: dg.DagsterInstance, tmp_path: Path
+    project: Project, instance: dg.DagsterInstance, tmp_path: Path, cold_processes: None
 ) -> None:
     """Promise: one run as above; what is preloaded is all that such a step needs, but for small modules."""
     _diamond(project)

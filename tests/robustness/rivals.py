@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from tests.conftest import ROOT
+from tests.conftest import PYTHON, ROOT
 from tests.instance import instance_of
 from tests.robustness.projects import processes_of
 
@@ -382,7 +382,7 @@ def sqlmesh_cli(
 ) -> subprocess.Popen[str]:
     """Starts SQLMesh's own command in the project; what it returns is the process that works."""
     return subprocess.Popen(
-        [f"{sys.prefix}/bin/sqlmesh", *arguments],
+        [PYTHON.with_name("sqlmesh"), *arguments],
         cwd=platform.root / "sqlmesh_project",
         env=environment or platform.environment,
         stdin=subprocess.DEVNULL,
