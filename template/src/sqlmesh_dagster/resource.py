@@ -220,8 +220,8 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
         As `kill -9` does it: each record of an interval is one transaction, done or not.
         """
         token = self._work.token if self._work else CancelToken()
-        beside = token.beside.what or "what SQLMesh does"
-        models = ", ".join(f"`{name}`" for name in sorted(token.running)) or beside
+        other = token.other_work.what or "what SQLMesh does"
+        models = ", ".join(f"`{name}`" for name in sorted(token.running)) or other
         is_own = is_process_of_run()
         end = "this process ends, and" if is_own else "it goes on until this process ends, and then"
         self.say(
@@ -258,7 +258,7 @@ class SQLMeshResource(ProjectSettings, dg.ConfigurableResource[None]):
                     work.token.cancel()  # again: an interrupt between two queries has no effect
                     token = work.token
                     found = stopping.look(
-                        token.running, can_interrupt=token.can_interrupt, beside=token.beside
+                        token.running, can_interrupt=token.can_interrupt, other=token.other_work
                     )
                     is_over = found is Patience.GIVE_UP
                     if is_over and give_up():

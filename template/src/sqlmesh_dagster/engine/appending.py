@@ -47,7 +47,7 @@ class RecordedOnce(EngineAdapterStateSync):
         super().add_interval(snapshot, start, end, *more, **named)
 
 
-def state_beside(
+def state_in_transaction(
     context: Context, evaluator: SnapshotEvaluator, state: StateSync
 ) -> StateSync | None:
     """The state, if it is written through the connection of the data; None where it cannot be.
@@ -76,7 +76,7 @@ def appended_once(
     appends them again. Other kinds of model replace or merge what is there. (Verified on SQLMesh 0.236.4.)
 
     Args:
-        writes_state: Whether the state is written through `adapter`'s connection; see `state_beside`.
+        writes_state: Whether the state is written through `adapter`'s connection; see `state_in_transaction`.
     """
     if not (snapshot.is_incremental_unmanaged and writes_state):
         yield

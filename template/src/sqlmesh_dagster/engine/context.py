@@ -25,7 +25,7 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.engine.appending import appended_once, state_beside
+from sqlmesh_dagster.engine.appending import appended_once, state_in_transaction
 from sqlmesh_dagster.engine.connections import UnusableGatewayError, with_line
 from sqlmesh_dagster.engine.culprit import is_of_project, told
 from sqlmesh_dagster.engine.databases import anchor_databases
@@ -123,7 +123,7 @@ class CaptureScheduler(Scheduler):
         restatement: Restatement | None,
         rebuild: Rebuild | None,
         once: Once | None,
-        beside: StateSync | None,
+        state_in_transaction: StateSync | None,
         sample_size: int,
         elsewhere: Callable[[str | None], Callable[[str], None]],
         **kwargs: Any,
@@ -135,7 +135,7 @@ class CaptureScheduler(Scheduler):
         self._once = once
         self._cancel = cancel
         self._selected = selected
-        self._beside = beside
+        self._state_in_transaction = state_in_transaction
         self._sample_size = sample_size
         self._elsewhere = elsewhere
         self._forget: Callable[[], None] | None = None
@@ -260,14 +260,14 @@ class CaptureScheduler(Scheduler):
     def _evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:
         adapter = self.snapshot_evaluator.get_adapter(snapshot.model_gateway)
         is_own = adapter is self.snapshot_evaluator.adapter  # not another gateway's
-        beside = self._beside if is_own and snapshot.is_incremental_unmanaged else None
+        state = self._state_in_transaction if is_own and snapshot.is_incremental_unmanaged else None
         with (
             self._watching(snapshot),
-            appended_once(snapshot, adapter, writes_state=beside is not None),
+            appended_once(snapshot, adapter, writes_state=state is not None),
             _exits_as_errors(),  # inside: a transaction ends with an error only
         ):
             self._forget_done()
-            evaluated = super(CaptureScheduler, self._recording_in(beside)).evaluate(
+            evaluated = super(CaptureScheduler, self._recording_in(state)).evaluate(
                 snapshot, *args, **kwargs
             )
             if isinstance(self.console, CaptureConsole):
@@ -426,7 +426,7 @@ class CaptureContext(Context):
             restatement=self.restatement,
             rebuild=self.rebuild,
             once=self.once,
-            beside=state_beside(self, snapshot_evaluator, self.state_sync),
+            state_in_transaction=state_in_transaction(self, snapshot_evaluator, self.state_sync),
             sample_size=self.sample_size,
             elsewhere=self.elsewhere,
         )

@@ -72,7 +72,7 @@ def prepare_environment(
     if is_unfinished(environment) and policy != "apply":
         await_plan(context, settings, log, may_finish=False)
         environment, difference = _compared(context, settings, manifest)
-    if environment is not None and not (difference.names or is_unfinished(environment)):
+    if _is_as_the_files(environment, difference):
         if difference.endangered:
             log(logging.WARNING, endangerment(settings, difference.endangered))
         is_broken = policy == "apply" and manifest.problem is not None
@@ -86,7 +86,7 @@ def prepare_environment(
     if policy == "apply":
         with lock.comparing():
             environment, difference = _compared(context, settings, manifest)
-            if environment is not None and not (difference.names or is_unfinished(environment)):
+            if _is_as_the_files(environment, difference):
                 return Refused()  # another step deployed it meanwhile
             refuse_endangering(settings, difference.endangered)
             with lock.alone():
@@ -141,6 +141,12 @@ def _compared(
     state = context.state_reader
     environment = state.get_environment(settings.environment)
     return environment, compare(manifest, environment, state)
+
+
+def _is_as_the_files(environment: Environment | None, difference: Difference) -> bool:
+    """Whether there is nothing to deploy, and no plan to finish."""
+    is_whole = environment is not None and not is_unfinished(environment)
+    return is_whole and not difference.names
 
 
 def _rolled_back(

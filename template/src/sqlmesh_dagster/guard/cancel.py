@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from sqlmesh_dagster.guard.stopping import Beside
+from sqlmesh_dagster.guard.stopping import OtherWork
 from sqlmesh_dagster.upstream.interrupting import Interrupter
 
 
@@ -26,8 +26,8 @@ class CancelToken:
         self._guards: list[Callable[[], None]] = []
         self._reason = ""
         self._began_at: dict[object, tuple[str, float]] = {}
-        self._beside = Beside()
-        self._beside_since = 0.0
+        self._other_work = OtherWork()
+        self._other_work_since = 0.0
 
     @property
     def is_cancelled(self) -> bool:
@@ -47,9 +47,9 @@ class CancelToken:
             return {name: now - began_at for name, began_at in self._began_at.values()}
 
     @property
-    def beside(self) -> Beside:
+    def other_work(self) -> OtherWork:
         """What is done where no model is."""
-        return replace(self._beside, seconds=time.monotonic() - self._beside_since)
+        return replace(self._other_work, seconds=time.monotonic() - self._other_work_since)
 
     def now_does(self, what: str, *, can_be_left: bool = True) -> None:
         """What is done from now on next to the models, for who waits for its end; empty for nothing of note.
@@ -58,7 +58,10 @@ class CancelToken:
             what: As a part of a sentence, such as "the unit tests".
             can_be_left: Whether the process may end in the middle of it.
         """
-        self._beside, self._beside_since = Beside(what, 0.0, can_be_left), time.monotonic()
+        self._other_work, self._other_work_since = (
+            OtherWork(what, 0.0, can_be_left),
+            time.monotonic(),
+        )
 
     @property
     def can_interrupt(self) -> bool:

@@ -82,10 +82,10 @@ def secrets_of_variables(variables: Mapping[str, str | None]) -> Iterator[str]:
         key = name.lower().rpartition("__")[2]
         if not value:
             continue
-        if is_secret_name(key) or (is_of_connection and key not in OPEN_KEYS):
+        is_secret = is_secret_name(key) or (is_of_connection and key not in OPEN_KEYS)
+        if is_secret:
             yield value
-            yield from _within(name, value)
-        elif value.lstrip().startswith("{"):  # such as a service account's JSON
+        if is_secret or value.lstrip().startswith("{"):  # such as a service account's JSON
             yield from _within(name, value)
         yield from written_secrets(value)
 

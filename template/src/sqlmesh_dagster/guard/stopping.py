@@ -21,8 +21,8 @@ class Patience(Enum):
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What is done next to the models, for who waits for it.
+class OtherWork:
+    """What SQLMesh does where no model is built, for who waits for it.
 
     Attributes:
         what: Such as "`before_all`"; empty for SQLMesh's own work.
@@ -35,7 +35,7 @@ class Beside:
     can_be_left: bool = True
 
 
-_NOTHING = Beside()
+_NOTHING = OtherWork()
 
 
 class Stopping:
@@ -69,14 +69,14 @@ class Stopping:
         running: Mapping[str, float],
         *,
         can_interrupt: bool = True,
-        beside: Beside = _NOTHING,
+        other: OtherWork = _NOTHING,
     ) -> Patience:
         """Call it again and again.
 
         Args:
             running: The models that are being built or audited, each with the seconds that it has taken.
             can_interrupt: Whether the drivers can end their queries.
-            beside: What is done where no model is.
+            other: What is done where no model is.
 
         Returns:
             Once `GIVE_UP`: the limit is over, and a model, or Python or SQL of the project, is what it
@@ -88,9 +88,9 @@ class Stopping:
         if now >= self._says_at:
             self._says_at, self._pause = now + self._pause, min(self._pause * 2, _LONGEST_PAUSE)
             waited = now - self._began_at
-            self._say(_waiting(running, beside, waited, self._limit, can_interrupt))
+            self._say(_waiting(running, other, waited, self._limit, can_interrupt))
         is_over = self._limit is not None and now - self._began_at >= self._limit
-        is_theirs = bool(running) or (bool(beside.what) and beside.can_be_left)
+        is_theirs = bool(running) or (bool(other.what) and other.can_be_left)
         if is_over and is_theirs and not self._has_given_up:
             self._has_given_up = True
             return Patience.GIVE_UP
@@ -99,19 +99,19 @@ class Stopping:
 
 def _waiting(
     running: Mapping[str, float],
-    beside: Beside,
+    other: OtherWork,
     waited: float,
     limit: float | None,
     can_interrupt: bool,
 ) -> str:
     since = f" It was told to stop {waited:.0f} s ago." if waited >= 1 else ""
-    if not running and not beside.what:
+    if not running and not other.what:
         return f"This run is being stopped, and waits for SQLMesh to end what it does.{since}"
     models = ", ".join(
         f"`{name}` (for {seconds:.0f} s)" for name, seconds in sorted(running.items())
     )
-    what = f"what is being built: {models}" if running else _told(beside)
-    if not running and not beside.can_be_left:
+    what = f"what is being built: {models}" if running else _told(other)
+    if not running and not other.can_be_left:
         return f"This run is being stopped, and waits for {what}.{since}"
     until = (
         f" After {limit:g} s it is given up."
@@ -126,5 +126,5 @@ def _waiting(
     return f"This run is being stopped, and waits for {what}.{since} {how}{until}"
 
 
-def _told(beside: Beside) -> str:
-    return f"{beside.what} (for {beside.seconds:.0f} s)"
+def _told(other: OtherWork) -> str:
+    return f"{other.what} (for {other.seconds:.0f} s)"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.stopping import Beside, Patience, Stopping
+from sqlmesh_dagster.guard.stopping import OtherWork, Patience, Stopping
 from sqlmesh_dagster.upstream.dagster import is_process_of_run
 
 
@@ -54,11 +54,14 @@ def test_what_is_done_beside_the_models_is_said_and_given_up_as_they_are() -> No
     said: list[str] = []
     clock = _Clock()
     stopping = Stopping(5, said.append, clock)
-    before_all, views = Beside("`before_all`", 7.0), Beside("the views", 2.0, can_be_left=False)
-    assert stopping.look({}, beside=before_all) is Patience.WAIT
+    before_all, views = (
+        OtherWork("`before_all`", 7.0),
+        OtherWork("the views", 2.0, can_be_left=False),
+    )
+    assert stopping.look({}, other=before_all) is Patience.WAIT
     clock.now = 10.0
-    assert stopping.look({}, beside=views) is Patience.WAIT
-    assert stopping.look({}, beside=before_all) is Patience.GIVE_UP
+    assert stopping.look({}, other=views) is Patience.WAIT
+    assert stopping.look({}, other=before_all) is Patience.GIVE_UP
     assert said == [
         "This run is being stopped, and waits for `before_all` (for 7 s)."
         " Queries are interrupted; Python ends by itself. After 5 s it is given up.",
@@ -69,12 +72,12 @@ def test_what_is_done_beside_the_models_is_said_and_given_up_as_they_are() -> No
 def test_a_token_knows_since_when_something_is_done_beside_the_models() -> None:
     """Promise: it is what was noted last, and nothing once that has ended."""
     token = CancelToken()
-    assert token.beside.what == ""
+    assert token.other_work.what == ""
     token.now_does("the unit tests", can_be_left=False)
-    assert (token.beside.what, token.beside.can_be_left) == ("the unit tests", False)
-    assert 0 <= token.beside.seconds < 60
+    assert (token.other_work.what, token.other_work.can_be_left) == ("the unit tests", False)
+    assert 0 <= token.other_work.seconds < 60
     token.now_does("")
-    assert token.beside.what == ""
+    assert token.other_work.what == ""
 
 
 def test_it_does_not_say_that_queries_are_interrupted_where_no_driver_can() -> None:
