@@ -36,7 +36,7 @@ _IMPORTED = (
     *("sqlmesh", "sqlmesh.core.context", "sqlmesh.core.loader", "sqlmesh.core.scheduler"),
 )
 _MODULES = 'arguments[1:2] == ["-m"] and arguments[2:3][0].startswith(("sqlmesh_dagster.", "dagster", "tests.robustness."))'
-_STEPS = 'arguments[1:2] == ["-c"] and arguments[2].startswith("from multiprocessing.")'
+_STEPS = 'arguments[1:2] == ["-c"] and arguments[2].startswith(("from multiprocessing.spawn", "from multiprocessing.forkserver"))'
 """A process of a step, or the one that these are forked from, as Dagster's executor starts them."""
 _SCRIPTS = ("dg", "sqlmesh")
 _AS_IT_IS = 'not {"PYTHONWARNINGS", "LD_PRELOAD"} & set(os.environ)'

@@ -45,7 +45,8 @@ def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
 def write_project(folder: Path) -> None:
     """A SQLMesh project of `MODELS` models that read nothing; one sleeps for `PAUSE` seconds."""
     (folder / "models").mkdir(parents=True)
-    (folder / "config.yaml").write_text(CONFIG.format(database=folder / "warehouse.duckdb"))
+    connection = {"type": "duckdb", "database": str(folder / "warehouse.duckdb")}
+    (folder / "config.yaml").write_text(CONFIG.format(connection=json.dumps(connection)))
     (folder / "models" / "slow.py").write_text(SLOW)
     for number in range(1, MODELS):
         audits = "" if number % 5 else ", audits (not_null(columns := (id)))"
