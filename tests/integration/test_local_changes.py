@@ -5,6 +5,8 @@ from __future__ import annotations
 import dagster as dg
 from tests.sqlmesh_dagster.projects import Project, run_in_process
 
+from tests.integration.histories import alone
+
 
 def test_a_new_development_environment_is_created_by_the_first_run(
     project: Project, instance: dg.DagsterInstance
@@ -163,3 +165,29 @@ def test_an_environment_that_equals_production_is_created(
     run = run_in_process(project.definitions(), instance)
     assert run.unchanged == ["customers"]
     assert project.query("FROM demo__dev.customers") == [(1,)]
+
+
+def test_apply_deploys_statements_that_alone_have_changed(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a repaired `after_all` is what the next run executes; afterwards SQLMesh sees no change."""
+    config = project.root / "config.yaml"
+    before = config.read_text()
+    project.model("first", "SELECT 1::INT AS id")
+    assert run_in_process(project.definitions(), instance).success
+    _end_with(project, before, "SELECT error('broken')")
+    assert "broken" in str(run_in_process(project.definitions(), instance).failed)
+    _end_with(project, before, "CREATE OR REPLACE TABLE main.ended AS SELECT 1 AS n")
+    repaired = run_in_process(project.definitions(), instance)
+    assert repaired.success and repaired.unchanged == ["first"]
+    assert project.query("SELECT n FROM main.ended") == [(1,)]
+    with alone(project, load=True) as context:
+        assert not context.plan_builder("dev", skip_tests=True).build().has_changes
+    again = run_in_process(project.definitions(), instance)
+    said = [entry.user_message for entry in instance.all_logs(again.run_id)]
+    assert again.success and not any("Deploying" in text for text in said)
+
+
+def _end_with(project: Project, config: str, statement: str) -> None:
+    text = f"{config}after_all:\n  - {statement}\n"
+    (project.root / "config.yaml").write_text(text)

@@ -939,6 +939,19 @@ def test_a_state_beside_the_data_is_known(
     assert in_sqlmesh.has_state_beside_data(context) is is_beside
 
 
+def test_statements_of_a_context_are_those_that_its_plan_records(project: Project) -> None:
+    """Promise: what `before_all` and `after_all` of the files are can be compared with the state."""
+    config = (project.root / "config.yaml").read_text()
+    project.write("config.yaml", f"{config}after_all:\n  - SELECT 1\n")
+    project.model("m", "SELECT 1::INT AS id")
+    context = Context(paths=str(project.root))
+    context.plan("dev", auto_apply=True, no_prompts=True)
+    loaded = in_sqlmesh.loaded_statements(context)
+    assert loaded == context.state_reader.get_environment_statements("dev")
+    assert loaded[0].after_all == ["SELECT 1"] and len(loaded[0].before_all) == 2
+    context.close()
+
+
 def test_loading_in_one_process_is_a_constant() -> None:
     """Promise: SQLMesh reads `constants.MAX_FORK_WORKERS` each time that it loads a project."""
     from sqlmesh.core import constants

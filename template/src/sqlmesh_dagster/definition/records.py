@@ -240,6 +240,7 @@ class Manifest:
         state_problem: Why the state could not be asked for the models of other projects.
         environment_suffix: Which part of a view's name an environment's name is added to: `schema`,
             `table` or `catalog`; None where the config maps environments to catalogs.
+        statements: A digest of `before_all` and `after_all` of its configs; empty where it is not known.
         nodes: What the next load needs to read only what changed, see `definition.nodes`; empty where it
             must read all.
     """
@@ -260,6 +261,7 @@ class Manifest:
     former: tuple[str, ...] = field(default=(), compare=False)
     state_problem: str | None = None
     environment_suffix: str | None = "schema"
+    statements: str = ""
     nodes: str = field(default="", repr=False)
 
     @property

@@ -72,7 +72,9 @@ def prepare_environment(
     if is_unfinished(environment) and policy != "apply":
         await_plan(context, settings, log, may_finish=False)
         environment, difference = _compared(context, settings, manifest)
-    if _is_as_the_files(environment, difference):
+    # a rollback brought back the statements, too
+    deploys_statements = policy == "apply" and not (recorded is not None and recorded.restores)
+    if _is_as_the_files(environment, difference, deploys_statements):
         if difference.endangered:
             log(logging.WARNING, endangerment(settings, difference.endangered))
         is_broken = policy == "apply" and manifest.problem is not None
@@ -86,7 +88,7 @@ def prepare_environment(
     if policy == "apply":
         with lock.comparing():
             environment, difference = _compared(context, settings, manifest)
-            if _is_as_the_files(environment, difference):
+            if _is_as_the_files(environment, difference, deploys_statements):
                 return Refused()  # another step deployed it meanwhile
             refuse_endangering(settings, difference.endangered)
             with lock.alone():
@@ -143,10 +145,13 @@ def _compared(
     return environment, compare(manifest, environment, state)
 
 
-def _is_as_the_files(environment: Environment | None, difference: Difference) -> bool:
+def _is_as_the_files(
+    environment: Environment | None, difference: Difference, deploys_statements: bool
+) -> bool:
     """Whether there is nothing to deploy, and no plan to finish."""
     is_whole = environment is not None and not is_unfinished(environment)
-    return is_whole and not difference.names
+    has_other_statements = deploys_statements and difference.has_other_statements
+    return is_whole and not (difference.names or has_other_statements)
 
 
 def _rolled_back(
@@ -197,8 +202,13 @@ def _told_difference(
 ) -> str:
     if environment is None:
         return f"Environment `{settings.environment}` does not exist yet."
-    if not difference.names:
+    if is_unfinished(environment) and not difference.names:
         return f"The last plan of environment `{settings.environment}` was not finished."
+    if not difference.names:
+        return (
+            "Changes of `before_all` or `after_all` are not deployed to environment"
+            f" `{settings.environment}`."
+        )
     return (
         f"Local changes of {shortened(sorted(difference.names))} are not deployed to environment"
         f" `{settings.environment}`."

@@ -12,7 +12,12 @@ from sqlmesh import Context
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.engine.reader import fingerprint_text, own_fingerprints, project_names
+from sqlmesh_dagster.engine.reader import (
+    fingerprint_text,
+    own_fingerprints,
+    project_names,
+    statements_digest,
+)
 from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import Environment, Snapshot, SnapshotId, StateReader
@@ -26,10 +31,12 @@ class Difference:
         names: What this project has added, changed or removed.
         endangered: What a plan would drop though another project has deployed it: names, each with
             that project's name, which is empty where it is not known.
+        has_other_statements: Whether `before_all` or `after_all` differ.
     """
 
     names: frozenset[str] = frozenset()
     endangered: Mapping[str, str] = field(default_factory=dict)
+    has_other_statements: bool = False
 
 
 def compare(
@@ -64,6 +71,9 @@ def compare(
             **({} if shares else owners),
             **dict.fromkeys(never_ours(removed, local, deployed, manifest.former), ""),
         },
+        has_other_statements=bool(manifest.statements)
+        and manifest.statements
+        != statements_digest(state.get_environment_statements(environment.name), manifest.projects),
     )
 
 

@@ -44,6 +44,7 @@ from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import (
     Audit,
     CroniterCache,
+    EnvironmentStatements,
     IntervalUnit,
     JinjaQuery,
     Model,
@@ -58,7 +59,12 @@ from sqlmesh_dagster.upstream.internals import (
     normalize_model_name,
     to_datetime,
 )
-from sqlmesh_dagster.upstream.sqlmesh import engine_name, is_plain_loader, model_path
+from sqlmesh_dagster.upstream.sqlmesh import (
+    engine_name,
+    is_plain_loader,
+    loaded_statements,
+    model_path,
+)
 
 _CRON_EPOCH = "2024-01-01"
 """A Monday; any fixed date does: a manifest must not depend on the clock."""
@@ -116,6 +122,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         environment_suffix=None
         if context.config.environment_catalog_mapping
         else context.config.environment_suffix_target.value,
+        statements=statements_digest(loaded_statements(context), projects),
         others=others,
         elsewhere=tuple(
             sorted(
@@ -224,6 +231,21 @@ def _engine(context: Context, gateway: str | None) -> str:
 def project_names(context: Context) -> frozenset[str]:
     """The `project` of each of a context's configs; empty where it names none."""
     return frozenset(config.project for config in context.configs.values())
+
+
+def statements_digest(
+    statements: Iterable[EnvironmentStatements], projects: Collection[str]
+) -> str:
+    """Of `before_all` and `after_all`, as they are written, of these projects.
+
+    Python and macros that they call are left out: SQLMesh finds those of dbt changed each time.
+    """
+    own = [
+        (s.project or "", s.before_all, s.after_all)
+        for s in statements
+        if (s.project or "") in projects and (s.before_all or s.after_all)
+    ]
+    return digest(repr(sorted(own)), 16)
 
 
 def own_fingerprints(context: Context) -> dict[str, SnapshotFingerprint]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqlmesh import Config, Context
     from sqlmesh.core.config.connection import ConnectionConfig
     from sqlmesh.core.engine_adapter.base import EngineAdapter
+    from sqlmesh.core.environment import EnvironmentStatements
     from sqlmesh.core.loader import Loader
     from sqlmesh.core.model import Model
     from sqlmesh.core.selector import Selector
@@ -479,6 +480,14 @@ def interval_entries(context: Context, since: datetime) -> list[tuple[Any, ...]]
         (name, version, bool(is_dev), start, end, at, bool(removed or pending), bool(is_summary))
         for name, version, is_dev, start, end, at, is_summary, removed, pending in rows
     ]
+
+
+def loaded_statements(context: Context) -> list[EnvironmentStatements]:
+    """`before_all` and `after_all` of a loaded context, with those that the state has of other projects.
+
+    Leans on `Context._environment_statements`.
+    """
+    return context._environment_statements
 
 
 def has_state(context: Context) -> bool:
