@@ -122,7 +122,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         environment_suffix=None
         if context.config.environment_catalog_mapping
         else context.config.environment_suffix_target.value,
-        statements=statements_digest(loaded_statements(context), projects),
+        statements=_statements(context, projects),
         others=others,
         elsewhere=tuple(
             sorted(
@@ -233,12 +233,19 @@ def project_names(context: Context) -> frozenset[str]:
     return frozenset(config.project for config in context.configs.values())
 
 
+def _statements(context: Context, projects: Collection[str]) -> str:
+    """Not of dbt's projects, whose statements SQLMesh finds changed each time, nor of an owner's loader."""
+    if not all(is_plain_loader(config) for config in context.configs.values()):
+        return ""
+    return statements_digest(loaded_statements(context), projects)
+
+
 def statements_digest(
     statements: Iterable[EnvironmentStatements], projects: Collection[str]
 ) -> str:
     """Of `before_all` and `after_all`, as they are written, of these projects.
 
-    Python and macros that they call are left out: SQLMesh finds those of dbt changed each time.
+    Python and macros that they call are left out.
     """
     own = [
         (s.project or "", s.before_all, s.after_all)
