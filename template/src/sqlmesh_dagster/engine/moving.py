@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import click
-import dagster as dg
 from sqlglot import exp
 
 from sqlmesh_dagster.definition.markdown import counted
@@ -26,7 +25,12 @@ from sqlmesh_dagster.engine.copying import DuckDBFile, copy, create, opened, tot
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.state import Deployed, Obstructed, read_deployed
-from sqlmesh_dagster.errors import MoveRefusedError, ProjectLoadError, SQLMeshDagsterError
+from sqlmesh_dagster.errors import (
+    InstanceError,
+    MoveRefusedError,
+    ProjectLoadError,
+    SQLMeshDagsterError,
+)
 from sqlmesh_dagster.facts.moving import (
     Intervals,
     MovedModel,
@@ -40,6 +44,7 @@ from sqlmesh_dagster.facts.moving import (
 )
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.folder import project_folder
+from sqlmesh_dagster.guard.instance import HOME, opened_instance
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.production import PRODUCTION
@@ -633,12 +638,12 @@ class _Move:
 
 def _keys_in_history() -> list[Sequence[str]]:
     """Of all assets that Dagster's instance knows; none where there is none, or it does not open."""
-    if not os.environ.get("DAGSTER_HOME"):
+    if not os.environ.get(HOME):
         return []
     try:
-        with dg.DagsterInstance.get() as instance:
+        with opened_instance() as instance:
             return [key.path for key in instance.get_asset_keys()]
-    except Exception:  # its settings may be another machine's; the move is not about it
+    except InstanceError:  # its settings may be another machine's; the move is not about it
         return []
 
 
