@@ -225,9 +225,9 @@ class ProjectSettings(BaseModel):
         _check_home()
         check_types(self)
         text = _text("project_dir", _given_folders(self.project_dir))
-        _folder("project_dir", text)
+        folder_of("project_dir", text)
         given = _folders(text)
-        folders = [str(_folder("project_dir", folder)) for folder in given]
+        folders = [str(folder_of("project_dir", folder)) for folder in given]
         settings = self.model_copy(
             update={
                 "project_dir": joined(folders),
@@ -428,9 +428,19 @@ def _given_folders(value: Any) -> str:
     return joined(value)
 
 
-def _folder(name: str, text: str) -> Path:
+def folder_of(name: str, text: str, base: Path | None = None) -> Path:
+    """The folder that a setting names.
+
+    Args:
+        base: Where a relative one starts; by default the working directory.
+
+    Raises:
+        InvalidSettingError: No folder can have this path.
+    """
+    if not text.strip():
+        raise InvalidSettingError(f"`{name}` is empty. Set it, or leave it out.")
     try:
-        return Path(text).expanduser().resolve()
+        return (base or Path()).joinpath(Path(text).expanduser()).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise InvalidSettingError(
             f"`{name}` is `{text!r}`, which is no folder's path: {error}. Correct it."

@@ -174,10 +174,16 @@ def _private_folder() -> Path:
         EnvironmentBusyError: There is one of its name that is not ours.
     """
     user = str(os.getuid()) if hasattr(os, "getuid") else getpass.getuser()
-    folder = Path(tempfile.gettempdir()) / f"sqlmesh_dagster-{user}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
+    try:
+        folder = Path(tempfile.gettempdir()) / f"sqlmesh_dagster-{user}"
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise EnvironmentBusyError(
+            f"The project's lock cannot be taken, as no temporary folder can be used for it: {error.strerror}. Set the"
+            " environment variable `TMPDIR` to a folder that this user may write."
+        ) from error
     is_ours = not hasattr(os, "getuid") or (
         found.st_uid == os.getuid() and not found.st_mode & 0o022
     )
@@ -186,13 +192,16 @@ def _private_folder() -> Path:
             f"The temporary folder `{folder}`, in which locks are kept, is not this user's alone."
             " Remove it, or set the environment variable `TMPDIR` to another folder."
         )
+    if found.st_mode & 0o700 != 0o700:  # this user has taken its own rights
+        folder.chmod(0o700)
     return folder
 
 
 def _not_ours(path: Path) -> str:
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent  # noqa: PTH112 # no error where it cannot be looked at
+    owner = owner_of(path if os.path.lexists(path) else folder)
     return (
-        f"The project's lock, `{path}`, belongs to {owner_of(path)}, and this user may not take it. Run Dagster"
+        f"The project's lock, `{path}`, belongs to {owner}, and this user may not take it. Run Dagster"
         f" as that user, or let all users of the project write to it: `{opened_for_all(folder)}`."
     )
 

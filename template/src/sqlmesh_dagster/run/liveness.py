@@ -143,6 +143,8 @@ def give_sign(path: Path) -> None:
 def read_sign(path: Path) -> RunProcess | None:
     """The last sign; None if there is none that can be read."""
     try:
+        if not path.is_file():  # reading a pipe would never end
+            return None
         return RunProcess(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None

@@ -17,7 +17,9 @@ from pydantic import Field, PrivateAttr, ValidationError
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.outcomes import ModelOutcome, from_line, to_line
 from sqlmesh_dagster.facts.reported import Reports
+from sqlmesh_dagster.guard.folder import started_in
 from sqlmesh_dagster.run.liveness import give_sign, read_sign
+from sqlmesh_dagster.settings import folder_of
 
 _log = logging.getLogger(__name__)
 RECORDS = "sqlmesh"
@@ -107,10 +109,7 @@ class RunResults:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-        ):  # nothing yet, or steps that share no folder
+        except OSError:  # nothing yet, or steps that share no folder
             return
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
@@ -122,8 +121,8 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
 
     storage_dir: str | None = Field(
         default=None,
-        description="Folder in which the folder `sqlmesh` of the records is; by default the instance's"
-        " storage folder.",
+        description="Folder in which the folder `sqlmesh` of the records is; a relative one starts at the working"
+        " directory. By default the instance's storage folder.",
     )
     keep_days: int = Field(
         default=7,
@@ -149,7 +148,8 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Writes on which host the run is, for ticks that find it active."""
         if context.run is not None and context.instance is not None:
-            give_sign(self._root(context.instance) / context.run.run_id / SIGN)
+            with suppress(InvalidSettingError):  # a step says it, in fewer words than Dagster here
+                give_sign(self._root(context.instance) / context.run.run_id / SIGN)
 
     def reports(
         self, run_id: str, project: str, attempt: int, look: Callable[[], Reports]
@@ -181,30 +181,35 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
         """
         if self.keep_days < 1:
             raise InvalidSettingError(f"`keep_days` is {self.keep_days}. It must be 1 or more.")
-        oldest = time.time() - self.keep_days * _DAY
-        for path in (
-            *self._root(instance).glob("*/*.jsonl"),
-            *self._root(instance).glob(f"*/{SIGN}"),
-        ):
-            if _RUN_ID.fullmatch(path.parent.name) and _is_old_record(path, oldest):
+        oldest = int(time.time()) - self.keep_days * _DAY
+        for path in _records_in(self._root(instance)):
+            if _is_old_record(path, oldest):
                 path.unlink(missing_ok=True)
                 with suppress(OSError):  # it has other files
                     path.parent.rmdir()
 
     def _root(self, instance: dg.DagsterInstance) -> Path:
-        return Path(self.storage_dir or instance.storage_directory()) / RECORDS
+        if not self.storage_dir:
+            return Path(instance.storage_directory()) / RECORDS
+        return folder_of("storage_dir", self.storage_dir, started_in()) / RECORDS
 
 
-def _is_old_record(path: Path, oldest: float) -> bool:
+def _records_in(root: Path) -> Iterator[Path]:
+    """What has the name of a record, in folders of runs; a link to a folder leads to somebody else's."""
+    for folder in root.glob("*"):
+        if _RUN_ID.fullmatch(folder.name) and not folder.is_symlink():
+            yield from (*folder.glob("*.jsonl"), *folder.glob(SIGN))
+
+
+def _is_old_record(path: Path, oldest: int) -> bool:
     """Whether `RunResults` wrote a file, long enough ago."""
     try:
-        if path.name == SIGN and read_sign(path) is None:
-            return False
         if path.is_symlink() or not path.is_file() or path.stat().st_mtime >= oldest:
             return False
-        if path.name != SIGN:
-            with path.open("rb") as file:
-                from_line(file.readline())
+        if path.name == SIGN:
+            return read_sign(path) is not None
+        with path.open("rb") as file:
+            from_line(file.readline())
     except (OSError, ValidationError):
         return False
     return True

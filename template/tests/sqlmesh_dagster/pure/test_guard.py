@@ -116,6 +116,46 @@ def test_a_folder_that_somebody_else_planted_is_refused(tmp_path: Path, plant: s
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o500, 0o600])
+def test_a_folder_of_this_user_that_it_may_not_use_is_opened_again(
+    shared_folder: Path, mode: int
+) -> None:
+    """Promise: what is ours alone is no reason to refuse work."""
+    folder = shared_folder / f"sqlmesh_dagster-{_OTHER}"
+    folder.mkdir()
+    os.chown(folder, _OTHER, _OTHER)
+    folder.chmod(mode)
+    assert _as_another_user(None, shared_folder) == "True other"
+
+
+@pytest.mark.parametrize("kind", ["none", "file", "gone", "read only", "of another user"])
+def test_a_temporary_folder_that_cannot_be_used_names_its_variable(
+    shared_folder: Path, kind: str
+) -> None:
+    """Promise: one message, whether Python finds none, or the one that it found is not there any more."""
+    place: Path | None = shared_folder / "place"
+    if kind == "none":
+        place = None
+    elif kind == "file":
+        (shared_folder / "place").touch()
+    elif kind != "gone":
+        (shared_folder / "place").mkdir()
+    if kind == "of another user":
+        (shared_folder / "place" / f"sqlmesh_dagster-{_OTHER}").mkdir()
+    told = _as_another_user(None, place)
+    assert "environment variable `TMPDIR` to a" in told and "folder" in told
+
+
+def test_the_owner_of_a_shared_folder_is_named_where_the_lock_is_not_made_yet(
+    shared_folder: Path,
+) -> None:
+    """Promise: the one who can open it, not just another user."""
+    with ProjectLock("another", shared_folder).take("first") or pytest.fail("it is free"):
+        (shared_folder / ".cache/dagster/locks").chmod(0o755)
+    told = _as_another_user(shared_folder, shared_folder)
+    assert "one.lock`, belongs to user `root`" in told
+
+
 def _forked(work: Callable[[Callable[[str], None]], None]) -> tuple[int, Iterator[str]]:
     """The id of a fork of this process that does the work, and the lines that it says."""
     reader, writer = os.pipe()
@@ -135,14 +175,23 @@ def _lines(descriptor: int) -> Iterator[str]:
         yield from map(str.rstrip, stream)
 
 
-def _as_another_user(project: Path | None, temp: Path) -> str:
-    """What a user with no name is told who takes the lock, in a process of their own."""
+_OTHER = 54321
+
+
+def _as_another_user(project: Path | None, temp: Path | None) -> str:
+    """What a user with no name is told who takes the lock, in a process of their own.
+
+    Args:
+        temp: The folder for temporary files; None if Python finds none.
+    """
 
     def work(say: Callable[[str], None]) -> None:
         os.environ.clear()
-        tempfile.tempdir = str(temp)
-        os.setgid(54321)
-        os.setuid(54321)  # an id without a name, as Kubernetes gives one
+        tempfile.tempdir = str(temp) if temp else None
+        if temp is None:
+            tempfile._candidate_tempdir_list = list  # type: ignore[attr-defined]
+        os.setgid(_OTHER)
+        os.setuid(_OTHER)  # an id without a name, as Kubernetes gives one
         try:
             lock = ProjectLock("one", project)
             say(f"{lock.take('other') is not None} {lock.holder()}")

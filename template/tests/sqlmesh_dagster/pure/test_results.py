@@ -13,6 +13,7 @@ import pytest
 from sqlmesh_dagster import InvalidSettingError, SQLMeshResultsResource
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, to_line
 from sqlmesh_dagster.facts.reported import Reports
+from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.run.liveness import give_sign, read_sign
 from sqlmesh_dagster.run.results import RECORDS, SIGN, RunResults
 
@@ -98,6 +99,66 @@ def test_nothing_but_old_records_is_deleted(tmp_path: Path) -> None:
         resource.forget_old_runs(instance)
     assert not (tmp_path / "sqlmesh" / _OLD / "sqlmesh.jsonl").exists()
     assert [name for name in others if not (tmp_path / name).is_file()] == []
+
+
+def test_a_link_to_a_folder_of_somebodys_is_not_followed(tmp_path: Path) -> None:
+    """Promise: what is behind it stays, though it looks like old records; a pipe is not waited for."""
+    theirs = tmp_path / "theirs"
+    RunResults(theirs / "sqlmesh.jsonl").append(_OUTCOME)
+    give_sign(theirs / SIGN)
+    (tmp_path / RECORDS / _NEW).mkdir(parents=True)
+    (tmp_path / RECORDS / _OLD).symlink_to(theirs)
+    for name in (SIGN, "sqlmesh.jsonl"):
+        os.mkfifo(tmp_path / RECORDS / _NEW / name)
+    for path in tmp_path.rglob("*"):
+        _age(path, 400)
+    with dg.DagsterInstance.ephemeral() as instance:
+        SQLMeshResultsResource(storage_dir=str(tmp_path)).forget_old_runs(instance)
+    assert {path.name for path in theirs.iterdir()} == {SIGN, "sqlmesh.jsonl"}
+    assert len(list((tmp_path / RECORDS / _NEW).iterdir())) == 2
+
+
+def test_records_may_be_kept_for_ever(tmp_path: Path) -> None:
+    """Promise: any number of days is one, however large."""
+    resource = SQLMeshResultsResource(storage_dir=str(tmp_path), keep_days=10**400)
+    with dg.DagsterInstance.ephemeral() as instance:
+        resource.of_run(instance, _OLD).append(_OUTCOME)
+        _age(tmp_path / RECORDS / _OLD / "sqlmesh.jsonl", 4000)
+        resource.forget_old_runs(instance)
+    assert (tmp_path / RECORDS / _OLD / "sqlmesh.jsonl").exists()
+
+
+def test_a_relative_folder_stays_where_it_is_while_sqlmesh_works_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: it starts where Dagster was started; `~` is the user's home."""
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / "config.yaml").write_text("data/raw.csv\n")
+    (project / "data/raw.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with dg.DagsterInstance.ephemeral() as instance, at_home([project]):
+        assert Path.cwd() == project
+        SQLMeshResultsResource(storage_dir="here").of_run(instance, _NEW).append(_OUTCOME)
+        SQLMeshResultsResource(storage_dir="~/there").of_run(instance, _NEW).append(_OUTCOME)
+    for folder in ("here", "home/there"):
+        assert (tmp_path / folder / RECORDS / _NEW / "sqlmesh.jsonl").is_file()
+
+
+@pytest.mark.parametrize("text", [" ", "a\0b", "\ud800", "~nobody-of-this-name/x"])
+def test_a_folder_that_none_can_be_is_named(text: str) -> None:
+    """Promise: with the setting, before anything is built."""
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        pytest.raises(InvalidSettingError, match="`storage_dir` is "),
+    ):
+        SQLMeshResultsResource(storage_dir=text).of_run(instance, _NEW)
+
+
+def test_a_folder_that_cannot_be_read_has_no_outcomes() -> None:
+    """Promise: as one that is not there."""
+    assert RunResults(Path("x" * 5000, "sqlmesh.jsonl")).latest() == {}
 
 
 @pytest.mark.parametrize("days", [0, -1])
