@@ -1,13 +1,24 @@
-"""Which tests wait until they are asked for: the README's command leaves them to `.ci/run`."""
+"""Which tests wait until they are asked for: the README's command leaves them to `.ci/run`. And what all tests share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.migrations import read_once
 
 LATER = ("slow", "generated", "large")
 """Marks of what `.ci/run` runs after the README's command."""
 NEVER = ("matrix", "storm")
 """Marks of what runs by hand alone."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_are_read_once() -> Iterator[None]:
+    """Those of Dagster's tables, in each process of tests."""
+    with read_once():
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

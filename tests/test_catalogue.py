@@ -39,7 +39,7 @@ _SETTINGS = "settings=TranslatorSettings(freshness_policies=True, automation_con
 
 @pytest.fixture(scope="module")
 def catalogue(
-    render: Render, tmp_path_factory: pytest.TempPathFactory
+    render: Render, tmp_path_factory: pytest.TempPathFactory, warm_python: Path
 ) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
     """The project's folder and the asset nodes, by key."""
     root = tmp_path_factory.mktemp("catalogue") / "project"
@@ -52,7 +52,7 @@ def catalogue(
     transform.write_text(
         code.replace("SQLMeshTranslator,", "SQLMeshTranslator, TranslatorSettings,")
     )
-    environment = with_tools_of(Path(sys.executable), PYTHONPATH=str(root / "src"))
+    environment = with_tools_of(Path(sys.executable), warm_python, PYTHONPATH=str(root / "src"))
     with served(root, environment) as ask:
         location_of(ask)
         nodes = ask(_NODES)["assetNodes"]

@@ -57,8 +57,8 @@ def with_tools_of(python: Path, *before: Path, **more: str) -> dict[str, str]:
 def installed(root: Path) -> Project:
     """As the README says: a virtual environment in the project, filled by pip."""
     subprocess.run([sys.executable, "-m", "venv", ".venv"], cwd=root, check=True)
-    # pip would compile all that it installs, which is three times what is imported
-    project = Project(root, with_tools_of(root / ".venv/bin/python", PIP_NO_COMPILE="1"))
+    # "no" is how pip is told not to compile all that it installs, three times what is imported
+    project = Project(root, with_tools_of(root / ".venv/bin/python", PIP_NO_COMPILE="no"))
     project.run("python", "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")
     project.run("python", "-m", "pip", "install", "--quiet", "--editable", ".", "--group", "dev")
     return project

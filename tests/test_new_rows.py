@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Render
 from tests.instance import instance_of
 
-pytestmark = pytest.mark.generated
+pytestmark = [pytest.mark.generated, pytest.mark.usefixtures("warm_processes")]
 
 _ROWS = {
     "customers": ["9001,Ines Vidal,ines.vidal@example.com,true,2025-03-01"],
@@ -61,12 +61,8 @@ class _Platform:
             "MAX_FORK_WORKERS": "1",
         }
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "sqlmesh_dagster.commands",
-                "run",
-            ],  # `poe run`, but for the home
+            # `poe run`, but for the home
+            [sys.executable, "-m", "sqlmesh_dagster.commands", "run"],
             cwd=self.root,
             env=environment,
             capture_output=True,

@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from tests import warm
+from tests.migrations import read_migrations, read_once
 
 _IMPORTED = (
     *(
@@ -35,7 +36,7 @@ _IMPORTED = (
     *("anyio", "anyio.to_thread", "anyio._backends._asyncio", "duckdb", "pandas", "rich.console"),
     *("sqlmesh", "sqlmesh.core.context", "sqlmesh.core.loader", "sqlmesh.core.scheduler"),
 )
-_MODULES = 'arguments[1:2] == ["-m"] and arguments[2:3][0].startswith(("sqlmesh_dagster.", "dagster", "tests.robustness."))'
+_MODULES = 'arguments[1:2] == ["-m"] and arguments[2:3][0].startswith(("sqlmesh_dagster.", "dagster", "tests.robustness.", "pytest"))'
 _STEPS = 'arguments[1:2] == ["-c"] and arguments[2].startswith(("from multiprocessing.spawn", "from multiprocessing.forkserver"))'
 """A process of a step, or the one that these are forked from, as Dagster's executor starts them."""
 _SCRIPTS = ("dg", "sqlmesh")
@@ -86,7 +87,9 @@ def main(address: str) -> None:
             sys.argv = list(arguments[2:])
             runpy.run_module(arguments[2], run_name="__main__", alter_sys=True)
 
-    warm.answer(address, run)
+    with read_once():
+        read_migrations()  # not in each fork
+        warm.answer(address, run)
 
 
 if __name__ == "__main__":

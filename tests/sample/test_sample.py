@@ -109,6 +109,7 @@ def test_the_generator_charges_the_prices_of_the_seed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.parametrize(
     ("kept", "marts", "warnings"),
     [
