@@ -13,6 +13,7 @@ from copier import run_copy
 from sqlmesh_dagster.warehouses import STATE, WAREHOUSES, variables_of
 from tests.answers import CHOICES, COPIER_YML, QUESTIONS
 from tests.conftest import Render
+from tests.tree import parse_toml
 
 NOT_PACKAGE_NAMES = [
     *(
@@ -170,8 +171,13 @@ def test_reserved_names_cover_this_python_and_what_a_project_installs(source: Pa
 
 @pytest.mark.parametrize("warehouse", WAREHOUSES)
 def test_the_example_of_env_names_what_the_warehouse_needs(render: Render, warehouse: str) -> None:
-    """Every variable that it names exists, and all that must be set are among them."""
-    text = (render(warehouse=warehouse) / ".env.example").read_text()
+    """Every variable that it names exists, and all that must be set are among them; its packages are in the project."""
+    project = render(warehouse=warehouse)
+    dependencies = parse_toml(project / "pyproject.toml")["project"]["dependencies"]
+    packages = {re.split(r"[\[<>=]", line)[0] for line in dependencies}
+    assert {WAREHOUSES[warehouse].driver[1], STATE.driver[1]} <= packages
+    assert ("databricks-sdk" in packages) is (warehouse == "databricks")  # by a client's secret
+    text = (project / ".env.example").read_text()
     named = set(re.findall(r"^# ((?:WAREHOUSE|STATE)_\w+)=", text, re.MULTILINE))
     named -= {"WAREHOUSE_PATH"}
     spec = WAREHOUSES[warehouse]

@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from pydantic import Field
@@ -17,6 +16,7 @@ from sqlglot import parse
 from sqlglot.errors import SqlglotError
 from sqlmesh import Config
 
+from sqlmesh_dagster.guard.packages import installation, is_named, missing
 from sqlmesh_dagster.upstream.internals import (
     ConfigError,
     ConnectionConfig,
@@ -158,19 +158,15 @@ def _gateway(found: Connections) -> GatewayConfig:
 
 def _typed(warehouse: Warehouse, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     module, package = warehouse.driver
-    if not _is_there(module):
+    wrong = missing(module)
+    if wrong is not None:
+        way = f"`{installation()}`; an image is built again."
+        answer = f"`poe update --data warehouse={name}`, which writes it into `pyproject.toml`. Then install"
+        step = "Install" if is_named(package) else f"Take it by {answer}"
         raise UnusableGatewayError(
-            f"{warehouse.title} needs the package `{package}`, which is not installed. `poe update --data"
-            f" warehouse={name}` writes it into `pyproject.toml`; then install the project again."
+            f"{warehouse.title} needs the package `{package}`, which {wrong}. {step} the project again: {way}"
         )
     return {"type": warehouse.type, **arguments}
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _arguments(found: Connections) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import duckdb
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.engine.refusals import refusal_of
 from sqlmesh_dagster.facts.reaching import Server, failed
+from sqlmesh_dagster.guard.packages import addition
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import SQLMeshError
 from sqlmesh_dagster.upstream.reading import causes
@@ -153,10 +154,9 @@ _EXTRA = re.compile(r'pip install "?sqlmesh\[(\w+)\]"?')
 
 
 def with_wheel(message: str) -> str:
-    """SQLMesh's message of a missing driver, with the package that is no source build."""
+    """SQLMesh's message of a missing driver, with a command for this project and a package that is no source build."""
 
     def better(found: re.Match[str]) -> str:
-        package = _WHEELS.get(found[1])
-        return f'pip install "{package}"' if package else found[0]
+        return addition(_WHEELS.get(found[1], f"sqlmesh[{found[1]}]"))
 
     return _EXTRA.sub(better, message)

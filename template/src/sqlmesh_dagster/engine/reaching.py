@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -24,11 +25,14 @@ from sqlmesh_dagster.facts.reaching import (
     Server,
     Unreachable,
     failed,
+    lacks_java,
+    lacks_package,
     refused,
     silent,
     unanswered,
     unknown_host,
 )
+from sqlmesh_dagster.guard.packages import installation
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import BaseDuckDBConnectionConfig, ConnectionConfig
 from sqlmesh_dagster.upstream.sqlmesh import engine_name, is_state_apart, state_connection
@@ -94,6 +98,8 @@ def state_of(context: Context) -> tuple[Server, ConnectionConfig]:
 
 def look(server: Server, connection: ConnectionConfig) -> Unreachable | None:
     """What is wrong with a server; None if it answers, or is no server."""
+    if engine_name(connection) == "spark" and not _has_java():
+        return lacks_java(server)
     found = _knock(server) if server.host and server.port else None
     is_opened_by_runs = isinstance(connection, BaseDuckDBConnectionConfig)  # and shared by them
     if found is not None or is_opened_by_runs or engine_name(connection) == "spark":
@@ -103,6 +109,8 @@ def look(server: Server, connection: ConnectionConfig) -> Unreachable | None:
     if not has_ended:
         return unanswered(server, seconds)
     first = _first(error)
+    if isinstance(first, ImportError):
+        return lacks_package(server, f"{type(first).__name__}: {first}", installation())
     return failed(server, f"{type(first).__name__}: {first}") if first else None
 
 
@@ -174,6 +182,11 @@ def _knock(server: Server) -> Unreachable | None:
     if isinstance(error, socket.gaierror):
         return unknown_host(server)
     return refused(server, getattr(error, "strerror", None) or str(error)) if error else None
+
+
+def _has_java() -> bool:
+    """Whether Spark's driver, which is a Java program that PySpark starts here, can start."""
+    return bool(os.environ.get("JAVA_HOME") or shutil.which("java"))
 
 
 def _ask(connection: ConnectionConfig) -> None:

@@ -87,6 +87,21 @@ def unanswered(server: Server, seconds: float) -> Unreachable:
     return Unreachable(server, said, remedy, is_there=True)
 
 
+def lacks_package(server: Server, message: str, command: str) -> Unreachable:
+    """Its driver, or what this way to log in needs besides, is not installed here; a command installs it."""
+    remedy = f"Take the packages that the template names by `poe update`, and install the project again: `{command}`."
+    return Unreachable(server, shortened(message), remedy, is_there=True)
+
+
+def lacks_java(server: Server) -> Unreachable:
+    """PySpark is there, and no Java."""
+    said = "PySpark starts a Java program, and there is no `java` on the PATH and no `JAVA_HOME`."
+    remedy = (
+        "Install Java 17, such as by `apt-get install openjdk-17-jre-headless`, or set `JAVA_HOME`."
+    )
+    return Unreachable(server, said, remedy, is_there=True)
+
+
 def failed(server: Server, message: str) -> Unreachable:
     """Its driver raised an error with this message."""
     text = shortened(message)

@@ -7,7 +7,7 @@ import pytest
 from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.engine.explanation import explained, unavailable_database, with_wheel
+from sqlmesh_dagster.engine.explanation import explained, unavailable_database
 from sqlmesh_dagster.settings import ProjectSettings
 
 SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
@@ -171,13 +171,6 @@ def test_a_server_that_is_gone_is_told_from_a_query_that_is_wrong(text: str, is_
     error = unavailable_database(OperationalError(text))
     assert (error is not None) is is_gone
     assert unavailable_database(ValueError(text)) is None
-
-
-def test_the_driver_of_postgres_is_the_one_without_a_compiler() -> None:
-    """Promise: `sqlmesh[postgres]` would build its driver from source; other extras are right."""
-    message = 'Failed to import it. Run: `pip install "sqlmesh[{}]"`.'
-    assert '`pip install "psycopg2-binary"`' in with_wheel(message.format("postgres"))
-    assert with_wheel(message.format("snowflake")) == message.format("snowflake")
 
 
 def test_a_statement_after_one_that_was_refused_is_told_as_such() -> None:
