@@ -88,7 +88,7 @@ def unanswered(server: Server, seconds: float) -> Unreachable:
 
 
 def lacks_package(server: Server, message: str, command: str) -> Unreachable:
-    """Its driver, or what this way to log in needs besides, is not installed here; a command installs it."""
+    """Its driver, or a package for this way to log in, is not installed here; a command installs it."""
     remedy = f"Take the packages that the template names by `poe update`, and install the project again: `{command}`."
     return Unreachable(server, shortened(message), remedy, is_there=True)
 
