@@ -504,7 +504,11 @@ def _project_file(frame: FrameType | None) -> str | None:
 
 def _versions(project: Path) -> Iterable[str]:
     yield f"{sys.version_info.major}.{sys.version_info.minor}"
-    yield from (version("sqlmesh"), version("sqlglot"))
+    yield from (_version("sqlmesh"), _version("sqlglot"))
     if (project / _DBT_PROJECT).is_file():
         with suppress(PackageNotFoundError):
-            yield version("dbt-core")
+            yield _version("dbt-core")
+
+
+_version = lru_cache(version)
+"""Of an installed package, looked up once: a process goes on with what it began with."""
