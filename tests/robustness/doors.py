@@ -337,7 +337,7 @@ def environment(chance: random.Random, report: Report) -> None:
 
 def settings(chance: random.Random, report: Report) -> None:
     """What the factory is given; by mistake anything."""
-    name = chance.choice([*ProjectSettings.model_fields])
+    name = chance.choice([*FactoryOptions.model_fields])
     value = chance.choice((*ODD, text_of(chance)))
     options = FactoryOptions.model_construct(**{name: value})
     report.judge(

@@ -4,9 +4,10 @@
 
 import functools
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
 from pydantic import Field
@@ -27,6 +28,7 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.rules import read_rules
 from sqlmesh_dagster.guard.garbage import freeze_definitions, rare_collection
+from sqlmesh_dagster.kinds import refuse_another_kind
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.run.plans import invalidate_job, plan_job
@@ -42,6 +44,7 @@ from sqlmesh_dagster.settings import (
     Folders,
     ProjectSettings,
     ScheduleLoads,
+    check_types,
     joined,
     loads_choice,
 )
@@ -58,11 +61,26 @@ _OP_TAGS = {"sqlmesh": "true", "dagster/priority": "-1"}
 
 _OUTPUT = "table"
 _P = ParamSpec("_P")
+_Made = TypeVar("_Made")
 _UPSTREAM = dg.In(dg.Nothing)
 _CHECKED = dg.Out(is_required=False)
 """Shared by all ops, because Dagster resolves the type of each one that is made."""
 
 
+def _refusing_other_kinds(factory: Callable[_P, _Made]) -> Callable[_P, _Made]:
+    """The factory, which refuses arguments of another kind than it takes."""
+    signature = inspect.signature(factory)
+
+    @functools.wraps(factory)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _Made:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            refuse_another_kind(name, value, signature.parameters[name].annotation)
+        return factory(*args, **kwargs)
+
+    return checked
+
+
+@_refusing_other_kinds
 def sqlmesh_assets_factory(
     *,
     sqlmesh_resource: SQLMeshResource,
@@ -84,10 +102,11 @@ def sqlmesh_assets_factory(
         ProjectLoadError: The project cannot be loaded.
         DuplicateAssetKeyError: The translator gives two models one key.
     """
-    project = _project(sqlmesh_resource, name, group_name, owners)
+    project = _project(sqlmesh_resource, name, group_name, owners, option="name")
     return _assets(project, op_tags)
 
 
+@_refusing_other_kinds
 def sqlmesh_adaptive_schedule_factory(
     *,
     sqlmesh_resource: SQLMeshResource,
@@ -110,6 +129,7 @@ def sqlmesh_adaptive_schedule_factory(
     Raises:
         InvalidSettingError: The project has no model, or a parameter makes no sense.
     """
+    _check_name("name", name)
     project = _project(sqlmesh_resource, project_name, group_name, owners)
     assets = _assets(project, op_tags)
     loads = loads_choice(schedule_loads)
@@ -125,6 +145,7 @@ def sqlmesh_adaptive_schedule_factory(
     return schedule, job, assets
 
 
+@_refusing_other_kinds
 def sqlmesh_sync_sensor_factory(
     *,
     sqlmesh_resource: SQLMeshResource,
@@ -140,10 +161,12 @@ def sqlmesh_sync_sensor_factory(
         name: The sensor's name; by default `<project_name>_sync_sensor`.
         is_enabled: Whether it runs from the start; it can be switched in the UI.
     """
+    _check_name("name", name)
     project = _project(sqlmesh_resource, project_name, project_name, None)
     return _sync_sensor(project, sqlmesh_resource, name, is_enabled)
 
 
+@_refusing_other_kinds
 def sqlmesh_plan_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -155,6 +178,7 @@ def sqlmesh_plan_job_factory(
     return plan_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
+@_refusing_other_kinds
 def sqlmesh_review_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -162,6 +186,7 @@ def sqlmesh_review_job_factory(
     return review_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
+@_refusing_other_kinds
 def sqlmesh_rollback_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -169,6 +194,7 @@ def sqlmesh_rollback_job_factory(
     return rollback_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
+@_refusing_other_kinds
 def sqlmesh_invalidate_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -176,6 +202,7 @@ def sqlmesh_invalidate_job_factory(
     return invalidate_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
+@_refusing_other_kinds
 def sqlmesh_verify_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -226,6 +253,7 @@ def sqlmesh_definitions_factory(options: FactoryOptions) -> dg.Definitions:
         InvalidSettingError: A parameter makes no sense.
         DuplicateAssetKeyError: The translator gives two models one key.
     """
+    check_types(options)
     if options.translator is not None and options.external_asset_mapping is not None:
         warnings.warn(
             "Both `translator` and `external_asset_mapping` are given: the translator is used, and"
@@ -258,10 +286,8 @@ def project_definitions(
         DuplicateAssetKeyError: The translator gives two models one key.
     """
     name = options.name
-    if op_name([name]) != name:
-        raise InvalidSettingError(
-            f"`name` is `{name}`. Use letters, digits and single underscores between them."
-        )
+    _check_project_name("name", name)
+    _check_name("schedule_name", options.schedule_name)
     project = _translated(resource, manifest, name, options.group_name, options.owners)
     assets = _assets(project, options.op_tags)
     rules = read_rules(resource.settings.project_path)
@@ -299,6 +325,7 @@ def project_definitions(
     return definitions
 
 
+@_refusing_other_kinds
 def sqlmesh_resources(
     sqlmesh_resource: SQLMeshResource, *, name: str = "sqlmesh"
 ) -> dict[str, dg.ConfigurableResource[None]]:
@@ -313,8 +340,19 @@ def sqlmesh_resources(
 
 
 def _project(
-    resource: SQLMeshResource, name: str, group_name: str, owners: Sequence[str] | None
+    resource: SQLMeshResource,
+    name: str,
+    group_name: str,
+    owners: Sequence[str] | None,
+    option: str = "project_name",
 ) -> DagsterProject:
+    """The project, as one of its factories is asked for it.
+
+    Args:
+        option: What that factory calls `name`.
+    """
+    _check_project_name(option, name)
+    refuse_another_kind("translator", resource.translator, SQLMeshTranslator)
     return _translated(resource, project_manifest(resource), name, group_name, owners)
 
 
@@ -338,6 +376,19 @@ def _translated(
     for culprit, problem in project.problems.items():
         _warn_of_problem(culprit, problem)
     return project
+
+
+def _check_project_name(option: str, name: str) -> None:
+    if op_name([name]) != name:
+        raise InvalidSettingError(
+            f"`{option}` is `{name}`. Use letters, digits and single underscores between them."
+        )
+
+
+def _check_name(option: str, name: str | None) -> None:
+    """A name of a schedule or a sensor; Dagster would refuse it without the option's name."""
+    if name and not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise InvalidSettingError(f"`{option}` is `{name}`. Use letters, digits and underscores.")
 
 
 def _warn_of_problem(name: str, problem: str) -> None:

@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.kinds import INT_ENV_VAR, refuse_another_kind
 from sqlmesh_dagster.production import PRODUCTION
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
@@ -30,16 +31,7 @@ WithoutRange = Literal["newest", "nothing"]
 ScheduleLoads = Literal["none", "direct", "all"]
 _SCHEDULE_LOADS: tuple[ScheduleLoads, ...] = get_args(ScheduleLoads)
 _WITHOUT_RANGE: tuple[WithoutRange, ...] = get_args(WithoutRange)
-_INT_ENV_VAR: Any = type(dg.EnvVar.int("_"))
-"""What `EnvVar.int` returns; Dagster exports no name for it."""
 _Choice = TypeVar("_Choice", bound=str)
-_KINDS: Mapping[type, str] = {
-    str: "a text",
-    bool: "`True` or `False`",
-    int: "a whole number",
-    float: "a number",
-    Path: "a path",
-}
 
 
 def joined(folders: Folders) -> str:
@@ -48,6 +40,8 @@ def joined(folders: Folders) -> str:
         return folders
     if isinstance(folders, Path):
         return str(folders)
+    if not isinstance(folders, (list, tuple)):
+        return folders  # type: ignore[return-value] # pydantic refuses it, with the setting's name
     return os.pathsep.join(str(folder) for folder in folders)
 
 
@@ -69,6 +63,8 @@ _LONGEST_ENVIRONMENT = 100
 
 
 _ENVIRONMENT = "SQLMESH_ENVIRONMENT"
+_WORKERS = "MAX_FORK_WORKERS"
+"""SQLMesh's variable."""
 
 
 def _seems(text: str) -> str:
@@ -125,7 +121,7 @@ class ProjectSettings(BaseModel):
     their values.
     """
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid")
 
     project_dir: FoldersSetting = Field(
         default="sqlmesh_project",
@@ -222,7 +218,7 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: A setting that makes no sense, such as an unset variable.
         """
-        _check_home()
+        _check_surroundings()
         check_types(self)
         text = _text("project_dir", _given_folders(self.project_dir))
         folder_of("project_dir", text)
@@ -385,31 +381,20 @@ def check_types(options: BaseModel) -> None:
         InvalidSettingError: With the option, its value, and what it takes.
     """
     for name, field in type(options).model_fields.items():
-        value = getattr(options, name)
-        if isinstance(value, (dg.EnvVar, _INT_ENV_VAR)) or name == "project_dir":
-            continue
-        kinds = _kinds(field.annotation)
-        if kinds and not any(_is_a(value, kind) for kind in kinds):
-            names = " or ".join(_KINDS[kind] for kind in kinds if kind in _KINDS)
-            raise InvalidSettingError(f"`{name}` is `{value!r}`. It must be {names}.")
+        if name != "project_dir":
+            refuse_another_kind(name, getattr(options, name), field.annotation)
 
 
-def _kinds(annotation: Any) -> tuple[type, ...]:
-    """The kinds of values that an option takes; none where that is for others to check."""
-    parts = get_args(annotation) or (annotation,)
-    known = tuple(part for part in parts if part in _KINDS or part is type(None))
-    return known if len(known) == len(parts) else ()
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    if kind is float:
-        return isinstance(value, (int, float)) and value == value  # not NaN
-    return isinstance(value, kind)
-
-
-def _check_home() -> None:
+def _check_surroundings() -> None:
+    """What SQLMesh reads when it is imported, where it fails without the name of the variable."""
+    workers = os.environ.get(_WORKERS, "1")
+    try:
+        int(workers)
+    except ValueError as error:
+        raise InvalidSettingError(
+            f"The environment variable `{_WORKERS}` is `{workers}`. SQLMesh takes a whole number: correct it, or"
+            " remove it."
+        ) from error
     try:
         Path.home()
     except RuntimeError as error:
@@ -492,7 +477,7 @@ def _number(name: str, value: int | None) -> int | None:
     Raises:
         InvalidSettingError: The variable is not set, or holds no whole number.
     """
-    if not isinstance(value, _INT_ENV_VAR):
+    if not isinstance(value, INT_ENV_VAR):
         return value
     variable = value.env_var_name
     text = _text(name, dg.EnvVar(variable))

@@ -43,7 +43,8 @@ _DOORS = ("__init__", "factories", "component", "conform", "forkserver")
 _MAY_IMPORT = {
     "errors": set(),
     "production": set(),
-    "settings": {"errors", "production"},
+    "kinds": {"errors"},
+    "settings": {"errors", "kinds", "production"},
     "times": {"errors"},
     "options": {"errors", "settings", "times"},
     "moved": set(),

@@ -29,7 +29,7 @@ from sqlmesh_dagster.manifest.inputs import (
 from sqlmesh_dagster.manifest.reads import recorded_reads
 from sqlmesh_dagster.manifest.store import DEFAULT_FOLDER, ManifestStore, StoredManifest
 from sqlmesh_dagster.resource import SQLMeshResource
-from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.settings import ProjectSettings, folder_of
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
 _log = logging.getLogger(__name__)
@@ -108,7 +108,8 @@ def _stores(resource: SQLMeshResource, baked: Iterable[Path]) -> Iterator[Manife
     """Where a manifest may be; the first is written."""
     settings = resource.settings
     project = settings.project_path
-    folder = Path(resource.manifest_dir or project / DEFAULT_FOLDER)
+    given = resource.manifest_dir
+    folder = folder_of("manifest_dir", given) if given else project / DEFAULT_FOLDER
     if throw_away_folder() is not None:  # its names may differ from those of the real warehouse
         folder, baked = folder / _OF_TESTS, ()
     yield ManifestStore.in_folder(folder, settings.gateway, settings.project_paths[1:], project)

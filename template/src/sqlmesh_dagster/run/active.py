@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def active_run(
     ours = set(project.keys_by_fqn.values())
     for record in instance.get_run_records(filters=dg.RunsFilter(statuses=_ACTIVE)):
         run = record.dagster_run
-        if run.job_name != job_name and not ours & _planned_assets(instance, run):
+        if not _is_of(instance, run, job_name, ours):
             continue
         signs = _signs(instance, run, record.create_timestamp.timestamp(), settings)
         death = death_of(signs, time.time())
@@ -55,6 +55,14 @@ def active_run(
         end_dead_run(instance, run, message)
         say(f"Run {run.run_id} is dead: {death}. It was ended as failed.")
     return None
+
+
+def _is_of(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, job_name: str, ours: Set[dg.AssetKey]
+) -> bool:
+    """Whether a run is this project's: another code location's job may have the same name."""
+    planned = _planned_assets(instance, run)
+    return bool(ours & planned) or (run.job_name == job_name and not planned)
 
 
 def _signs(

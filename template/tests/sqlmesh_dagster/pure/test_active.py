@@ -117,6 +117,8 @@ def test_a_run_that_has_ended_is_not_active(tick: Tick, status: STATUS) -> None:
     ("job", "assets", "is_active"),
     [
         ("x_job", None, True),
+        ("x_job", [OURS], True),
+        ("x_job", [THEIRS], False),
         ("theirs", [OURS, THEIRS], True),
         ("theirs", [THEIRS], False),
         ("theirs", None, False),
@@ -125,7 +127,7 @@ def test_a_run_that_has_ended_is_not_active(tick: Tick, status: STATUS) -> None:
 def test_a_run_counts_if_it_is_of_the_job_or_builds_a_model(
     tick: Tick, job: str, assets: list[dg.AssetKey] | None, is_active: bool
 ) -> None:
-    """Promise: whoever launched it; runs of other assets stop no tick."""
+    """Promise: whoever launched it; runs of other assets stop no tick, though another location's job has the name."""
     tick.add(job_name=job, asset_selection=frozenset(assets) if assets else None)
     assert tick.look() == (RUN if is_active else None)
 
@@ -261,9 +263,12 @@ def test_runs_of_others_and_dead_ones_hide_no_run(tick: Tick, gone: int) -> None
     assert len(tick.said) == 1
 
 
-def test_a_job_of_others_that_builds_a_model_is_known_by_what_it_plans(tick: Tick) -> None:
-    """Promise: a run of a whole job names no assets itself; other assets stop no tick."""
-    run = tick.add(job_name="theirs", asset_selection=None)
+@pytest.mark.parametrize("job", ["theirs", "x_job"])
+def test_a_job_of_others_that_builds_a_model_is_known_by_what_it_plans(
+    tick: Tick, job: str
+) -> None:
+    """Promise: a run of a whole job names no assets itself; other assets stop no tick, whatever the job's name."""
+    run = tick.add(job_name=job, asset_selection=None)
     for key, active in ((THEIRS, None), (OURS, RUN)):
         tick.instance.report_dagster_event(
             dg.DagsterEvent.build_asset_materialization_planned_event(

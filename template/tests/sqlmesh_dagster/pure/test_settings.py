@@ -32,6 +32,16 @@ def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ProjectSettings(project_dir="~/a").checked().project_dir == str(tmp_path / "home/a")
 
 
+@pytest.mark.parametrize("value", ["many", "", "1.5"])
+def test_a_number_of_workers_that_sqlmesh_cannot_read_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """Promise: before SQLMesh is imported, which fails there without the variable's name."""
+    monkeypatch.setenv("MAX_FORK_WORKERS", value)
+    with pytest.raises(InvalidSettingError, match=f"variable `MAX_FORK_WORKERS` is `{value}`"):
+        ProjectSettings().checked()
+
+
 def test_settings_come_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Promise: texts and numbers; a gateway may be left out."""
     for name, value in {"DIR": "/p", "GATE": "g", "ENV": "PR 1", "LIMIT": "3"}.items():
