@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sqlmesh_dagster.guard.texts import fault_of
-from sqlmesh_dagster.upstream.reading import files_being_read
+from sqlmesh_dagster.upstream.reading import causes, files_being_read
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SEED = re.compile(r"\bSEED\s*\(\s*path\s+'([^'\n]+)'", re.IGNORECASE)
@@ -68,15 +68,28 @@ def _variables_in(message: str, variables: Mapping[str, str]) -> Iterator[str]:
 def _with_file(error: BaseException, message: str, project: Path) -> str:
     is_clear = isinstance(error, Exception) and not isinstance(error, RecursionError) and message
     text = message if is_clear else f"{type(error).__name__}: {message}".rstrip(": ")
-    place, file = _place(error, project), _file(error, message, project)
+    text = _with_kind(error, text)
+    places = (place for link in causes(error) if (place := _place(link, project)))
+    place, file = next(places, None), _file(error, message, project)
     fault = _fault(file)
     if place is not None and not fault:
-        return text if place.partition(",")[0] in text else f"{text}\nIn `{place}`."
+        return text if place.partition(", ")[2] in text else f"{text}\nIn `{place}`."
     if _CRON.search(message):
         text = f"{text} {_SOME_TICKS}"
     if file is None or (not fault and _shown(file, project) in text):
         return text
     return f"{text}\nIn `{_shown(file, project)}`{f', which {fault}' if fault else '.'}"
+
+
+def _with_kind(error: BaseException, message: str) -> str:
+    """SQLMesh repeats an error's text alone, which `assert False` has none of, and `KeyError` a name of."""
+    *_, origin = causes(error)
+    kind, said = type(origin).__name__, str(origin).strip()
+    if origin is not error and not said and message.endswith(":"):
+        return f"{message} {kind}"
+    if origin is not error and isinstance(origin, KeyError) and message.endswith(said):
+        return f"{message.removesuffix(said)}{kind}: {said}"
+    return message
 
 
 def _file(error: BaseException, message: str, project: Path) -> Path | None:

@@ -65,6 +65,8 @@ _LINE = re.compile(
 _ASSIGNED = re.compile(r"[\"']?(\w+)[\"']?\s*[=:]\s*[\"']([^\"'\n]+)")
 _ENV_VAR = re.compile(r"([\"'])(\w+)\1(?:\s*,\s*([\"'])(.*?)\3)?")
 _SHORTEST_BASE64 = 16
+_OF_PGPASS = 5
+"""Fields of a line."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -149,6 +151,14 @@ def secrets_of_yaml(text: str, variables: Mapping[str, str | None]) -> Iterator[
         else:
             yield from _yaml_value(match["key"], value, keys, variables)
         yield from written_secrets(line)
+
+
+def secrets_of_pgpass(text: str, variables: Mapping[str, str | None]) -> Iterator[str]:
+    """The passwords in a file of `host:port:database:user:password` lines, where `\\` is before `:` and itself."""
+    for line in text.splitlines():
+        parts = re.split(r"(?<!\\):", line.strip(), maxsplit=4)
+        if len(parts) == _OF_PGPASS and not line.startswith("#"):
+            yield re.sub(r"\\(.)", r"\1", parts[-1])
 
 
 def secrets_of_python(text: str, variables: Mapping[str, str | None]) -> Iterator[str]:

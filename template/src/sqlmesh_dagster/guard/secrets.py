@@ -24,6 +24,7 @@ from sqlmesh_dagster.errors import SQLMeshDagsterError
 from sqlmesh_dagster.guard.masking import Masks
 from sqlmesh_dagster.guard.secret_values import (
     secrets_of_config,
+    secrets_of_pgpass,
     secrets_of_python,
     secrets_of_variables,
     secrets_of_yaml,
@@ -73,10 +74,20 @@ def learn_of_project(project: Path) -> None:
     learn(secrets_of_variables({n: v for n, v in variables.items() if not _is_folder(v)}))
     home = os.environ.get("SQLMESH_HOME") or "~/.sqlmesh"
     profiles = variables.get("DBT_PROFILES_DIR") or "~/.dbt"
-    for folder in (project, *(Path(os.path.expanduser(path)) for path in (home, profiles))):  # noqa: PTH111 # no error without a home
-        for name, read in _READERS.items():
-            with suppress(OSError, ValueError):
-                learn(read((folder / name).read_text(), variables))
+    passwords = variables.get("PGPASSFILE") or "~/.pgpass"  # of Postgres' own clients
+    files = [(_expanded(passwords), secrets_of_pgpass)]
+    for folder in (project, _expanded(home), _expanded(profiles)):
+        files += [(folder / name, read) for name, read in _READERS.items()]
+    if instance := variables.get("DAGSTER_HOME"):
+        files.append((_expanded(instance) / "dagster.yaml", secrets_of_yaml))
+    for file, read in files:
+        with suppress(OSError, ValueError):
+            if file.is_file():  # reading a pipe would never end
+                learn(read(file.read_text(), variables))
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 # no error without a home
 
 
 def _is_folder(value: str | None) -> bool:

@@ -31,6 +31,8 @@ _PATTERNS = tuple(
         # Oracle's user/password@place
         r"\bjdbc:oracle:\w+:[^\s/@'\"]+/(?P<secret>[^\s@'\"]+)@",
         r"\b(?:sqlplus|sqlldr|expdp|impdp)\b[^\n]{0,200}?\s[\"']?[\w$#]+/(?P<secret>[^\s@'\"/]+)@",
+        # a line of Postgres' password file: host:port:database:user:password
+        r"(?:^|(?<=[\s'\"`]))[\w.\-*/]+:(?:5432|5433|6432|\*):[^\s:]+:[^\s:]+:(?P<secret>(?:[^\s'\"`\\]|\\.)+)",
         r"\buserid\s*=\s*[\"']?[\w$#]+/(?P<secret>[^\s@'\"/]+)",
         r"(?<![\w/.:\-@])[\w$#]+/(?P<secret>[^\s@'\"/]+)@(?://[\w.\-]|[\w.\-]+:1521\b)",
         # the line below `password: |` in YAML
@@ -147,6 +149,10 @@ _HINTS = (
     "userid",
     "@//",
     ":1521",
+    ":5432:",
+    ":5433:",
+    ":6432:",
+    ":*:",
 )
 _EXACT_HINTS = (
     "AKIA",

@@ -55,8 +55,32 @@ def test_an_error_says_its_line_and_what_it_is(tmp_path: Path) -> None:
         "RecursionError: too deep\nIn `models/a.py, line 2`."
     )
     assert told(_raised(model, "raise ValueError"), "bad in models/a.py", tmp_path) == (
-        "bad in models/a.py"
+        "bad in models/a.py\nIn `models/a.py, line 1`."
     )
+    assert told(_raised(model, "raise ValueError"), "bad (a.py, line 1)", tmp_path) == (
+        "bad (a.py, line 1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("assert False", "AssertionError"),
+        ("raise MemoryError", "MemoryError"),
+        ("{}['x']", "KeyError: 'x'"),
+        ("1 / 0", "division by zero"),
+    ],
+)
+def test_what_sqlmesh_repeats_without_its_kind_is_told_with_it(
+    tmp_path: Path, source: str, said: str
+) -> None:
+    """Promise: an error that has no text of its own is no empty message; and its line in the file is told."""
+    cause = _raised(tmp_path / "models/a.py", f"\n{source}")
+    named = f"Failed to load '{tmp_path / 'models/a.py'}':"
+    error = RuntimeError(f"{named}\n\n  {cause}")
+    error.__cause__ = cause
+    text = told(error, str(error).strip(), tmp_path)
+    assert " ".join(text.split()) == f"{named} {said} In `models/a.py, line 2`."
 
 
 def test_what_is_no_line_of_the_projects_is_told_as_it_is(tmp_path: Path) -> None:

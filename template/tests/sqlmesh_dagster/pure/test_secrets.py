@@ -245,6 +245,8 @@ def test_lines_that_only_begin_alike_stay() -> None:
         "cannot log in as scott/canary@db:1521/svc",
         "jdbc:oracle:thin:scott/canary@db:1521:svc",
         "connection:\n  password: |-\n    canary\n  port: 1",
+        "db.example.com:5432:wh:ada:canary",
+        "no match for 'localhost:*:*:ada:canary\\:x' in ~/.pgpass",
     ],
 )
 def test_what_a_text_says_is_a_secret_is_masked_though_nobody_knows_it(text: str) -> None:
@@ -343,6 +345,8 @@ def test_what_is_written_as_a_secret_is_masked_though_nobody_knows_it(
         "uses: actions/checkout@v4 and a/b@main",
         "models/a/b.sql@12:30, read by ada@db:5432/x",
         "passwords: |\n",
+        "models/a.sql:5432:12: error: no such column, db:5432:wh:ada",
+        "connecting to db:5432: refused: is it there: yes",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
@@ -438,6 +442,29 @@ def test_a_folder_is_no_secret_whatever_its_variable_is_called(
     secrets.learn_of_project(project)
     shown = secrets.mask(f"cd {project} && echo /base64/of-a-password")
     assert shown == f"cd {project} && echo ***"
+
+
+def test_passwords_of_files_beside_the_project_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: of Postgres' clients and of Dagster's instance, as of SQLMesh's own; a pipe in such a place ends no load."""
+    home, instance = tmp_path / "home", tmp_path / "instance"
+    for folder in (home, instance, tmp_path / "project"):
+        folder.mkdir()
+    (home / ".pgpass").write_text("# a:1:b:c:remark-pw\nlocalhost:*:*:ada:canary\\:one-1\n")
+    (instance / "dagster.yaml").write_text(
+        "storage:\n  postgres:\n    postgres_db:\n      password: canary-two-2\n"
+    )
+    os.mkfifo(tmp_path / "project/config.yaml")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DAGSTER_HOME", str(instance))
+    monkeypatch.delenv("PGPASSFILE", raising=False)
+    secrets.learn_of_project(tmp_path / "project")
+    assert secrets.mask("x canary:one-1 canary-two-2 remark-pw") == "x *** *** remark-pw"
+    (tmp_path / "own").write_text("h:5432:d:u:canary-three-3\n")
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "own"))
+    secrets.learn_of_project(tmp_path / "project")
+    assert secrets.mask("x canary-three-3") == "x ***"
 
 
 def test_a_yaml_config_is_searched_though_it_is_broken() -> None:
