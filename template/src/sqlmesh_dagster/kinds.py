@@ -45,11 +45,13 @@ def _is_a(value: Any, annotation: Any) -> bool:
     if origin is Sequence:
         is_list = isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
         return is_list and all(_is_a(part, parts[0]) for part in value)
+    if annotation is Any or not isinstance(annotation, type):
+        return True
     if isinstance(value, bool) or annotation is bool:
         return isinstance(value, bool) and annotation is bool
     if annotation is float:
         return isinstance(value, (int, float)) and value == value  # not NaN
-    return not isinstance(annotation, type) or isinstance(value, annotation)
+    return isinstance(value, annotation)
 
 
 def _words(annotation: Any) -> Iterator[str]:

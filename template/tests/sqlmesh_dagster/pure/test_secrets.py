@@ -7,6 +7,7 @@ import builtins
 import html
 import json
 import logging
+import os
 import pprint
 import shlex
 import sys
