@@ -8,6 +8,7 @@ Whatever fails here names what has moved and who uses it; fix that module before
 import importlib
 import inspect
 import json
+import os
 import pickle
 import random
 import sqlite3
@@ -38,6 +39,8 @@ from sqlmesh import Context
 from sqlmesh.core import analytics
 from sqlmesh.core.analytics.collector import AnalyticsCollector
 from sqlmesh.core.analytics.dispatcher import EventDispatcher
+from sqlmesh.core.config import Config, load_configs
+from sqlmesh.core.config import loader as config_loader
 from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
 from sqlmesh.core.dialect import parse
@@ -963,6 +966,27 @@ def test_loading_in_one_process_is_a_constant() -> None:
     for module in ("sqlmesh.core.loader", "sqlmesh.core.model.cache"):
         names = vars(importlib.import_module(module))
         assert "MAX_FORK_WORKERS" not in names, f"`{module}` now copies MAX_FORK_WORKERS."
+
+
+def test_a_config_is_read_without_a_moment_of_no_environment(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """upstream.sqlmesh.environment_kept: what SQLMesh's own `env_vars` does in the end, without emptying all of it."""
+    monkeypatch.setenv("KEPT", "as it was")
+    project.write(".env", "OF_DOTENV=1\n")
+    emptied: list[bool] = []
+    monkeypatch.setattr(type(os.environ), "clear", lambda environ: emptied.append(True))
+    with in_sqlmesh.environment_kept():
+        load_configs(None, Config, [project.root])
+        assert os.environ.pop("OF_DOTENV") == "1"
+        with config_loader.env_vars({"KEPT": "changed", "NEW": "x"}):
+            assert (os.environ["KEPT"], os.environ["NEW"]) == ("changed", "x")
+            os.environ["LATER"] = "x"
+        assert not {"NEW", "LATER"} & os.environ.keys() and os.environ["KEPT"] == "as it was"
+    assert not emptied
+    load_configs(None, Config, [project.root])
+    del os.environ["OF_DOTENV"]
+    assert emptied, "SQLMesh empties the environment no more: `environment_kept` can go."
 
 
 def test_a_running_duckdb_query_can_be_interrupted() -> None:

@@ -83,6 +83,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     close_duckdb_state,
     created_too,
     duckdb_files,
+    environment_kept,
     exact_selector,
     failed_statement,
     forget_materializations,
@@ -489,6 +490,7 @@ def open_context(
     is_alone = ExitStack()
     try:
         is_alone.enter_context(without_forks())
+        is_alone.enter_context(environment_kept())
         is_alone.enter_context(masked_output())
         for folder in settings.project_paths:
             learn_of_project(folder)

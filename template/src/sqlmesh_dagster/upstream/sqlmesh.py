@@ -52,6 +52,35 @@ def without_forks() -> Iterator[None]:
         constants.MAX_FORK_WORKERS = before
 
 
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Keeps SQLMesh from emptying the process's environment, which it fills again at once, to undo what a config sets.
+
+    Other threads read it meanwhile: they would miss a variable, and C code that reads one while it is moved
+    crashes. Depends on `env_vars`, which the loader of configs imports.
+    """
+    from sqlmesh.core.config import loader
+
+    before = vars(loader)["env_vars"]
+    vars(loader)["env_vars"] = _with_variables
+    try:
+        yield
+    finally:
+        vars(loader)["env_vars"] = before
+
+
+@contextmanager
+def _with_variables(environ: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({n: v for n, v in before.items() if os.environ.get(n) != v})
+
+
 def on_new_context(change: Callable[[Mapping[Path, Config]], Mapping[Path, Config]]) -> None:
     """Passes the configs of every context that this process opens from now on to `change`, once.
     Depends on the parameters of `Context.__init__`, and on `load_configs`, which it calls unless it is

@@ -56,6 +56,7 @@ def test_each_factory_names_an_argument_that_makes_no_sense(
     name: str, factory: Callable[..., object]
 ) -> None:
     """Promise: before the project is loaded, and none fails in another's words."""
+    odd: object
     for odd in (None, "x", SQLMeshResource):
         with pytest.raises(InvalidSettingError, match=r"`sqlmesh_resource` is .*`SQLMeshResource`"):
             factory(sqlmesh_resource=odd)
@@ -79,7 +80,7 @@ def test_the_definitions_factory_refuses_what_would_fail_later() -> None:
         if name == "project_dir":
             continue
         with pytest.raises(InvalidSettingError, match=f"`{name}` is "):
-            check_types(FactoryOptions.model_construct(**{name: object()}))
+            check_types(FactoryOptions.model_construct(None, **{name: object()}))
 
 
 def test_a_setting_that_is_mistyped_is_no_setting() -> None:
