@@ -979,7 +979,7 @@ def test_a_config_is_read_without_a_moment_of_no_environment(
     with in_sqlmesh.environment_kept():
         load_configs(None, Config, [project.root])
         assert os.environ.pop("OF_DOTENV") == "1"
-        with config_loader.env_vars({"KEPT": "changed", "NEW": "x"}):
+        with vars(config_loader)["env_vars"]({"KEPT": "changed", "NEW": "x"}):
             assert (os.environ["KEPT"], os.environ["NEW"]) == ("changed", "x")
             os.environ["LATER"] = "x"
         assert not {"NEW", "LATER"} & os.environ.keys() and os.environ["KEPT"] == "as it was"
