@@ -81,6 +81,12 @@ def test_tables_of_pages_are_whole() -> None:
             before = line if not line.startswith("{%") else before
 
 
+def test_the_help_of_a_task_is_one_line_of_a_terminal() -> None:
+    """In 120 columns, of which poe takes 24; what is longer is cut in the middle of a word."""
+    tasks = parse_toml(ROOT / "template/poe_tasks.toml")["tasks"]
+    assert {name for name, task in tasks.items() if len(task["help"]) > 96} == set()
+
+
 @pytest.mark.slow
 def test_a_task_that_was_renamed_works_under_its_old_name(render: Render, tmp_path: Path) -> None:
     """It says the new name first, on the error stream, and then does the same."""

@@ -278,7 +278,7 @@ def test_without_a_range_nothing_is_built_if_the_setting_says_so(
     for _ in range(2):
         run = _run(definitions, instance)
         assert _built(run) == []
-        assert "nobody says of which time the new data of `warehouse/raw/events` is" in _says(
+        assert "the time of the new data in `warehouse/raw/events` is not known" in _says(
             run, "daily"
         )
 
@@ -353,7 +353,7 @@ def test_what_cannot_be_repeated_without_loss_is_left_and_says_so(
         assert _built(run) == []
         assert "new data in `warehouse/raw/events` (since 20" in text
         assert f"a model of kind {kind.split(' ')[0]} may be built again" in text
-        assert "The clock asks for it next at 2025-01-11T00:00:00+00:00." in text
+        assert "By its cron, it is due next at 2025-01-11T00:00:00+00:00." in text
         assert "`build: all`" in text or "`dagster:new_data:" in text
         newest = instance.get_run_records(limit=1)[0].dagster_run
         shown = " ".join(" ".join(ending(past_run(instance, newest, source.project.root))).split())

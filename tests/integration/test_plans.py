@@ -91,7 +91,7 @@ def test_a_plan_that_names_what_is_not_there_names_its_option(
         ({"select_models": ["nothing"]}, "`select_models` has `nothing`"),
         ({"select_models": ["tag:nothing"]}, "`select_models` is `tag:nothing`"),
         ({"select_models": ["demo.first", "+demo.fist"]}, "`+demo.fist`, which is the name of no"),
-        ({"select_models": ["demo.fist"]}, "`demo.first` is near"),
+        ({"select_models": ["demo.fist"]}, "Did you mean `demo.first`?"),
         ({"effective_from": "2025-01-01"}, "set `forward_only` to `true`, too"),
     ):
         run, _ = execute_of(definitions, instance, apply=True, **options)

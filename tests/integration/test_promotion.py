@@ -182,7 +182,13 @@ def test_the_last_good_definitions_deploy_nothing_new(
 def test_an_edit_that_fails_in_dev_leaves_what_was_there(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: where `sqlmesh plan dev` promotes nothing, the model that fails shows what it had, and the rest is new."""
+    """Promise: where `sqlmesh plan dev` promotes nothing, the model that fails shows what it had, and the rest is new.
+
+    Bug: the step of a standalone audit, which runs after the models, deployed what had failed a moment
+    ago, and all that is downstream of it, empty.
+    """
+    audit = "AUDIT (name alone, standalone true); SELECT 1 FROM demo.text WHERE word = ''"
+    project.write("audits/alone.sql", audit)
     project.model("text", "SELECT 'x' AS word")
     project.model("edited", "SELECT 1 AS id", "kind FULL")
     project.model("below", "SELECT id FROM demo.edited", "kind FULL")
@@ -199,6 +205,7 @@ def test_an_edit_that_fails_in_dev_leaves_what_was_there(
     assert project.query(shown.format("edited", "below")) == [(1, 1)]
     assert project.query(shown.format("other", "unasked")) == [(2, 1)]
     assert "new" not in {name for _, name in _views(project)}
+    assert run.passed == {"text:alone": True}
     project.model("text", "SELECT '7' AS word")
     project.model("unasked", "SELECT 3 AS id", "kind FULL")
     run = run_in_process(project.definitions(), instance, "text", "edited", "below", "new")

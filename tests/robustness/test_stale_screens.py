@@ -68,5 +68,5 @@ def test_the_page_of_a_stale_model_says_what_to_do(stage: Stage) -> None:
         page.get_by_text("There is new data in").first.wait_for()
         text = page.inner_text("body")
         browser.close()
-    for words in ("(since 20", "`build: all`", "The clock asks for it next at 2025-01-12"):
+    for words in ("(since 20", "`build: all`", "By its cron, it is due next at 2025-01-12"):
         assert words in text

@@ -157,7 +157,9 @@ def _description(audit: AuditOutcome, before: tuple[Failing, ...]) -> str:
     if not before:
         return text
     spans = in_words(merged(failing.span for failing in before))
-    return f"{text}; what an earlier run found in {spans} has not been audited well since"
+    return (
+        f"{text}; an earlier run found rows in {spans}, and no later audit of that time has passed"
+    )
 
 
 def rows_of(audit: AuditOutcome) -> str:

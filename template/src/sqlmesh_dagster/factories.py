@@ -14,7 +14,7 @@ from pydantic import Field
 
 from sqlmesh_dagster.consumers import consumer_specs
 from sqlmesh_dagster.definition.names import digest, op_name
-from sqlmesh_dagster.definition.problems import told
+from sqlmesh_dagster.definition.problems import text_with_place
 from sqlmesh_dagster.definition.project import (
     DagsterProject,
     ModelAsset,
@@ -444,7 +444,7 @@ def _asset_or_stand_in(
     try:
         return _model_asset(project, asset, op_tags, resource_defs)
     except Exception as error:  # whatever an owner's spec holds, the other models load
-        problem = told(error)
+        problem = text_with_place(error)
         _warn_of_problem(asset.model.name, problem)
         instead = stand_in(asset.spec.key, asset.model, problem)
         return _model_asset(project, instead, op_tags, resource_defs)

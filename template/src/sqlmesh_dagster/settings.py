@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sqlmesh_dagster.errors import InvalidSettingError
+from sqlmesh_dagster.guard.folder import poe_root
 from sqlmesh_dagster.kinds import INT_ENV_VAR, refuse_another_kind
 from sqlmesh_dagster.production import PRODUCTION
 
@@ -302,7 +303,13 @@ class ProjectSettings(BaseModel):
 
     @property
     def command(self) -> str:
-        """SQLMesh's command on this project, for a message."""
+        """SQLMesh's command on this project, for a message, from any folder.
+
+        Where the project has `poe sqlmesh`, it is that: with what `.env` says, and on the databases of runs.
+        """
+        root = poe_root(self.project_path) if len(self.project_paths) == 1 else None
+        if root is not None:
+            return f"poe -C {shlex.quote(str(root))} sqlmesh"
         folders = (f"-p {shlex.quote(str(folder))}" for folder in self.project_paths)
         return f"sqlmesh {' '.join(folders)}"
 

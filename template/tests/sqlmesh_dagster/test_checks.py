@@ -281,8 +281,8 @@ def test_a_clean_day_does_not_hide_the_rows_of_another(
     (clean,) = run_in_process(definitions, instance, now="2025-01-11T00:30:00").checks.values()
     assert clean.passed is False
     assert clean.description == (
-        "found no rows in 2025-01-10; what an earlier run found in 2025-01-09 has not been audited"
-        " well since"
+        "found no rows in 2025-01-10; an earlier run found rows in 2025-01-09, and no later audit of"
+        " that time has passed"
     )
     (kept,) = run_in_process(definitions, instance, now="2025-01-11T00:30:00").checks.values()
     assert (kept.passed, kept.description) == (False, clean.description)

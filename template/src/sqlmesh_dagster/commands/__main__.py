@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 _verbose = click.option(
     "--verbose", is_flag=True, help="Show what Dagster and the models print, too."
 )
-_yes = click.option("--yes", is_flag=True, help="Don't ask; for machines.")
-_ENVIRONMENT = "Of the SQLMesh project; by default what SQLMESH_ENVIRONMENT says."
+_yes = click.option("--yes", is_flag=True, help="Do not ask first, as in a script.")
+_DEFAULT = "dev"
+"""What a generated project runs where no variable says otherwise."""
+_ENVIRONMENT = "SQLMesh's environment; by default the one that SQLMESH_ENVIRONMENT names."
 
 
 @click.group()
@@ -86,7 +88,9 @@ def plan(environment: str | None, verbose: bool) -> None:
     """Show what a plan of the environment would change and build."""
     facts = _run_job("_plan_job", {"environment": environment}, is_verbose=verbose)
     planned = facts.get("sqlmesh/environment")
-    how = "promote" if planned == PRODUCTION else "apply"
+    is_named = bool(environment or planned != _DEFAULT)  # a variable may be of this command alone
+    how = f"apply --environment {planned}" if is_named else "apply"
+    how = "promote" if planned == PRODUCTION else how
     if facts.get("sqlmesh/nothing_to_do"):
         _say(f"Nothing to do: `{planned}` has the project's files.")
     else:
@@ -97,15 +101,17 @@ def plan(environment: str | None, verbose: bool) -> None:
 @click.option("--environment", help=_ENVIRONMENT)
 @_verbose
 def apply(environment: str | None, verbose: bool) -> None:
-    """Plan the environment, and apply the plan; refuses production."""
+    """Plan the environment, and apply the plan; never production."""
     options = {"environment": environment, "apply": True}
     _say_applied(_run_job("_plan_job", options, is_verbose=verbose))
 
 
 @main.command()
 @click.option("--environment", help=_ENVIRONMENT)
-@click.option("--override", help="Why it may be promoted though a rule of `review.toml` stops it.")
-@click.option("--override-by", help="Who says so, as in `review.toml`.")
+@click.option(
+    "--override", help="The reason to promote it, though a rule of `review.toml` stops it."
+)
+@click.option("--override-by", help="Who decides that: a name in `override_by` of `review.toml`.")
 @_verbose
 def review(
     environment: str | None, override: str | None, override_by: str | None, verbose: bool
@@ -120,10 +126,12 @@ def review(
 @main.command()
 @_yes
 @click.option(
-    "--without-review", is_flag=True, help="Though the newest review is of something else."
+    "--without-review", is_flag=True, help="Promote, though the newest review is of something else."
 )
-@click.option("--override", help="Why, though a rule of `review.toml` stops what was reviewed.")
-@click.option("--override-by", help="Who says so, as in `review.toml`.")
+@click.option(
+    "--override", help="The reason to promote it, though a rule of `review.toml` stops it."
+)
+@click.option("--override-by", help="Who decides that: a name in `override_by` of `review.toml`.")
 @_verbose
 def promote(
     yes: bool, without_review: bool, override: str | None, override_by: str | None, verbose: bool
@@ -145,17 +153,17 @@ def promote(
 @click.option("--to", help="The plan whose version it goes back to; by default the one before.")
 @_verbose
 def rollback(yes: bool, to: str | None, verbose: bool) -> None:
-    """Show what production ran before, ask, and let it run that again; builds nothing."""
+    """Take production back to what it ran before its last change; builds nothing."""
     options: dict[str, Any] = {"to": to}
     if not yes:
         _must_be_asked("poe rollback --yes")
         shown = _run_job("_rollback_job", options, is_verbose=verbose)
-        _confirm(f"Let `{PRODUCTION}` go back to this?")
+        _confirm(f"Take `{PRODUCTION}` back to this?")
         options = {"to": shown["sqlmesh/restores"], "of": shown["sqlmesh/rolls_back"]}
     facts = _run_job("_rollback_job", {**options, "apply": True}, is_verbose=verbose)
     changed, was = facts.get("sqlmesh/models_changed", 0), facts.get("sqlmesh/rolls_back")
     _say(f"`{PRODUCTION}` runs what it ran before: {changed} changed, nothing built.")
-    _say(f"The files are as they were. `poe rollback --to {was}` takes this back.")
+    _say(f"The files are as they were. `poe rollback --to {was}` undoes this.")
 
 
 @main.command()
@@ -163,7 +171,7 @@ def rollback(yes: bool, to: str | None, verbose: bool) -> None:
 @_yes
 @_verbose
 def invalidate(environment: str, yes: bool, verbose: bool) -> None:
-    """Drop the views of ENVIRONMENT, by default of SQLMESH_ENVIRONMENT; refuses production."""
+    """Drop the views of ENVIRONMENT, by default of SQLMESH_ENVIRONMENT; never of production."""
     if not yes and environment != PRODUCTION:
         _must_be_asked(f"poe invalidate {environment} --yes")
         _confirm(f"Drop environment `{environment}` with its views?")
@@ -201,12 +209,12 @@ def alert() -> None:
         send(Alert("Alerts arrive here.", ("This is a test; nothing failed.",), ""), os.environ)
     except (InvalidSettingError, OSError) as error:
         raise click.ClickException(getattr(error, "description", None) or str(error)) from None
-    _say("A test message is on its way.")
+    _say("A test message was sent.")
 
 
 @main.command()
 def summary() -> None:
-    """Say what the newest run did, from wherever it was launched; after a plan, show it."""
+    """Show what the last run did, also one from the UI; after a plan, its page."""
     from sqlmesh_dagster.commands.newest import show_newest
     from sqlmesh_dagster.errors import InstanceError
 
@@ -226,7 +234,7 @@ def sqlmesh(arguments: tuple[str, ...]) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Look whether warehouse, state, locks, privileges and clocks are as runs need them."""
+    """Check whether warehouse, state, locks, privileges and clocks are as runs need them."""
     known = subprocess.run([sys.executable, "-m", "sqlmesh_dagster.engine.diagnosis"], check=False)
     sys.exit(known.returncode)
 
@@ -247,7 +255,7 @@ def move(source: str, environment: str | None, rebuild: bool, yes: bool) -> None
 
 @main.command(name="check-models")
 def check_models() -> None:
-    """Lint, test and look whether the models are formatted; stops at the first that fails."""
+    """Lint and test the models, and check their format; stops at the first that fails."""
     program = [sys.executable, "-m", "sqlmesh_dagster.engine.checking"]
     sys.exit(subprocess.run(program, check=False).returncode)
 
@@ -278,7 +286,7 @@ def _root() -> Path:
 
 def _must_be_asked(command: str) -> None:
     if not sys.stdin.isatty():
-        raise click.ClickException(f"Nobody can be asked here. If it is meant, run `{command}`.")
+        raise click.ClickException(f"There is no terminal to ask in. To do it, run `{command}`.")
 
 
 def _confirm(question: str) -> None:

@@ -120,7 +120,7 @@ def _passing_on_signals(stop: _Stop) -> Iterator[None]:
     def pass_on(number: int, _: Any) -> None:
         if not stop.is_asked:
             sys.stderr.write(
-                "\nStopping the run; what is being built is given up. Again to kill it.\n"
+                "\nStopping the run; what is being built is given up. Press Ctrl-C again to kill it.\n"
             )
         stop.ask()
 

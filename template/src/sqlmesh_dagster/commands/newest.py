@@ -33,5 +33,7 @@ def show_newest(root: Path) -> int:
     if run.is_finished:
         screen.say(total(progress, run.run_id, is_success=run.is_success))
     else:
-        screen.say(f"Run {run.run_id[:8]} goes on: {progress.total_text or run.status.value}.")
+        screen.say(
+            f"Run {run.run_id[:8]} is not finished: {progress.total_text or run.status.value}."
+        )
     return 0

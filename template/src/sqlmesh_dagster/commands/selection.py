@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import dagster as dg
 
+from sqlmesh_dagster.definition.names import nearest
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.upstream.launch import LocatedAsset
 
@@ -98,8 +98,8 @@ def _named(
             f"`{name}` is the name of {len(found)} {kind}s: {these}. Name one."
         )
     names = [".".join(asset.key.path[at:]) for at in (0, -2) for asset in assets]
-    close = get_close_matches(".".join(parts), names)
-    hint = f"Did you mean `{close[0]}`?" if close else f"`dg list defs` shows the {kind}s."
+    near = nearest(".".join(parts), names)
+    hint = f"Did you mean `{near}`?" if near else f"`dg list defs` shows the {kind}s."
     raise InvalidSettingError(f"There is no {kind} `{name}`. {hint}")
 
 

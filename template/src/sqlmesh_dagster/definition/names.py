@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 from sqlmesh_dagster.production import PRODUCTION
 
@@ -64,6 +65,13 @@ _FLAGS = ("TRUE", "FALSE")
 
 AuditCall = tuple[str, Mapping[str, str]]
 """An audit's name and its arguments as SQL text, `blocking` left out."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was most likely meant; None if they have no more than the schema in common."""
+    last = name.rpartition(".")[2]
+    near = get_close_matches(name, sorted(known), 5)
+    return next((n for n in near if get_close_matches(last, [n.rpartition(".")[2]])), None)
 
 
 def digest(text: str, length: int = 6) -> str:

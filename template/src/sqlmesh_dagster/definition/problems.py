@@ -10,7 +10,7 @@ import dagster as dg
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
-def told(error: Exception) -> str:
+def text_with_place(error: Exception) -> str:
     """What an error says, and the owner's line that raised it, if there is one."""
     text = error.description if isinstance(error, dg.Failure) else str(error)
     frames = traceback.extract_tb(error.__traceback__)

@@ -17,7 +17,7 @@ import dagster as dg
 from sqlmesh_dagster.definition import names
 from sqlmesh_dagster.definition.asked import checked
 from sqlmesh_dagster.definition.markdown import fenced
-from sqlmesh_dagster.definition.problems import told
+from sqlmesh_dagster.definition.problems import text_with_place
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ExternalRecord,
@@ -348,7 +348,7 @@ def _problem_of(fqn: str, problems: dict[str, str]) -> Iterator[None]:
     except DuplicateAssetKeyError:  # of two models or audits; only the owner knows which is meant
         raise
     except Exception as error:
-        problems[fqn] = told(error)
+        problems[fqn] = text_with_place(error)
         _log.debug("`%s` cannot be translated.", fqn, exc_info=True)
 
 

@@ -27,7 +27,7 @@ from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once, state_in_transaction
 from sqlmesh_dagster.engine.connections import UnusableGatewayError, with_line
-from sqlmesh_dagster.engine.culprit import is_of_project, told
+from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit
 from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
@@ -688,7 +688,7 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
         message = with_remedy(message, settings.project_path)
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded:"
-            f" {told(error, message, settings.project_path)}\nFix it, and reload the code location."
+            f" {with_culprit(error, message, settings.project_path)}\nFix it, and reload the code location."
         ) from error
     finally:
         signals.close()

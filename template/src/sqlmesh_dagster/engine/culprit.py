@@ -19,7 +19,7 @@ _CRON = re.compile(r"Invalid cron '([^'\n]+)': must run at a frequency")
 _SOME_TICKS = (
     "SQLMesh looks at its next ticks alone, so that a cron such as `*/7 * * * *`, whose last tick of an hour is"
     " close to the first one of the next, is refused in some minutes and taken in others: use `*/5 * * * *`, or"
-    " one that is rarer."
+    " a cron that comes less often."
 )
 
 
@@ -40,7 +40,7 @@ def is_of_project(error: BaseException, project: Path, *, is_stopped: bool) -> b
     return not is_of_dagster and not (isinstance(error, KeyboardInterrupt) and is_stopped)
 
 
-def told(
+def with_culprit(
     error: BaseException, message: str, project: Path, variables: Mapping[str, str] = os.environ
 ) -> str:
     """The message, with the kind of error where it says little, and the file or variable where it names none."""

@@ -37,6 +37,10 @@ from sqlmesh_dagster.warehouses import GATEWAY
 
 _FILE = "duckdb"
 """The gateway of a project's own DuckDB file."""
+_AUDITS_ALONE = (
+    "Checks that run alone deploy no model: they audit what is deployed. A run of the models deploys the"
+    " changes."
+)
 
 
 def prepare_environment(
@@ -47,13 +51,13 @@ def prepare_environment(
     console: CaptureConsole,
     log: Callable[[int, str], None],
     lock: StateLock,
-    taken: Collection[str] = (),
+    taken: Collection[str] | None = (),
     held: Collection[str] = (),
 ) -> Refused:
     """Compares the files with the environment, and deploys, warns or refuses, by the settings.
 
     Args:
-        taken: Models that are built afterwards.
+        taken: Models that are built afterwards; None if only audits run, which change no model that is shown.
         held: Models that must not be built yet; a new environment begins without them.
 
     Returns:
@@ -86,6 +90,10 @@ def prepare_environment(
             log(logging.WARNING, _told_rollback(recorded, back))
             return Refused()
     if policy == "apply":
+        if taken is None and environment is not None and _has_models(manifest, difference):
+            what = _told_difference(settings, environment, difference)
+            log(logging.WARNING, f"{what} {_AUDITS_ALONE}")
+            return Refused()
         with lock.comparing():
             environment, difference = _compared(context, settings, manifest)
             if _is_as_the_files(environment, difference, deploys_statements):
@@ -98,7 +106,15 @@ def prepare_environment(
                 what = _told_difference(settings, environment, difference)
                 log(logging.INFO, f"{what} Deploying the project's files.")
                 changes = LocalChanges(
-                    context, settings, options, manifest, console, log, environment, taken, held
+                    context,
+                    settings,
+                    options,
+                    manifest,
+                    console,
+                    log,
+                    environment,
+                    taken or (),
+                    held,
                 )
                 return changes.apply(difference)
     what = _told_difference(settings, environment, difference)
@@ -152,6 +168,12 @@ def _is_as_the_files(
     is_whole = environment is not None and not is_unfinished(environment)
     has_other_statements = deploys_statements and difference.has_other_statements
     return is_whole and not (difference.names or has_other_statements)
+
+
+def _has_models(manifest: Manifest, difference: Difference) -> bool:
+    """Whether a model differs, and not only standalone audits or external tables."""
+    audits = {record.audit.name for record in manifest.standalone_audits}
+    return not difference.names <= {*audits, *(table.fqn for table in manifest.externals)}
 
 
 def _rolled_back(

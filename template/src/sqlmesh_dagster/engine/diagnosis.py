@@ -85,7 +85,9 @@ def diagnose(settings: ProjectSettings) -> Iterator[Finding]:
         opened = open_context(settings, load=False)
         context = opened.__enter__()
     except Exception as error:
-        yield Finding("config", str(error), "Nothing else can be looked at before.")
+        yield Finding(
+            "config", str(error), "Repair this first: nothing else can be looked at until then."
+        )
         return
     try:
         yield from _of_context(context, settings)
@@ -158,7 +160,9 @@ def _records() -> Finding:
         with opened_instance():
             return Finding("records", "Dagster's runs, assets and ticks can be read")
     except InstanceError as error:
-        return Finding("records", str(error.description), "No run can begin before.")
+        return Finding(
+            "records", str(error.description), "No run can start until this is repaired."
+        )
 
 
 def _project_lock(settings: ProjectSettings) -> Finding:
@@ -225,8 +229,7 @@ def _state(context: CaptureContext, settings: ProjectSettings) -> Finding:
     unreachable = _reached("state", state_of(context))
     if unreachable is not None:
         return unreachable
-    command = f"sqlmesh -p {settings.project_dir}"
-    found = state_version(version("sqlmesh"), state_writer(context), command)
+    found = state_version(version("sqlmesh"), state_writer(context), settings.command)
     place = _place(state_connection(context))
     return Finding(found.subject, f"on {place}: {found.said}", found.remedy)
 

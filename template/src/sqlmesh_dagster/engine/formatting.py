@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlmesh import Context
 
-from sqlmesh_dagster.engine.culprit import told
+from sqlmesh_dagster.engine.culprit import with_culprit
 from sqlmesh_dagster.engine.databases import anchor_new_contexts
 from sqlmesh_dagster.guard.folder import at_home, project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         try:
             return _formatted(folder, arguments)
         except Exception as error:  # of any file of the project
-            print(f"Error: {told(error, str(error).strip(), folder)}", file=sys.stderr)
+            print(f"Error: {with_culprit(error, str(error).strip(), folder)}", file=sys.stderr)
             return 1
 
 

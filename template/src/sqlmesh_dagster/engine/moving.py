@@ -694,7 +694,7 @@ def _plain(name: str) -> str:
 def _ask() -> None:
     if not sys.stdin.isatty():
         raise MoveRefusedError(
-            "Nobody can be asked here, and nothing was changed. If it is meant: `poe move --yes`."
+            "There is no terminal to ask in, and nothing was changed. To move, run `poe move --yes`."
         )
     if not click.confirm("Copy this?"):
         raise MoveRefusedError("Nothing was changed.")

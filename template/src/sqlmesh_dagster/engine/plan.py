@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from difflib import get_close_matches
 
 import duckdb
 from sqlglot.errors import SqlglotError
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
-from sqlmesh_dagster.definition.names import split_fqn
+from sqlmesh_dagster.definition.names import nearest, split_fqn
 from sqlmesh_dagster.engine.auditing import audit_alone
 from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
@@ -187,7 +186,9 @@ def _told(cause: str) -> str:
     """Each line once, and a likely cause where audits failed: a new warehouse is empty."""
     lines = list(dict.fromkeys(cause.strip().splitlines()))
     if any("audit error" in line for line in lines):
-        lines.append("If nothing has loaded yet what these models read, do it first: `poe load`.")
+        lines.append(
+            "If the tables that these models read are not loaded yet, load them first: `poe load`."
+        )
     return "\n".join(lines)
 
 
@@ -283,8 +284,8 @@ def _refuse_unknown_models(context: CaptureContext, environment: str, options: P
     for name in asked:
         plain = name.strip("+").lower()
         if plain not in known:
-            near = get_close_matches(plain, sorted(known), 1)
-            hint = f" `{near[0]}` is near." if near else ""
+            near = nearest(plain, known)
+            hint = f" Did you mean `{near}`?" if near else ""
             raise errors.InvalidSettingError(
                 f"`select_models` has `{name}`, which is the name of no model.{hint} Use names of models, such as"
                 " `marts.orders`, or SQLMesh's selectors, such as `tag:daily`."

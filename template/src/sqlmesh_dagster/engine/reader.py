@@ -26,7 +26,7 @@ from sqlmesh_dagster.definition.names import (
     shown,
 )
 from sqlmesh_dagster.definition.nodes import MOVES, NodeRecord, fixed_starts, nodes_as_text
-from sqlmesh_dagster.definition.problems import told
+from sqlmesh_dagster.definition.problems import text_with_place
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ColumnRecord,
@@ -370,7 +370,7 @@ def _record_or_problem(
     try:
         return _whole_record(identity, model, root, *rest)
     except Exception as error:  # `read_model` is the owner's code: it may raise anything
-        return replace(identity, problem=told(error))
+        return replace(identity, problem=text_with_place(error))
 
 
 def _identity_record(

@@ -230,7 +230,7 @@ def _left(verdict: Verdict, next_due: str | None) -> str | None:
         f"`{change.label}`" + (f" (since {_moment(change.since)})" if change.since else "")
         for change in verdict.changes
     )
-    until = f" The clock asks for it next at {next_due}." if next_due else ""
+    until = f" By its cron, it is due next at {next_due}." if next_due else ""
     return f"There is new data in {changed}, and what was built before is left as it is: {verdict.left}{until}"
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 
 from sqlmesh import Context
 
-from sqlmesh_dagster.facts.rivals import Entry, built_twice, by_name, told
+from sqlmesh_dagster.facts.rivals import Entry, built_twice, by_name, warning_about
 from sqlmesh_dagster.upstream.internals import Snapshot
 from sqlmesh_dagster.upstream.sqlmesh import (
     duckdb_files,
@@ -20,7 +20,7 @@ _LOOKS_BACK = timedelta(days=1)
 """Who began beside a run may end after it; the next runs tell it, until the model is built again."""
 
 
-def rivals_told(context: Context, snapshots: Mapping[str, Snapshot]) -> str:
+def rivals_warning(context: Context, snapshots: Mapping[str, Snapshot]) -> str:
     """What two processes have built at once, of these models; empty if nothing.
 
     A look at SQLMesh's state; on DuckDB, whose file only one process has at a time, there is none.
@@ -35,7 +35,7 @@ def rivals_told(context: Context, snapshots: Mapping[str, Snapshot]) -> str:
         if name in snapshots
     ]
     models = by_name(built_twice(entries), _kinds(snapshots))
-    return told(models) if models else ""
+    return warning_about(models) if models else ""
 
 
 def _kinds(snapshots: Mapping[str, Snapshot]) -> dict[str, tuple[str, bool]]:

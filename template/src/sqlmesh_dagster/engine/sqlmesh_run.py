@@ -19,7 +19,7 @@ from sqlmesh_dagster.engine.gaps import Upstream, find_upstream
 from sqlmesh_dagster.engine.once import Marks, Once, run_after_all
 from sqlmesh_dagster.engine.rebuild import Freshness
 from sqlmesh_dagster.engine.restatement import Restatement, plan_restatement
-from sqlmesh_dagster.engine.rivals import rivals_told
+from sqlmesh_dagster.engine.rivals import rivals_warning
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.facts.ledger import CANCELLED
 from sqlmesh_dagster.facts.outcomes import ErrorOutcome, ModelOutcome
@@ -164,7 +164,7 @@ class SQLMeshRun:
 
     def _look_for_rivals(self, context: CaptureContext, snapshots: Mapping[str, Snapshot]) -> None:
         """Before the janitor, which makes one entry of many."""
-        said = "" if self.session.cancel.is_cancelled else rivals_told(context, snapshots)
+        said = "" if self.session.cancel.is_cancelled else rivals_warning(context, snapshots)
         if said:
             self.session.log(logging.WARNING, said)
 
@@ -296,7 +296,7 @@ class SQLMeshRun:
                 console,
                 session.log,
                 lock,
-                () if held is None else fqns,
+                None if held is None else fqns,
                 held or (),
             )
             context.once = Once(self.marks, lock.once) if self.marks else None

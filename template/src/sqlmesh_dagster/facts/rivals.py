@@ -75,7 +75,7 @@ def _meet(one: Entry, other: Entry) -> bool:
     return one.start < other.end and other.start < one.end
 
 
-def told(models: Iterable[Rebuilt]) -> str:
+def warning_about(models: Iterable[Rebuilt]) -> str:
     """The message, with the models to look at."""
     models = sorted(models, key=lambda model: model.name)
     listed = ", ".join(f"`{model.name}` ({_span(model.span)})" for model in models)

@@ -26,7 +26,7 @@ from sqlmesh_dagster.options import Build
 from sqlmesh_dagster.settings import WithoutRange
 
 _FOR_THE_CLOCK = (
-    "`build: due` leaves it for the clock. Launch it with `build: stale` to build it now."
+    "`build: due` builds only what is due by cron. Launch it with `build: stale` to build it now."
 )
 UNKNOWN = "?"
 """The version of an input that existed, if the version is not known."""
@@ -362,13 +362,13 @@ def _again(
             wanted.extend(_touched(change.spans, subject, table))
         elif subject.policy == "touched" and without_range == "nothing":
             left = (
-                f"nobody says of which time the new data of `{change.label}` is. Launch it with"
+                f"the time of the new data in `{change.label}` is not known. Launch it with"
                 " `build: all`, between `start` and `end`."
             )
         elif newest := _newest(subject, table):
             wanted.append(newest)
         else:
-            left = "its newest intervals are all there is of it."
+            left = "it has one interval only: built again, it would begin without rows."
     return tuple(merged(wanted)), None if wanted else left
 
 
@@ -378,9 +378,7 @@ def _why_not(subject: Subject, table: Table) -> str:
     if policies_of(subject.kind)[0] != "nothing":
         reason = "its tag `dagster:new_data:nothing` says so."
     else:
-        reason = (
-            f"nobody but you can know whether a model of kind {subject.kind} may be built again."
-        )
+        reason = f"only you can know whether a model of kind {subject.kind} may be built again."
     now = " Launch it with `build: all` to build all of it now." if table.is_restatable else ""
     always = f" The tag {tag} lets each run take new data." if tag else ""
     return f"{reason}{now}{always}"

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 from sqlalchemy.exc import OperationalError
 
+from sqlmesh_dagster.commands import __main__ as commands
 from sqlmesh_dagster.commands.__main__ import main
 from sqlmesh_dagster.commands.execution import explained, job_named
 from sqlmesh_dagster.commands.following import past_run
@@ -257,6 +259,27 @@ def test_an_asset_that_is_not_there_is_named(name: str, message: str) -> None:
 def test_what_models_read_is_loaded_with_what_that_is_made_of() -> None:
     """Promise: `poe load` takes nothing that no model reads, and nothing that reads a model."""
     assert [asset.key.path for asset in loads(_ASSETS)] == [["file"], ["raw", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "planned", "step"),
+    [
+        ([], "dev", "`poe apply` applies"),
+        (["--environment", "dev"], "dev", "`poe apply --environment dev` applies"),
+        (["--environment", "PR-1"], "pr_1", "`poe apply --environment pr_1` applies"),
+        ([], "dev_ada", "`poe apply --environment dev_ada` applies"),
+        (["--environment", "prod"], "prod", "`poe promote` applies"),
+    ],
+)
+def test_the_step_after_a_plan_applies_that_plan(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], planned: str, step: str
+) -> None:
+    """Promise: the command that is named, pasted into another shell, applies what was shown.
+
+    Bug: after `poe plan --environment dev_ada` it was `poe apply`, which plans `dev`.
+    """
+    monkeypatch.setattr(commands, "_run_job", lambda *_, **__: {"sqlmesh/environment": planned})
+    assert step in CliRunner().invoke(commands.plan, arguments).output
 
 
 # ---------------------------------------------------------------------------- the process

@@ -8,7 +8,7 @@ import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from sqlmesh_dagster.engine import culprit
-from sqlmesh_dagster.engine.culprit import is_of_project, told
+from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit
 
 
 def _raised(file: Path, code: str) -> BaseException:
@@ -42,22 +42,22 @@ def test_each_error_is_the_files_but_what_stops_the_process(
 def test_an_error_says_its_line_and_what_it_is(tmp_path: Path) -> None:
     """Promise: the kind of error where the message says little, and the last line of the project's own."""
     model = tmp_path / "models/a.py"
-    assert told(_raised(model, "\nraise ValueError('bad')"), "bad", tmp_path) == (
+    assert with_culprit(_raised(model, "\nraise ValueError('bad')"), "bad", tmp_path) == (
         "bad\nIn `models/a.py, line 2`."
     )
-    assert told(_raised(model, "import sys\nsys.exit()"), "", tmp_path) == (
+    assert with_culprit(_raised(model, "import sys\nsys.exit()"), "", tmp_path) == (
         "SystemExit\nIn `models/a.py, line 2`."
     )
-    assert told(_raised(model, "raise SystemExit('3')"), "3", tmp_path) == (
+    assert with_culprit(_raised(model, "raise SystemExit('3')"), "3", tmp_path) == (
         "SystemExit: 3\nIn `models/a.py, line 1`."
     )
-    assert told(_raised(model, "def f():\n    f()\nf()"), "too deep", tmp_path) == (
+    assert with_culprit(_raised(model, "def f():\n    f()\nf()"), "too deep", tmp_path) == (
         "RecursionError: too deep\nIn `models/a.py, line 2`."
     )
-    assert told(_raised(model, "raise ValueError"), "bad in models/a.py", tmp_path) == (
+    assert with_culprit(_raised(model, "raise ValueError"), "bad in models/a.py", tmp_path) == (
         "bad in models/a.py\nIn `models/a.py, line 1`."
     )
-    assert told(_raised(model, "raise ValueError"), "bad (a.py, line 1)", tmp_path) == (
+    assert with_culprit(_raised(model, "raise ValueError"), "bad (a.py, line 1)", tmp_path) == (
         "bad (a.py, line 1)"
     )
 
@@ -79,7 +79,7 @@ def test_what_sqlmesh_repeats_without_its_kind_is_told_with_it(
     named = f"Failed to load '{tmp_path / 'models/a.py'}':"
     error = RuntimeError(f"{named}\n\n  {cause}")
     error.__cause__ = cause
-    text = told(error, str(error).strip(), tmp_path)
+    text = with_culprit(error, str(error).strip(), tmp_path)
     assert " ".join(text.split()) == f"{named} {said} In `models/a.py, line 2`."
 
 
@@ -88,18 +88,21 @@ def test_what_is_no_line_of_the_projects_is_told_as_it_is(tmp_path: Path) -> Non
     outside = _raised(tmp_path / "elsewhere/a.py", "raise ValueError('bad')")
     project = tmp_path / "project"
     project.mkdir()
-    assert told(outside, "bad", project) == "bad"
-    assert told(ValueError("x"), "x", project) == "x"
-    assert told(ValueError(), "", project) == "ValueError"
+    assert with_culprit(outside, "bad", project) == "bad"
+    assert with_culprit(ValueError("x"), "x", project) == "x"
+    assert with_culprit(ValueError(), "", project) == "ValueError"
 
 
 def test_a_project_at_the_root_is_not_told_of_libraries_in_its_folder(tmp_path: Path) -> None:
     """Promise: neither the environment of Python there nor this package is what a person has to repair."""
     library = ".venv/lib/python3.11/site-packages/sqlmesh/core/loader.py"
-    assert told(_raised(tmp_path / library, "raise ValueError('bad')"), "bad", tmp_path) == "bad"
+    assert (
+        with_culprit(_raised(tmp_path / library, "raise ValueError('bad')"), "bad", tmp_path)
+        == "bad"
+    )
     with pytest.raises(AttributeError) as raised:
-        told(ValueError(), "", None)  # type: ignore[arg-type]
-    assert told(raised.value, "bad", Path(culprit.__file__).parents[2]) == "bad"
+        with_culprit(ValueError(), "", None)  # type: ignore[arg-type]
+    assert with_culprit(raised.value, "bad", Path(culprit.__file__).parents[2]) == "bad"
 
 
 def test_the_file_that_was_being_read_is_named(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_the_file_that_was_being_read_is_named(tmp_path: Path) -> None:
         try:
             load(path)
         except ValueError as error:
-            return told(error, str(error), tmp_path / "project")
+            return with_culprit(error, str(error), tmp_path / "project")
         raise AssertionError
 
     assert read(inside) == "cannot load a\nIn `audits/a.sql`."
@@ -141,7 +144,7 @@ def test_the_cause_is_looked_for_behind_other_errors(tmp_path: Path) -> None:
                     raise ValueError("outside") from inner
                 raise ValueError("outside")  # noqa: B904 - also without `from`
         except ValueError as error:
-            assert told(error, "outside", tmp_path) == "outside\nIn `models/a.yaml`."
+            assert with_culprit(error, "outside", tmp_path) == "outside\nIn `models/a.yaml`."
 
 
 def test_a_seed_is_named_as_its_model_has_it(tmp_path: Path) -> None:
@@ -150,14 +153,16 @@ def test_a_seed_is_named_as_its_model_has_it(tmp_path: Path) -> None:
     message = f"Failed to load '{model}'"
     error = ValueError("x")
     model.write_text("MODEL (name s, kind SEED (path 'gone.csv'));")
-    assert told(error, message, tmp_path) == message
+    assert with_culprit(error, message, tmp_path) == message
     model.write_bytes(b"MODEL (name \xff, kind SEED (path 's.csv'));")
-    assert told(error, message, tmp_path).startswith(f"{message}\nIn `s.sql`, which is not UTF-8")
+    assert with_culprit(error, message, tmp_path).startswith(
+        f"{message}\nIn `s.sql`, which is not UTF-8"
+    )
     model.write_bytes("\ufeffMODEL (name s)".encode())
-    assert "In `s.sql`, which begins with" in told(error, message, tmp_path)
+    assert "In `s.sql`, which begins with" in with_culprit(error, message, tmp_path)
     plain = tmp_path / "s.yaml"
     plain.write_bytes("\ufeffx: 1".encode())
-    assert told(error, f"Failed to load '{plain}'", tmp_path) == f"Failed to load '{plain}'"
+    assert with_culprit(error, f"Failed to load '{plain}'", tmp_path) == f"Failed to load '{plain}'"
 
 
 def test_a_file_elsewhere_is_named_whole(tmp_path: Path) -> None:
@@ -165,7 +170,9 @@ def test_a_file_elsewhere_is_named_whole(tmp_path: Path) -> None:
     project, outside = tmp_path / "project", tmp_path / "b.yaml"
     project.mkdir()
     outside.write_bytes(b"\xff")
-    assert f"In `{outside}`, which" in told(ValueError("x"), f"cannot load '{outside}'", project)
+    assert f"In `{outside}`, which" in with_culprit(
+        ValueError("x"), f"cannot load '{outside}'", project
+    )
     own = project / "a.yaml"
     own.write_text("x")
 
@@ -174,7 +181,7 @@ def test_a_file_elsewhere_is_named_whole(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError) as raised:
         read(own)
-    assert told(raised.value, str(raised.value), project) == f"{project} is wrong"
+    assert with_culprit(raised.value, str(raised.value), project) == f"{project} is wrong"
 
 
 @pytest.mark.parametrize("file", ["models/marts/a.sql", "config.yaml"])
@@ -184,7 +191,7 @@ def test_a_cron_that_sqlmesh_refuses_is_told_with_its_file(tmp_path: Path, file:
     (tmp_path / "models/b.sql").write_text("MODEL (name b, cron '@daily');")
     (tmp_path / file).write_text("MODEL (name a, cron '*/7 * * * *');")
     message = "Invalid cron '*/7 * * * *': must run at a frequency of 5 minutes or slower."
-    said = told(ValueError(message), message, tmp_path)
+    said = with_culprit(ValueError(message), message, tmp_path)
     assert said.startswith(f"{message} SQLMesh looks at its next ticks alone")
     assert said.endswith(f"In `{file}`.")
 
@@ -202,9 +209,9 @@ def test_a_cron_that_sqlmesh_refuses_is_told_with_its_file(tmp_path: Path, file:
 def test_a_variable_that_overrides_the_config_is_named_where_it_is_the_reason(
     tmp_path: Path, name: str, value: str, message: str
 ) -> None:
-    """Bug: a variable that made no sense was told as a fault of a file that was in order."""
+    """Bug: a variable that made no sense was called a fault of a file that was in order."""
     variables = {name: value, "SQLMESH__SNAPSHOT_TTL": "", "OTHER__START": "garbage"}
-    assert told(ValueError(message), message, tmp_path, variables) == (
+    assert with_culprit(ValueError(message), message, tmp_path, variables) == (
         f"{message}\nThe environment variable `{name}` sets this, whatever the files say."
     )
-    assert told(ValueError("bad"), "bad", tmp_path, variables) == "bad"
+    assert with_culprit(ValueError("bad"), "bad", tmp_path, variables) == "bad"

@@ -267,8 +267,8 @@ def test_what_the_audits_of_later_days_do_not_cover_stays_failed() -> None:
     clean = found((SECOND, THIRD), 0, bad)
     assert clean.passed is False
     assert clean.description == (
-        "found no rows in 2025-01-02; what an earlier run found in 2025-01-01 has not been audited"
-        " well since"
+        "found no rows in 2025-01-02; an earlier run found rows in 2025-01-01, and no later audit of"
+        " that time has passed"
     )
     shown = values(clean.metadata)
     assert (shown["sqlmesh/covers"], shown["sqlmesh/failing_rows"]) == ("2025-01-02", 0)

@@ -15,6 +15,7 @@ from sqlmesh_dagster.definition.names import (
     group_name,
     key_segment,
     long_check_name,
+    nearest,
     op_name,
     other_check_names,
     tag_key,
@@ -242,3 +243,21 @@ def test_a_view_is_named_as_in_its_environment(
     """Promise: the table on an asset's page can be pasted into a query."""
     assert view_in(environment, suffix, "db", "marts", "orders") == expected
     assert view_in("dev", "schema", "", "MARTS", "ORDERS") == "MARTS__DEV.ORDERS"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("marts.part_sale", "marts.part_sales"),
+        ("mart.part_sales", "marts.part_sales"),
+        ("part_sale", "part_sales"),
+        ("marts.customer_value", None),
+        ("staging.things", None),
+    ],
+)
+def test_a_name_is_near_another_by_more_than_its_schema(name: str, meant: str | None) -> None:
+    """Promise: nobody is asked whether they meant a name that only begins as theirs does.
+
+    Bug: for a deleted `marts.customer_value`, the message asked whether `marts.part_sales` was meant.
+    """
+    assert nearest(name, ["marts.part_sales", "part_sales", "staging.parts"]) == meant

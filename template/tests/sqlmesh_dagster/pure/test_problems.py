@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import InvalidSettingError, ModelDefinitionError, SQLMeshTranslator
-from sqlmesh_dagster.definition.problems import told
+from sqlmesh_dagster.definition.problems import text_with_place
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
     ExternalRecord,
@@ -256,9 +256,13 @@ def test_what_an_error_says_has_the_owners_line(tmp_path: Path) -> None:
     def lend() -> None:
         raise _raised(library, "raise ValueError('within')")
 
-    assert told(_raised(file, "\nraise KeyError('x')")) == f"KeyError: 'x' ({file}, line 2)"
+    assert (
+        text_with_place(_raised(file, "\nraise KeyError('x')")) == f"KeyError: 'x' ({file}, line 2)"
+    )
     failure = _raised(file, "raise dg.Failure('so it is')", dg=dg)
-    assert told(failure) == f"Failure: so it is ({file}, line 1)"
+    assert text_with_place(failure) == f"Failure: so it is ({file}, line 1)"
     both = _raised(file, "def f():\n    lend()\nf()", lend=lend)
-    assert told(both).startswith("ValueError: within (") and "site-packages" not in told(both)
-    assert told(ValueError("nowhere")) == "ValueError: nowhere"
+    assert text_with_place(both).startswith(
+        "ValueError: within ("
+    ) and "site-packages" not in text_with_place(both)
+    assert text_with_place(ValueError("nowhere")) == "ValueError: nowhere"

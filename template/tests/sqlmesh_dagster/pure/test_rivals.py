@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sqlmesh_dagster.facts.rivals import Entry, Rebuilt, built_twice, by_name, told
+from sqlmesh_dagster.facts.rivals import Entry, Rebuilt, built_twice, by_name, warning_about
 from tests.sqlmesh_dagster.pure.zones import time_zone
 
 _DAY = 86_400_000
@@ -57,7 +57,7 @@ def test_tables_of_other_versions_and_of_development_are_others() -> None:
 
 def test_the_message_names_models_days_and_what_helps() -> None:
     """What replaces its rows is built again; what only appends is looked through."""
-    said = told(
+    said = warning_about(
         [Rebuilt("demo.kept", (0, _DAY), False), Rebuilt("demo.daily", (0, 3 * _DAY), True)]
     )
     assert said == (
@@ -73,7 +73,7 @@ def test_the_message_names_models_days_and_what_helps() -> None:
 def test_days_are_those_of_utc_wherever_it_runs(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
     """As SQLMesh counts them."""
     with time_zone(monkeypatch, zone):
-        said = told([Rebuilt(name, (0, _DAY), True) for name in ("b", "a")])
+        said = warning_about([Rebuilt(name, (0, _DAY), True) for name in ("b", "a")])
         assert "`a` (1970-01-01), `b` (1970-01-01)." in said and "`poe rebuild a b`" in said
 
 

@@ -143,6 +143,41 @@ def test_the_command_to_deploy_names_the_environment() -> None:
     assert dev.plan_hint == "Run `sqlmesh -p /p plan dev` to deploy."
 
 
+@pytest.mark.parametrize(
+    ("folder", "variable", "tasks", "command"),
+    [
+        ("sqlmesh_project", None, "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
+        ("transform/db", "transform/db", "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
+        ("", ".", "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
+        ("other", None, "[tasks.sqlmesh]", "sqlmesh -p '{root}/other' plan dev"),
+        ("sqlmesh_project", None, "[tasks.x]", "sqlmesh -p '{root}/sqlmesh_project' plan dev"),
+        ("sqlmesh_project", None, None, "sqlmesh -p '{root}/sqlmesh_project' plan dev"),
+    ],
+)
+def test_the_command_of_a_generated_project_is_its_poe_task(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    variable: str | None,
+    tasks: str | None,
+    command: str,
+) -> None:
+    """Promise: what a message says to run works when it is pasted, on the data of the runs.
+
+    Bug: `sqlmesh -p …` read no `.env` of the project, and made a second file where the DuckDB path is relative.
+    """
+    root = tmp_path / "a platform"
+    (root / folder).mkdir(parents=True)
+    if tasks is not None:
+        (root / "poe_tasks.toml").write_text(tasks)
+    if variable is None:
+        monkeypatch.delenv("SQLMESH_PROJECT_DIR", raising=False)
+    else:
+        monkeypatch.setenv("SQLMESH_PROJECT_DIR", variable)
+    settings = ProjectSettings(project_dir=str(root / folder), environment="dev")
+    assert settings.plan_command("dev") == command.format(root=root)
+
+
 def test_a_lock_is_of_a_project_and_its_gateway() -> None:
     """Promise: all environments share it, another project or gateway has its own; it names a file."""
 

@@ -325,20 +325,20 @@ def test_a_range_names_its_first_and_its_last_row(told: object, span: object) ->
         (
             "INCREMENTAL_BY_UNIQUE_KEY",
             True,
-            "nobody but you can know whether a model of kind INCREMENTAL_BY_UNIQUE_KEY may be built again."
+            "only you can know whether a model of kind INCREMENTAL_BY_UNIQUE_KEY may be built again."
             " Launch it with `build: all` to build all of it now."
             " The tag `dagster:new_data:newest` lets each run take new data.",
         ),
         (
             "SCD_TYPE_2_BY_TIME",
             False,
-            "nobody but you can know whether a model of kind SCD_TYPE_2_BY_TIME may be built again."
+            "only you can know whether a model of kind SCD_TYPE_2_BY_TIME may be built again."
             " The tag `dagster:new_data:newest` lets each run take new data.",
         ),
         (
             "MANAGED",
             False,
-            "nobody but you can know whether a model of kind MANAGED may be built again.",
+            "only you can know whether a model of kind MANAGED may be built again.",
         ),
         (
             "FULL",
@@ -387,7 +387,7 @@ def test_a_single_period_of_history_is_left_with_the_reason() -> None:
     single = {"m": Table("t1", (_span("2025-01-09", "2025-01-10"),))}
     history = _model("m", "raw", kind="SCD_TYPE_2_BY_TIME", policy="newest", inputs={"raw": _OLD})
     left = _verdicts(_known(history, loads={"raw": _NEW}), single)["m"]
-    assert left.left == "its newest intervals are all there is of it."
+    assert left.left == "it has one interval only: built again, it would begin without rows."
     by_time = _verdicts(_known(_daily(policy="newest"), loads={"raw": _NEW}), single)["m"]
     assert (by_time.rebuild, by_time.left) == ((_span("2025-01-09", "2025-01-10"),), None)
 
@@ -396,7 +396,7 @@ def test_unknown_time_with_nothing_to_build_names_the_input() -> None:
     """Promise: with the run option that says the time."""
     left = _of(_daily(), None, without_range="nothing").left
     assert left == (
-        "nobody says of which time the new data of `raw` is. Launch it with"
+        "the time of the new data in `raw` is not known. Launch it with"
         " `build: all`, between `start` and `end`."
     )
 

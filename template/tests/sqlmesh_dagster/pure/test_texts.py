@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sqlmesh_dagster.engine.culprit import told
+from sqlmesh_dagster.engine.culprit import with_culprit
 from sqlmesh_dagster.guard.texts import fault_of, read_dotenv
 
 TEXT = "SELECT 1\nAS größe\n"
@@ -80,10 +80,10 @@ def test_the_file_that_was_being_read_is_named(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(ValueError) as raised:
             _read(file)
-        said = told(raised.value, str(raised.value), tmp_path)
+        said = with_culprit(raised.value, str(raised.value), tmp_path)
         assert ends in said and said.count("a.yaml") == 1
         named = f"cannot load '{file}'"
-        assert told(raised.value, named, tmp_path).startswith(named)
+        assert with_culprit(raised.value, named, tmp_path).startswith(named)
 
 
 def test_a_seeds_rows_are_named_where_the_message_has_its_model(tmp_path: Path) -> None:
@@ -91,11 +91,12 @@ def test_a_seeds_rows_are_named_where_the_message_has_its_model(tmp_path: Path) 
     model, rows = tmp_path / "s.sql", tmp_path / "s.csv"
     model.write_text("MODEL (name s, kind SEED (path 's.csv'));")
     rows.write_bytes("id\nü\n".encode("latin-1"))
-    said = told(ValueError("x"), f"Failed to load '{model}'", tmp_path)
+    said = with_culprit(ValueError("x"), f"Failed to load '{model}'", tmp_path)
     assert "In `s.csv`, which is not UTF-8: line 2" in said
     rows.write_text("id\n1\n")
     assert (
-        told(ValueError("x"), f"Failed to load '{model}'", tmp_path) == f"Failed to load '{model}'"
+        with_culprit(ValueError("x"), f"Failed to load '{model}'", tmp_path)
+        == f"Failed to load '{model}'"
     )
 
 
