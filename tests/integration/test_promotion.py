@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from tests.sqlmesh_dagster.projects import Project, run_in_process
+from tests.sqlmesh_dagster.projects import Project, Run, run_in_process
 
 from sqlmesh_dagster.engine.diagnosis import diagnose
 from sqlmesh_dagster.settings import ProjectSettings
@@ -198,14 +199,22 @@ def test_an_edit_that_fails_in_dev_leaves_what_was_there(
     project.model("edited", "SELECT word::INT AS id FROM demo.text", "kind FULL")
     project.model("other", "SELECT 2 AS id", "kind FULL")
     project.model("new", "SELECT word::INT AS id FROM demo.text", "kind FULL")
+    shown = "SELECT (SELECT MAX(id) FROM demo__dev.{}), (SELECT MAX(id) FROM demo__dev.{})"
+    key = dg.AssetCheckKey(dg.AssetKey(["warehouse", "demo", "text"]), "alone")
+    checked = run_in_process(project.definitions(), instance, checks=[key])
+    assert checked.passed == {"text:alone": True}
+    assert project.query(shown.format("edited", "other")) == [(1, 1)]
+    assert (
+        sum("Checks that run alone deploy no model" in t for t in _warned(instance, checked)) == 1
+    )
     run = run_in_process(project.definitions(), instance)
     assert run.materialized == ["other"]
     assert "failed with ConversionException" in run.failed["warehouse__demo__edited"]
-    shown = "SELECT (SELECT MAX(id) FROM demo__dev.{}), (SELECT MAX(id) FROM demo__dev.{})"
     assert project.query(shown.format("edited", "below")) == [(1, 1)]
     assert project.query(shown.format("other", "unasked")) == [(2, 1)]
     assert "new" not in {name for _, name in _views(project)}
     assert run.passed == {"text:alone": True}
+    assert not [text for text in _warned(instance, run) if "not deployed" in text]
     project.model("text", "SELECT '7' AS word")
     project.model("unasked", "SELECT 3 AS id", "kind FULL")
     run = run_in_process(project.definitions(), instance, "text", "edited", "below", "new")
@@ -216,6 +225,11 @@ def test_an_edit_that_fails_in_dev_leaves_what_was_there(
         "warehouse.demo.unasked changed, too, and this run does not select them: environment `dev`"
         " shows their new versions empty until a run builds them."
     ]
+
+
+def _warned(instance: dg.DagsterInstance, run: Run) -> list[str]:
+    logs = instance.all_logs(run.run_id)
+    return [e.user_message for e in logs if int(e.level) == logging.WARNING]
 
 
 _GRANTED = (

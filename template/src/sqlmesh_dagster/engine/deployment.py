@@ -58,7 +58,8 @@ def prepare_environment(
 
     Args:
         taken: Models that are built afterwards; None if only audits run, which change no model that is shown.
-        held: Models that must not be built yet; a new environment begins without them.
+        held: Models that must not be built yet; a new environment begins without them. Where only audits
+            run, models of which this Dagster run has said what became: it does not warn of them again.
 
     Returns:
         What could not be deployed, where the settings say `apply`.
@@ -92,7 +93,8 @@ def prepare_environment(
     if policy == "apply":
         if taken is None and environment is not None and _has_models(manifest, difference):
             what = _told_difference(settings, environment, difference)
-            log(logging.WARNING, f"{what} {_AUDITS_ALONE}")
+            is_news = not difference.names <= set(held)
+            log(logging.WARNING if is_news else logging.INFO, f"{what} {_AUDITS_ALONE}")
             return Refused()
         with lock.comparing():
             environment, difference = _compared(context, settings, manifest)

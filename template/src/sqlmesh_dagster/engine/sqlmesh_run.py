@@ -193,7 +193,10 @@ class SQLMeshRun:
             )
 
     def audit(
-        self, name: str, report: Callable[[ModelOutcome], None] = lambda outcome: None
+        self,
+        name: str,
+        report: Callable[[ModelOutcome], None] = lambda outcome: None,
+        tried: Collection[str] = (),
     ) -> ModelOutcome:
         """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
 
@@ -204,6 +207,7 @@ class SQLMeshRun:
         Args:
             name: A model's FQN, or a standalone audit's name.
             report: Receives the outcomes of external tables that are audited with it.
+            tried: Models that this Dagster run has built, or has failed to.
 
         Raises:
             SQLMeshDagsterError: The environment or the database is not available.
@@ -215,7 +219,7 @@ class SQLMeshRun:
             outcomes[outcome.fqn] = outcome
 
         console = CaptureConsole([name], keep, session.log, session.cancel, audit_only=True)
-        with self._prepared(console, [name]) as (context, _):
+        with self._prepared(console, [name], tried, is_audit=True) as (context, _):
             snapshots, plan = deployed_snapshots(context, settings)
             execution_time = options.now or datetime.now(timezone.utc)
             upstream = None if options.is_restatement else upstream_of_audits(name, snapshots)
@@ -279,12 +283,17 @@ class SQLMeshRun:
 
     @contextmanager
     def _prepared(
-        self, console: CaptureConsole, fqns: Collection[str], held: Collection[str] | None = None
+        self,
+        console: CaptureConsole,
+        fqns: Collection[str],
+        held: Collection[str],
+        *,
+        is_audit: bool = False,
     ) -> Iterator[tuple[CaptureContext, Refused]]:
         """A context whose environment is prepared, and what could not be deployed; with all locks.
 
         Args:
-            held: As in `run_models`; None where nothing is built.
+            held: As in `run_models`; where only audits run, models of which the run knows what became.
         """
         session, settings = self.session, self.session.settings
         with session.opened(console) as context, session.state_locked(context) as lock:
@@ -296,16 +305,14 @@ class SQLMeshRun:
                 console,
                 session.log,
                 lock,
-                None if held is None else fqns,
-                held or (),
+                None if is_audit else fqns,
+                held,
             )
             context.once = Once(self.marks, lock.once) if self.marks else None
             with (
                 lock.alone()
                 if settings.execution == "shared"
-                else lock.on_models(
-                    fqns if held is None else self._with_missing(context, fqns, held)
-                )
+                else lock.on_models(fqns if is_audit else self._with_missing(context, fqns, held))
             ):
                 yield context, refused
 

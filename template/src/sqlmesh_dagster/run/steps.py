@@ -326,13 +326,14 @@ def _audit(
 ) -> Iterator[StepEvent]:
     """Runs audits alone, in this step, when nothing else works on the project."""
     outcomes: list[ModelOutcome] = []
+    tried = step.results.latest().keys()
 
     def report(outcome: ModelOutcome) -> None:
         step.results.append(outcome)
         step.report_besides(outcome, [snapshot])
 
     def work(cancel: CancelToken) -> None:
-        outcomes.append(step.sqlmesh_run(cancel).audit(snapshot, report))
+        outcomes.append(step.sqlmesh_run(cancel).audit(snapshot, report, tried))
 
     run_work(step.context, step.resource, work)
     (outcome,) = outcomes
