@@ -21,8 +21,8 @@ import dagster as dg
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.factories import sqlmesh_definitions_factory
 from sqlmesh_dagster.facts.conformity import Conformity, Held, Way, causes, table
-from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, mask
+from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.manifest.inputs import CONFIGS
 from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.times import check_times, iso_moment

@@ -15,8 +15,8 @@ import dagster as dg
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.guard.folder import poe_root
 from sqlmesh_dagster.kinds import INT_ENV_VAR, refuse_another_kind
+from sqlmesh_dagster.layout import poe_root
 from sqlmesh_dagster.production import PRODUCTION
 
 UndeployedChanges = Literal["apply", "warn", "fail"]

@@ -43,8 +43,9 @@ _DOORS = ("__init__", "factories", "component", "conform", "forkserver")
 _MAY_IMPORT = {
     "errors": set(),
     "production": set(),
+    "layout": set(),
     "kinds": {"errors"},
-    "settings": {"errors", "kinds", "production"},
+    "settings": {"errors", "kinds", "layout", "production"},
     "times": {"errors"},
     "options": {"errors", "settings", "times"},
     "moved": set(),
@@ -64,7 +65,7 @@ _MAY_IMPORT = {
     "consumers": {"definition", "facts"},
     "automation": set(),
     "alerts": {"errors", "guard"},
-    "commands": {"alerts", "errors", "guard", "production", "upstream"},
+    "commands": {"alerts", "definition", "errors", "guard", "layout", "production", "upstream"},
     "resource": {"errors", "guard", "options", "settings", "translator", "upstream"},
     "console": {"definition", "engine", "facts", "guard", "upstream"},
     "engine": {
@@ -74,6 +75,7 @@ _MAY_IMPORT = {
         "facts",
         "gateways",
         "guard",
+        "layout",
         "options",
         "production",
         "settings",

@@ -8,9 +8,9 @@ import dagster as dg
 
 from sqlmesh_dagster.commands.following import past_run, run_of
 from sqlmesh_dagster.commands.progress import LaunchedRun, RunProgress
-from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.instance import opened_instance, unreadable
 from sqlmesh_dagster.guard.secrets import learn_of_project, mask
+from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.upstream.dagster import end_dead_run
 
 _LAST_LINES = 20

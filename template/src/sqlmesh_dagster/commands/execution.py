@@ -23,9 +23,9 @@ from sqlmesh_dagster.commands.selection import (
 )
 from sqlmesh_dagster.commands.source import is_yours
 from sqlmesh_dagster.errors import InstanceError, InvalidSettingError
-from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.instance import opened_instance
 from sqlmesh_dagster.guard.secrets import learn_of_project, mask, masked_output
+from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.upstream.launch import (
     ASSET_JOB,
     LocatedAsset,

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from sqlmesh_dagster.engine import formatting, program
-from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
+from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.upstream.sqlmesh import own_cache_entries
 
 

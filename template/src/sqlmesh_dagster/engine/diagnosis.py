@@ -26,10 +26,10 @@ from sqlmesh_dagster.errors import DatabaseLockedError, InstanceError, StateLock
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.instance import HOME, opened_instance
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import ConnectionConfig, EngineAdapter
 from sqlmesh_dagster.upstream.sqlmesh import (

@@ -12,8 +12,9 @@ from sqlmesh import Context
 
 from sqlmesh_dagster.engine.culprit import with_culprit
 from sqlmesh_dagster.engine.databases import anchor_new_contexts
-from sqlmesh_dagster.guard.folder import at_home, project_folder
+from sqlmesh_dagster.guard.folder import at_home
 from sqlmesh_dagster.guard.secrets import learn_of_project, masked_output
+from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.upstream.internals import FormatConfig
 from sqlmesh_dagster.upstream.sqlmesh import is_dbt_project, own_cache_entries
 

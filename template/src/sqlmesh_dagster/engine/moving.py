@@ -43,10 +43,10 @@ from sqlmesh_dagster.facts.moving import (
     refused,
 )
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.folder import project_folder
 from sqlmesh_dagster.guard.instance import HOME, opened_instance
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import (

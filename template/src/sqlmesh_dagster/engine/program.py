@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sqlmesh_dagster.engine.databases import anchor_new_contexts
 from sqlmesh_dagster.errors import ProjectLoadError
-from sqlmesh_dagster.guard.folder import at_home, project_folder
+from sqlmesh_dagster.guard.folder import at_home
+from sqlmesh_dagster.layout import project_folder
 
 
 def main(arguments: Sequence[str]) -> int:

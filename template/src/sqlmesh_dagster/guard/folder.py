@@ -12,8 +12,6 @@ from pathlib import Path
 
 ROOTS = (".git", "pyproject.toml")
 """What the root of a repository has."""
-_TASKS = "poe_tasks.toml"
-_TASK = "[tasks.sqlmesh]"
 _TEXTS = (".py", ".sql", ".yaml", ".yml")
 _CONFIGS = ("config.yaml", "config.yml", "config.py", "dbt_project.yml")
 _OF_DBT = ("packages.yml", "dependencies.yml")
@@ -29,22 +27,6 @@ _IS_PATH = re.compile(r"/|\.\w{1,8}$")
 _change = threading.Condition()
 _started: list[Path] = []
 """Where the process was, once for each thread that works in the other folder now."""
-
-
-def project_folder() -> str:
-    """Where the commands of a generated project find SQLMesh's files, from its root."""
-    return os.environ.get("SQLMESH_PROJECT_DIR", "sqlmesh_project")
-
-
-def poe_root(project: Path) -> Path | None:
-    """The root of the generated project whose `poe sqlmesh` works on this SQLMesh project; None without one."""
-    folder = project.resolve()
-    for root in (folder, *folder.parents):
-        tasks = root / _TASKS
-        if tasks.is_file():
-            is_its_own = (root / project_folder()).resolve() == folder
-            return root if is_its_own and _TASK in tasks.read_text("utf-8", "replace") else None
-    return None
 
 
 def started_in() -> Path:
