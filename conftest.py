@@ -12,6 +12,8 @@ LATER = ("slow", "generated", "large")
 """Marks of what `.ci/run` runs after the README's command."""
 NEVER = ("matrix", "storm")
 """Marks of what runs by hand alone."""
+FIRST = ("test_generated_projects.py", "test_docs.py")
+"""Files that take longest: begun last, they would keep one worker busy while the others have ended."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,4 +31,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     waiting = [*later, *(mark for mark in NEVER if mark not in asked)]
     left_out = [item for item in items if any(map(item.get_closest_marker, waiting))]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    kept = set(items) - set(left_out)
+    items[:] = [item for item in items if item in kept]
+    items.sort(key=lambda item: item.path.name not in FIRST)
