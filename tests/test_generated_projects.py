@@ -83,6 +83,19 @@ def project(
     return Project(root, tools)
 
 
+@pytest.fixture(scope="module")
+def warm_project(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The same, whose servers and runs are forked from a process that has imported its environment's packages."""
+    python = project.root / ".venv/bin/python"
+    if not python.exists() or sys.platform != "linux":
+        yield project
+        return
+    from tests.warm_python import serving
+
+    with serving(tmp_path_factory.mktemp("warm"), str(python)) as folder:
+        yield Project(project.root, with_tools_of(python, folder))
+
+
 def test_dg_offers_its_commands(project: Project) -> None:
     """A typer that is too new leaves `dg --help` without commands."""
     listed = project.run("dg", "--help")
@@ -91,10 +104,8 @@ def test_dg_offers_its_commands(project: Project) -> None:
 
 def test_its_own_checks_pass(project: Project, mypy_cache: Path) -> None:
     """Lint, format, types, SQLMesh's linter, tests and format, and the definitions."""
-    if not (project.root / ".venv").exists():
-        environment = {**project.environment, "MYPY_CACHE_DIR": str(mypy_cache)}
-        project = Project(project.root, environment)
-    project.run("poe", "check")
+    environment = {**project.environment, "MYPY_CACHE_DIR": str(mypy_cache)}
+    Project(project.root, environment).run("poe", "check")
 
 
 def test_formatting_changes_nothing(project: Project) -> None:
@@ -180,12 +191,12 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(warm_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One for all tests of a project: starting it costs more than what they ask."""
     warehouse = tmp_path_factory.mktemp("served") / "warehouse.duckdb"
-    shutil.copy(project.root / "warehouse.duckdb", warehouse)
-    environment = {**project.environment, "WAREHOUSE_PATH": str(warehouse)}
-    with served(project.root, environment) as ask:
+    shutil.copy(warm_project.root / "warehouse.duckdb", warehouse)
+    environment = {**warm_project.environment, "WAREHOUSE_PATH": str(warehouse)}
+    with served(warm_project.root, environment) as ask:
         yield Served(ask, warehouse)
 
 

@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
-
+ROOT = Path(__file__).parents[1]
 _CLIENT = """\
 #!{python} -SE
 import json, os, signal, socket, sys
@@ -69,10 +68,12 @@ def write_command(
 
 
 @contextlib.contextmanager
-def serving(module: str, *arguments: str | Path) -> Iterator[None]:
+def serving(
+    module: str, *arguments: str | Path, python: str | Path = sys.executable
+) -> Iterator[None]:
     """Starts the module, whose `main` calls `answer`, and ends it."""
     server = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [python, "-m", module, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -45,14 +45,15 @@ _AS_IT_IS = 'not {"PYTHONWARNINGS", "LD_PRELOAD"} & set(os.environ)'
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[Path]:
-    """Starts the process; yields a folder with the commands."""
+def serving(folder: Path, python: str = sys.executable) -> Iterator[Path]:
+    """Starts the process with an environment's interpreter; yields a folder with the commands."""
     address = f"{folder}/socket"
-    warm.write_command(folder / "python", address, f"{_AS_IT_IS} and (({_MODULES}) or ({_STEPS}))")
+    condition = f"{_AS_IT_IS} and (({_MODULES}) or ({_STEPS}))"
+    warm.write_command(folder / "python", address, condition, python)
     for name in _SCRIPTS:
-        cold = shutil.which(name, path=str(Path(sys.executable).parent))
+        cold = shutil.which(name, path=str(Path(python).parent))
         warm.write_command(folder / name, address, _AS_IT_IS, str(cold))
-    with warm.serving("tests.warm_python", address):
+    with warm.serving("tests.warm_python", address, python=python):
         yield folder
 
 
