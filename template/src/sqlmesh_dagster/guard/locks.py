@@ -127,8 +127,10 @@ class ProjectLock:
     def holder(self) -> str:
         """The holder that was given to `take` last; empty if not known."""
         try:
-            return str(json.loads(self._holder.read_text())["holder"])
-        except (OSError, json.JSONDecodeError, KeyError):
+            if not self._holder.is_file():  # reading a pipe would never end
+                return ""
+            return str(json.loads(self._holder.read_bytes())["holder"])
+        except (OSError, ValueError, KeyError, TypeError):
             return ""
 
     @contextmanager

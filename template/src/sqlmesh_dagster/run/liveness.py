@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 _log = logging.getLogger(__name__)
 START_SECONDS = 15 * 60
 """Dagster's own monitoring gives a run three minutes to start; a queue of images may be slower."""
@@ -145,9 +147,14 @@ def read_sign(path: Path) -> RunProcess | None:
     try:
         if not path.is_file():  # reading a pipe would never end
             return None
-        return RunProcess(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return _signs().validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
+
+
+@cache
+def _signs() -> TypeAdapter[RunProcess]:
+    return TypeAdapter(RunProcess)
 
 
 def _is_here(process: RunProcess) -> bool:

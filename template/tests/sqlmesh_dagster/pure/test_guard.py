@@ -73,9 +73,12 @@ def test_a_lock_names_its_last_holder() -> None:
         assert ProjectLock("one").take("Dagster run 2") is None
         assert lock.holder() == "Dagster run 1"
     (record,) = Path(tempfile.gettempdir()).glob("sqlmesh_dagster-*/one.json")
-    for broken in ("{", "{}"):
-        record.write_text(broken)
+    for broken in (b"{", b"{}", b"[1]", b"5", b"\xff\x00", b""):
+        record.write_bytes(broken)
         assert lock.holder() == ""
+    record.unlink()
+    os.mkfifo(record)
+    assert lock.holder() == ""
 
 
 def test_the_folder_of_the_locks_is_its_users_own() -> None:

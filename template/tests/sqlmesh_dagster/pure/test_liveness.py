@@ -164,9 +164,16 @@ def test_a_sign_says_who_and_since_when(tmp_path: Path) -> None:
     assert first and second
     assert (second.pid, second.host, second.began_at) == (first.pid, first.host, first.began_at)
     assert second.seen_at > first.seen_at
-    for broken in ("", "{", "[]", '{"pid": 1}'):
-        path.write_text(broken)
+    for broken in ("", "{", "[]", '{"pid": 1}', "\xff", _sign(host=5), _sign(seen_at="x")):
+        path.write_text(broken, encoding="latin-1")
         assert read_sign(path) is None
+    path.write_text(_sign(boot=None))
+    assert read_sign(path) is None
+
+
+def _sign(**changed: object) -> str:
+    known = {"pid": 1, "host": "h", "began_at": 1, "seen_at": 2.0}
+    return json.dumps({**known, **changed})
 
 
 @pytest.mark.parametrize("other", [{"pid": 1}, {"host": "elsewhere"}])
