@@ -181,6 +181,18 @@ def test_a_tick_on_a_locked_file_skips_with_the_reason(
     assert _tick(built.definitions(), instance, "2025-01-11T00:00:00")[0]
 
 
+def test_a_tick_on_a_damaged_file_skips_with_what_is_wrong_and_what_helps(
+    built: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: it is not told as one that somebody else holds, for which people would wait for ever."""
+    definitions = built.definitions()
+    built.database.write_bytes(b"no database")
+    requests, reason = _tick(definitions, instance, "2025-01-11T00:00:00")
+    assert requests == [] and reason is not None
+    assert "not a valid DuckDB database" in reason and "Restore it from a backup" in reason
+    assert "in use" not in reason
+
+
 def test_a_tick_of_a_process_that_runs_sqlmesh_skips_with_the_reason(
     built: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

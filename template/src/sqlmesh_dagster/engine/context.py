@@ -29,7 +29,7 @@ from sqlmesh_dagster.engine.appending import appended_once, state_in_transaction
 from sqlmesh_dagster.engine.connections import UnusableGatewayError, with_line
 from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit
 from sqlmesh_dagster.engine.databases import anchor_databases
-from sqlmesh_dagster.engine.explanation import explained, with_wheel
+from sqlmesh_dagster.engine.explanation import explained, is_of_a_lock, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.once import Once, run_before_all
 from sqlmesh_dagster.engine.probes import failing_sample, is_written_whole, row_count
@@ -719,7 +719,7 @@ def _retry_while_locked(
         except duckdb.IOException as error:
             if cancel.is_cancelled:
                 raise RunCancelled from error
-            if "lock" not in str(error) or time.monotonic() > deadline:
+            if not is_of_a_lock(error) or time.monotonic() > deadline:
                 raise
             if not has_said:
                 has_said = True

@@ -30,6 +30,8 @@ _REMEDIES = (
 """DuckDB's messages, and what to do."""
 _REMOTE = re.compile(r"motherduck|\bmd:|ducklake|jwt|MotherDuck", re.IGNORECASE)
 """What DuckDB says of servers that it works with."""
+_HELD = re.compile(r"Could not set lock|Conflicting lock|used by another process", re.IGNORECASE)
+"""On Linux and macOS, and on Windows."""
 _BEFORE_ALL = re.compile(r"^An error occurred during .* 'before_all' statement", re.MULTILINE)
 """SQLMesh's words, of rendering or of running it."""
 _NODE = re.compile(r"SnapshotId<(.+): \d+>")
@@ -39,7 +41,7 @@ _NODE = re.compile(r"SnapshotId<(.+): \d+>")
 def explained(error: Exception, settings: ProjectSettings) -> Exception:
     """One clear message for an error of a whole run; the error itself if it is clear."""
     message = str(error).strip()
-    if isinstance(error, duckdb.IOException) and "lock" in message:
+    if is_of_a_lock(error):
         return errors.DatabaseLockedError(
             f"The DuckDB file is in use by another process, and stayed so for"
             f" {settings.wait_timeout:g} s. Close that process, or raise `wait_timeout`. {message}"
@@ -65,6 +67,11 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
             f" again: what was due still is. {message}"
         )
     return unavailable or error
+
+
+def is_of_a_lock(error: BaseException) -> bool:
+    """Whether another process holds the DuckDB file, in DuckDB's words; a path may have "lock" in it, too."""
+    return isinstance(error, duckdb.IOException) and bool(_HELD.search(str(error)))
 
 
 def unfinished(settings: ProjectSettings) -> str:

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import duckdb
-
 from sqlmesh_dagster.engine.context import open_context
-from sqlmesh_dagster.engine.explanation import explained
+from sqlmesh_dagster.engine.explanation import explained, is_of_a_lock
 from sqlmesh_dagster.errors import EnvironmentBusyError
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.production import PRODUCTION
@@ -66,6 +64,7 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
         Obstructed: Somebody else works on the project.
         ProjectLoadError: The project's config is broken.
         StateVersionError: The state is of another version of SQLMesh.
+        DatabaseUnavailableError: Its file is damaged, or its server cannot be worked with.
     """
     lock = ProjectLock(settings.lock_name, settings.project_path)
     lease = lock.take(who)
@@ -76,9 +75,9 @@ def find_deployed(settings: ProjectSettings, who: str) -> Deployed | None:
             return read_deployed(settings, context.state_reader) if has_state(context) else None
     except EnvironmentBusyError:
         raise Obstructed("this process is already running SQLMesh") from None
-    except duckdb.IOException as error:
-        raise Obstructed(f"the DuckDB file is in use: {error}") from error
     except Exception as error:  # such as a state of a newer SQLMesh, or of a server that is down
+        if is_of_a_lock(error):
+            raise Obstructed(f"the DuckDB file is in use: {error}") from error
         clear = explained(error, settings)
         if clear is error:
             raise

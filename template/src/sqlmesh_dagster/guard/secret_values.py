@@ -6,7 +6,7 @@ import ast
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from sqlmesh_dagster.guard.written_secrets import written_secrets
@@ -55,6 +55,8 @@ OPEN_KEYS = frozenset(
     )
 )
 """Keys of a connection whose values may be shown; one that is not here may be a mistyped `password`."""
+_NAMES = "catalogs"
+"""The key below which keys are names of the owner's, and values are paths."""
 _PAIR = re.compile(
     r"[\"']?(?P<key>[A-Za-z_][\w.\-]*)[\"']?\s*:(?:\s+|(?=[\"'\[{]))"
     r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'|\{\{.*?\}\}|[^,{}\[\]]*)"
@@ -113,7 +115,8 @@ def secrets_of_config(key: str, value: object, *, is_connection: bool = False) -
     is_connection = is_connection or bool(_CONNECTION.search(key))
     if isinstance(value, Mapping):
         for name, nested in value.items():
-            yield from secrets_of_config(str(name), nested, is_connection=is_connection)
+            of = "catalog" if key.lower() == _NAMES else str(name)
+            yield from secrets_of_config(of, nested, is_connection=is_connection)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for nested in value:
             yield from secrets_of_config(key, nested, is_connection=is_connection)
@@ -136,7 +139,11 @@ def secrets_of_yaml(text: str, variables: Mapping[str, str | None]) -> Iterator[
     for line in text.splitlines():
         match = _LINE.match(line)
         if match is None:  # a further line of a value
-            if above and line.strip() and _is_secret_key(above[-1][1], [key for _, key in above]):
+            if (
+                above
+                and line.strip()
+                and _is_secret_key(above[-1][1], [key for _, key in above[:-1]])
+            ):
                 yield line.strip().lstrip("- ")
             yield from written_secrets(line)
             continue
@@ -206,7 +213,9 @@ def _strings(node: ast.AST, variables: Mapping[str, str | None]) -> Iterator[str
             yield variables.get(part.value) or part.value
 
 
-def _is_secret_key(key: str, above: Iterable[str]) -> bool:
+def _is_secret_key(key: str, above: Sequence[str]) -> bool:
+    if above and above[-1].lower() == _NAMES:
+        return False
     in_connection = any(_CONNECTION.search(name) for name in above)
     is_unknown = key.lower() not in OPEN_KEYS and not _CONNECTION.search(key)
     return is_secret_name(key) or (in_connection and is_unknown)

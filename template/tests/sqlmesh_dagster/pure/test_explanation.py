@@ -7,7 +7,7 @@ import pytest
 from sqlmesh.utils.errors import SQLMeshError
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.engine.explanation import explained, unavailable_database
+from sqlmesh_dagster.engine.explanation import explained, is_of_a_lock, unavailable_database
 from sqlmesh_dagster.settings import ProjectSettings
 
 SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
@@ -178,3 +178,18 @@ def test_a_statement_after_one_that_was_refused_is_told_as_such() -> None:
     kind = type("InFailedSqlTransaction", (Exception,), {})
     found = unavailable_database(kind("current transaction is aborted"))
     assert found is not None and "`poe doctor` says which right is missing" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_held"),
+    [
+        ('IO Error: Could not set lock on file "/a/w.duckdb": Conflicting lock is held in python', True),
+        ('IO Error: Cannot open file "C:/w.duckdb": The process cannot access the file because it is being used by another process.', True),
+        ('IO Error: The file "/blocks/clock.duckdb" exists, but it is not a valid DuckDB database file!', False),
+        ('IO Error: Cannot open file "/lock/w.duckdb": Permission denied', False),
+    ],
+)  # fmt: skip
+def test_a_file_is_held_by_another_process_only_if_duckdb_says_so(text: str, is_held: bool) -> None:
+    """Promise: nobody waits for a damaged file because its path has "lock" in it."""
+    assert is_of_a_lock(duckdb.IOException(text)) is is_held
+    assert not is_of_a_lock(ValueError(text))

@@ -8,6 +8,7 @@ import pytest
 
 from sqlmesh_dagster.guard.secret_values import (
     secrets_of_config,
+    secrets_of_pgpass,
     secrets_of_python,
     secrets_of_variables,
     secrets_of_yaml,
@@ -26,6 +27,12 @@ _VARIABLES: Mapping[str, str | None] = {"PG_PASSWORD": "from-the-environment", "
         ("secrets", {"s3": {"type": "s3", "unheard_of": "s1", "region": "eu"}}, ["s1"]),
         ("variables", {"unheard_of": "open", "api_key": "s1"}, ["s1"]),
         ("gateway", {"connection": {"catalogs": {"HOST": "db"}, "Unheard": "s1"}}, ["s1"]),
+        ("connection", {"catalogs": {"w": "a/b.duckdb", "tokens": "t.duckdb"}}, []),
+        (
+            "connection",
+            {"catalogs": {"w": {"path": "host=h password=s1", "unheard_of": "s2"}}},
+            ["s1", "s2"],
+        ),
         ("connection", "s0", []),
         ("x", {"tokens": {"s1"}}, ["s1"]),
         ("x", {"token": b"\xffs1"}, ["�s1"]),
@@ -65,6 +72,8 @@ def test_of_a_config(key: str, value: object, found: list[str]) -> None:
         ("tokens:\n  - s1\n  - s2\nhost:\n  - db", ["s1", "s2"]),
         ("a line\npassword: s1", ["s1"]),
         ("password:\nhost: db", []),
+        ("connection:\n  catalogs:\n    w: a/b.duckdb\n    tokens: t.duckdb\n  x: s1", ["s1"]),
+        ("connection:\n  catalogs: {w: a/b.duckdb}\n  x: s1", ["s1"]),
     ],
 )
 def test_of_a_yaml_config_that_may_be_broken(text: str, found: list[str]) -> None:
@@ -115,3 +124,19 @@ def test_of_variables(name: str, is_secret: bool) -> None:
     """Promise: by the last part of SQLMesh's own variables."""
     assert list(secrets_of_variables({name: "value"})) == (["value"] if is_secret else [])
     assert list(secrets_of_variables({name: ""})) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("db:5432:wh:ada:s1", ["s1"]),
+        ("*:*:*:*:s1", ["s1"]),
+        ("db:5432:w\\:h:ada:s\\:1:2\\\\", ["s:1:2\\"]),
+        ("# db:5432:wh:ada:s1", []),
+        ("db:5432:wh:ada", []),
+        ("", []),
+    ],
+)
+def test_of_postgres_password_file(line: str, found: list[str]) -> None:
+    """Promise: as libpq reads it, where a backslash is before a colon that is part of a value."""
+    assert list(secrets_of_pgpass(f"x:1:a:b:s0\n{line}\n", {})) == ["s0", *found]
