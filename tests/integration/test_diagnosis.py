@@ -55,7 +55,10 @@ def test_a_duckdb_file_is_well_until_somebody_holds_it(
 ) -> None:
     """Promise: nothing to do on a new project, and nothing is left in its file."""
     monkeypatch.setenv("DAGSTER_HOME", str(project.parent / "dagster_home"))
+    monkeypatch.setenv("STATE_HOST", "db.example.com")
     seen = found(project)
+    # the state is in the file all the same, which is said
+    assert "`STATE_HOST` count only for a warehouse, by `SQLMESH_GATEWAY`" in seen["gateway"].said
     assert list(seen) == [
         "versions",
         "records",

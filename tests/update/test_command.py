@@ -156,7 +156,8 @@ def test_another_warehouse_leaves_one_line_for_the_owner(project: Project) -> No
     assert config.read_text() == old
     config.write_text(f"{old}\n{line}\n")
     project.commit()
-    assert project.report("--data", "warehouse=duckdb")["left"] == ""
+    report = project.report("--data", "warehouse=duckdb")
+    assert (report["left"], report["changelog"]) == ("", "")  # that version is there
 
 
 def test_a_deployment_comes_changes_and_goes_by_its_answer(project: Project) -> None:
@@ -166,6 +167,7 @@ def test_a_deployment_comes_changes_and_goes_by_its_answer(project: Project) -> 
     done = project.command("update", "--data", "deployment=docker-compose")
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("`# POSTGRES_PASSWORD=` into `.env.example`") == 1
+    assert "- `deployment`:" not in done.stdout and "- `ribbon`:" in done.stdout
     assert (root / "compose.yaml").is_file() and (root / "Dockerfile").is_file()
     assert not any((root / name).exists() for name in own)
     assert '"dagster-postgres==' in (root / "pyproject.toml").read_text()
@@ -176,7 +178,12 @@ def test_a_deployment_comes_changes_and_goes_by_its_answer(project: Project) -> 
         (root / name).write_text(text)
     project.commit()
 
-    assert project.report("--data", "deployment=kubernetes")["left"] == ""
+    done = project.command("update", "--data", "deployment=kubernetes")
+    assert done.returncode == 0, done.stderr
+    # nothing of what the version brings, which is there, and no question that somebody else has answered
+    told = done.stdout.partition("\n## Next")[0].splitlines()
+    assert told[0] == f"# {NEW}, with other answers"
+    assert len(told) == 3 and "Nothing of yours is lost" in told[2], told
     assert (root / "deploy/kubernetes/values.yaml").is_file()
     assert not (root / "compose.yaml").exists()
     project.commit()

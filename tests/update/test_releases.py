@@ -241,4 +241,5 @@ def test_the_owner_reads_what_is_new_since_the_own_version() -> None:
     text = "# C\n\n## [Unreleased]\n\n- c\n\n## [0.2.0] - x\n\n- b\n\n## [0.1.0] - x\n\n- a\n"
     assert changelog.between(text, "v0.1.0", "v0.3.0") == "## 0.3.0\n\n- c\n\n## 0.2.0\n\n- b"
     assert changelog.between(text, "v0.2.0", "v0.3.0") == "## 0.3.0\n\n- c"
+    assert changelog.between(text, "v0.2.0-7-g1f0c2ab", "v0.3.0") == "## 0.3.0\n\n- c"
     assert changelog.between(text.replace("\n- c\n", ""), "v0.2.0", "v0.2.0") == ""

@@ -103,6 +103,11 @@ class Copier:
             str(copy.target),
         ]
 
+    @property
+    def given(self) -> dict[str, str]:
+        """The answers of the command, by their questions."""
+        return dict(pair.partition("=")[::2] for pair in self.data)
+
     def _data(self) -> list[str]:
         return [f"--data={pair}" for pair in self.data]
 

@@ -49,7 +49,8 @@ class Drift:
         lines = lines or ["The template's files are as the template has them."]
         if self.newest is None:
             return "\n".join([*lines, f"Compared with {self.version}; {self.as_of}"])
-        return "\n".join([*lines, f"Compared with {self.version} and {self.newest}, {self.as_of}."])
+        both = dict.fromkeys((self.version, self.newest))
+        return "\n".join([*lines, f"Compared with {' and '.join(both)}, {self.as_of}."])
 
 
 def find(root: Path) -> Drift:

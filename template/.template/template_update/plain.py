@@ -45,7 +45,7 @@ def update(
     except BaseException:
         undo.take_back(project, journal, notes, {*trees.paths, answers.NAME})
         raise
-    return report(project, before, findings, saved_as)
+    return report(project, before, findings, saved_as, copier.given)
 
 
 def review(project: Project, journal: Journal, copier: Copier) -> Report:
@@ -78,15 +78,16 @@ def report(
     before: answers.Answers,
     findings: Sequence[Finding],
     saved_as: Mapping[str, str],
+    given: Mapping[str, str] | None = None,
 ) -> Report:
-    """The report on a project that is updated."""
+    """The report on a project that is updated; what is given was answered with the command."""
     after = answers.read(project.root)
     return Report(
         before.version,
         after.version,
         tuple(findings),
         saved_as,
-        {k: v for k, v in after.answers.items() if k not in before.answers},
+        {k: v for k, v in after.answers.items() if k not in {**before.answers, **(given or {})}},
         changelog.news(project.root, before, after.version),
         tuple(sorted(project.changed())),
         left.for_owner(project.root, after.answers),

@@ -69,7 +69,10 @@ class Report:
         """Markdown, fit for a terminal and for a pull request."""
         if self.before == self.after and not self.findings and not self.changed:
             return f"Up to date: {self.after}."
-        parts = [f"# From {self.before} to {self.after}"]
+        is_newer = self.before != self.after
+        parts = [
+            f"# {'From ' if is_newer else ''}{self.before}{f' to {self.after}' if is_newer else ', with other answers'}"
+        ]
         if self.changed:
             parts.append(_count(self.changed))
         for kind, title in _TITLES.items():

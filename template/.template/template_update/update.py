@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def update(root: Path, copier: Copier, version: str | None = None) -> Report:
             folders.refuse_to_leave_behind(root, before, found.new)
             if copier.is_trusted or _has_migrations(root, before, found):
                 return plain.update(project, journal, copier, before, found)
-            return _merge(project, journal, before, found)
+            return _merge(project, journal, before, found, copier.given)
 
 
 def review(root: Path, copier: Copier) -> Report:
@@ -141,9 +141,8 @@ def _refuse_unknown(copier: Copier, before: answers.Answers, new: answers.Answer
     Raises:
         Refused: There is one.
     """
-    given = (pair.partition("=")[0] for pair in copier.data)
     known = {*before.answers, *new.answers}
-    if unknown := next((name for name in given if name not in known), None):
+    if unknown := next((name for name in copier.given if name not in known), None):
         asked = ", ".join(f"`{name}`" for name in new.answers)
         raise Refused(
             f"`{new.version}` of the template does not ask this project `{unknown}`. Its questions: {asked}."
@@ -159,7 +158,13 @@ def _has_migrations(root: Path, before: answers.Answers, found: Renders) -> bool
     return questions is None or bool(_MIGRATIONS.search(questions))
 
 
-def _merge(project: Project, journal: Journal, before: answers.Answers, found: Renders) -> Report:
+def _merge(
+    project: Project,
+    journal: Journal,
+    before: answers.Answers,
+    found: Renders,
+    given: Mapping[str, str],
+) -> Report:
     start, trees = look(project, found)
     results = merge_trees(trees, merge)
     findings = [finding for result in results.values() for finding in result.findings]
@@ -174,4 +179,4 @@ def _merge(project: Project, journal: Journal, before: answers.Answers, found: R
     if files:
         kept = apply(project, journal, start, Changes(files, conflicts))
         findings += [] if kept is None else [Finding(Kind.SAVED, str(kept), "changed meanwhile")]
-    return plain.report(project, before, findings, saved_as)
+    return plain.report(project, before, findings, saved_as, given)

@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import Field
-from sqlglot import parse
+from sqlglot import exp, parse
 from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
 from sqlmesh import Config
 
 from sqlmesh_dagster.guard.packages import installation, is_named, missing
@@ -73,6 +74,8 @@ def chosen(config: Config, name: str, own: Collection[str], *, reads_credentials
         found = connections(name, own, os.environ, reads_credentials=reads_credentials)
     except UnsetVariablesError as error:
         raise UnusableGatewayError(str(error)) from None
+    if reads_credentials:
+        _refuse_other_case(found, _models_dialect(config))
     gateway = _gateway(found) if reads_credentials else _stand_in(found)
     default = config.default_gateway_name
     gateways = config.gateways if isinstance(config.gateways, dict) else {}
@@ -127,6 +130,22 @@ def _dialect(config: Config) -> str:
     return connection.DIALECT if connection is not None else "duckdb"
 
 
+def _models_dialect(config: Config) -> str:
+    return config.model_defaults.dialect or ""
+
+
+def _refuse_other_case(found: Connections, dialect: str) -> None:
+    """SQLMesh writes the catalog in its names as the models' dialect does, and Postgres has one of another case."""
+    name = found.catalog
+    written = normalize_identifiers(exp.to_identifier(name), dialect=dialect).this
+    if found.gateway != "postgres" or written == name:
+        return
+    raise UnusableGatewayError(
+        f"`WAREHOUSE_DATABASE` is `{name}`, which SQLMesh writes as `{written}`, so that Postgres would refuse"
+        f' every plan. Rename the database: ALTER DATABASE "{name}" RENAME TO "{written}"; or take another.'
+    )
+
+
 def _stand_in(found: Connections) -> GatewayConfig:
     connection = StandInConnection(catalogs={found.catalog: ":memory:"}, stands_for=found.gateway)
     return GatewayConfig().model_copy(update={"connection": connection})
@@ -173,11 +192,24 @@ def _arguments(found: Connections) -> dict[str, Any]:
     """The options of SQLMesh's connection; some follow from which variables are set."""
     given: dict[str, Any] = dict(found.options)
     more = _further(given.pop("options", "{}"))
+    _refuse_other_names(found.gateway, more)
     concurrent = given.pop("concurrent_tasks", None)
     special = _SPECIAL.get(found.gateway)
     made = special(given) if special else given
     tasks = {"concurrent_tasks": concurrent} if concurrent else {}
     return _merged({**made, **tasks}, more)
+
+
+def _refuse_other_names(name: str, more: Collection[str]) -> None:
+    """Definitions are made without the options: one of these would have runs work on models of other names."""
+    catalog = WAREHOUSES[name].catalog
+    if "type" in more:
+        raise UnusableGatewayError(f"Take `type` out of `WAREHOUSE_OPTIONS`: `{GATEWAY}` says it.")
+    if catalog is not None and catalog.option in more:
+        raise UnusableGatewayError(
+            f"Take `{catalog.option}` out of `WAREHOUSE_OPTIONS`, and set `WAREHOUSE_{catalog.name}`: the names"
+            " of models begin with it."
+        )
 
 
 def _merged(made: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

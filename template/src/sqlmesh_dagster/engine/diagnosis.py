@@ -40,7 +40,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     state_connection,
     state_writer,
 )
-from sqlmesh_dagster.warehouses import GATEWAY
+from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, value_of, variables_of
 
 _PACKAGES = ("dagster", "sqlmesh", "duckdb")
 _NAME = "poe doctor"
@@ -99,7 +99,7 @@ def _of_context(context: CaptureContext, settings: ProjectSettings) -> Iterator[
     chosen = os.environ.get(GATEWAY, "").strip()
     how = f"`{GATEWAY}`" if chosen else f"the project's own; `{GATEWAY}` is not set"
     gateway = context.gateway or context.config.default_gateway_name
-    yield Finding("gateway", f"`{gateway}`, {how}")
+    yield Finding("gateway", f"`{gateway}`, {how}{_unused(chosen)}")
     yield _project_lock(settings)
     server, _ = warehouse_of(context)
     warehouse = _looked("warehouse", lambda: _warehouse(context, settings), server)
@@ -110,6 +110,16 @@ def _of_context(context: CaptureContext, settings: ProjectSettings) -> Iterator[
         yield _looked("time", lambda: _time(adapter), server)
     if is_state_apart(context) or not warehouse.remedy:
         yield from _of_state(context, settings)
+
+
+def _unused(chosen: str) -> str:
+    """That the state is not where its variables say: they count for the warehouses of the template alone."""
+    given = [name for name in variables_of(STATE, state=True) if value_of(name, os.environ)]
+    if not given or chosen.lower() in WAREHOUSES:
+        return ""
+    return (
+        f"; {', '.join(f'`{name}`' for name in given)} count only for a warehouse, by `{GATEWAY}`"
+    )
 
 
 def _of_state(context: CaptureContext, settings: ProjectSettings) -> Iterator[Finding]:

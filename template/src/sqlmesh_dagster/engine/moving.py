@@ -89,6 +89,11 @@ def main(source: str, environment: str, rebuild: bool, yes: bool) -> None:
         text = getattr(error, "description", None) or str(error)
         click.echo(f"Error: {mask(text)}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo(
+            "\nStopped. The same command goes on from here: what is copied is compared.", err=True
+        )
+        sys.exit(130)
 
 
 def move(

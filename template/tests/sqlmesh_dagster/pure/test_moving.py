@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from sqlmesh_dagster.engine import moving
 from sqlmesh_dagster.facts.moving import (
     MovedModel,
     OtherTable,
@@ -147,3 +149,15 @@ def test_a_history_that_would_stay_with_old_keys_is_told_before_anything_is_copi
     assert "`c/s/m` is `analytics/s/m`" in said and "1 asset)" in said and "named `c`" in said
     assert not keys_that_end([["c", "s", "m"]], moved, "c")  # the same catalog there
     assert not keys_that_end([["s", "m"]], moved, "analytics")  # keys without it
+
+
+def test_a_move_that_is_stopped_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: Ctrl-C is no failure of the move's, and what it has copied is not lost."""
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moving, "move", stopped)
+    result = CliRunner().invoke(moving.main, [])
+    assert result.exit_code == 130
+    assert "The same command goes on from here" in result.output
