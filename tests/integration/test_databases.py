@@ -141,8 +141,8 @@ def test_a_file_that_is_no_database_is_told(project: Project, instance: dg.Dagst
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("schema_version", "schema_version - 1", "an older SQLMesh. Run `sqlmesh -p"),
-        ("sqlmesh_version", "'0.1.0'", "an older SQLMesh. Run `sqlmesh -p"),
+        ("schema_version", "schema_version - 1", "an older SQLMesh. Run `cd "),
+        ("sqlmesh_version", "'0.1.0'", "an older SQLMesh. Run `cd "),
         ("schema_version", "schema_version + 1", "a newer SQLMesh. Upgrade SQLMesh"),
         ("sqlmesh_version", "'99.0.0'", "a newer SQLMesh. Upgrade SQLMesh"),
     ],

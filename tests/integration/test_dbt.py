@@ -23,8 +23,10 @@ from sqlmesh_dagster import (
     sqlmesh_definitions_factory,
 )
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.engine.context import load_files, open_context
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.manifest.store import ManifestStore
+from sqlmesh_dagster.settings import ProjectSettings
 
 pytest.importorskip("dbt.version", reason="dbt is not installed")
 
@@ -151,6 +153,31 @@ def test_a_planned_project_has_no_changes_and_runs_as_sqlmesh_alone(
     assert not [text for text in messages if "Deploying" in text]
     for table in TABLES:
         assert _rows(shop, table) == _rows(alone, table) != []
+
+
+def test_hooks_that_alone_have_changed_are_deployed_once(
+    shop: Path, instance: dg.DagsterInstance
+) -> None:
+    """Promise: of `on-run-end`, new, changed and taken out; then nothing is left to apply.
+
+    Regression: SQLMesh found such hooks changed each time, so that `poe plan` never had nothing to do.
+    """
+    before = (shop / "dbt_project.yml").read_text()
+    _plan(shop)
+    for number in (1, 2, None):
+        end = f"create or replace table main.ended as select {number} as n, '{{{{ target.name }}}}' as t"
+        hook = f'\non-run-end: ["{end}"]\n' if number else ""
+        (shop / "dbt_project.yml").write_text(before + hook)
+        for is_again in (False, True):
+            run = run_in_process(_definitions(shop, undeployed_changes="apply"), instance, now=None)
+            assert run.success, run.failed
+            said = [entry.user_message for entry in instance.all_logs(run.run_id)]
+            assert any("Deploying" in text for text in said) is not is_again
+        assert [row[0] for row in _rows(shop, "main.ended")] == [number or 2]
+        settings = ProjectSettings(project_dir=str(shop), environment="prod").checked()
+        with open_context(settings, load=False) as context:
+            load_files(context, settings)
+            assert not context.plan_builder("prod", skip_tests=True).build().has_changes
 
 
 def test_a_project_is_built_by_dagster_alone(shop: Path, instance: dg.DagsterInstance) -> None:

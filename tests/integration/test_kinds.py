@@ -262,6 +262,20 @@ def test_a_model_whose_cron_has_not_come_since_its_start_is_deployed_empty(both:
     run, _ = both.deploy()
     assert (run.success, run.failed) == (True, {})
     assert both.project.query("SELECT * FROM demo.below") == [(0,)]
+    # of these SQLMesh alone finds an interval that ends before it begins, and fails until the cron comes
+    both.project.model("weekly", "SELECT 3 AS id", "kind FULL, cron '@weekly', start '2025-01-08'")
+    days = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '@monthly', start '2025-01-05'"
+    both.project.model(
+        "monthly", "SELECT @start_dt::TIMESTAMP AS day", f"{days}, interval_unit hour"
+    )
+    run, _ = both.deploy()
+    assert (run.success, run.failed) == (True, {})
+    done = alone.done(both.project)
+    assert done["weekly"] == done["monthly"] == both.project.query("FROM demo.weekly") == []
+    assert alone.plan(both.copy)[1] is None
+    ((built, evaluated),) = both.run("2025-02-02T00:30:00")
+    assert {"weekly", "monthly"} <= set(built) == set(evaluated)
+    both.assert_equal("demo.weekly", "demo.monthly")
 
 
 def test_a_restatement_builds_no_time_that_a_models_cron_has_not_reached(both: _Both) -> None:

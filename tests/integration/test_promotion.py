@@ -276,10 +276,10 @@ def test_production_whose_plan_failed_is_told_at_once(
     project.write("models/second.sql", _GRANTED)
     assert not run_in_process(project.definitions(**_APPLY), instance).success
     (told,) = [f for f in diagnose(ProjectSettings(project_dir=str(project.root))) if f.remedy]
-    assert told.subject == "plan" and "`prod`" in told.said and "sqlmesh -p" in told.remedy
+    assert told.subject == "plan" and "`prod`" in told.said and "&& sqlmesh plan`" in told.remedy
     began = time.monotonic()
     run = run_in_process(project.definitions(environment="prod", wait_timeout=300), instance)
-    assert "or a plan of it died. Run `sqlmesh -p" in run.failed["warehouse__demo__first"]
+    assert "or a plan of it died. Run `cd " in run.failed["warehouse__demo__first"]
     assert time.monotonic() - began < 150
 
 

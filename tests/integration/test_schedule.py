@@ -228,7 +228,7 @@ def test_a_tick_on_an_unfinalized_environment_skips_with_the_reason(
     requests, reason = _tick(built.definitions(), instance, "2025-01-11T00:00:00")
     assert requests == []
     assert reason is not None
-    assert f"sqlmesh -p {built.root} plan dev" in reason
+    assert f"cd {built.root} && sqlmesh plan dev" in reason
 
 
 def test_a_tick_of_a_new_development_environment_requests_everything(
@@ -250,7 +250,7 @@ def test_a_tick_of_a_missing_production_environment_skips_with_the_command(
     requests, reason = _tick(definitions, instance, "2025-01-11T00:00:00")
     assert requests == []
     assert reason is not None
-    assert f"sqlmesh -p {project.root} plan" in reason
+    assert f"cd {project.root} && sqlmesh plan" in reason
 
 
 def test_a_tick_changes_nothing_in_sqlmeshs_state(

@@ -310,8 +310,9 @@ class ProjectSettings(BaseModel):
         root = poe_root(self.project_path) if len(self.project_paths) == 1 else None
         if root is not None:
             return f"poe -C {shlex.quote(str(root))} sqlmesh"
-        folders = (f"-p {shlex.quote(str(folder))}" for folder in self.project_paths)
-        return f"sqlmesh {' '.join(folders)}"
+        first, *others = (shlex.quote(str(folder)) for folder in self.project_paths)
+        named = "".join(f" -p {folder}" for folder in (".", *others)) if others else ""
+        return f"cd {first} && sqlmesh{named}"  # a relative DuckDB path would lead to another file
 
     @property
     def plan_hint(self) -> str:

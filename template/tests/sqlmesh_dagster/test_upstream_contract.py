@@ -60,6 +60,7 @@ from sqlmesh_dagster.upstream import dagster as in_dagster
 from sqlmesh_dagster.upstream import event_rows as in_rows
 from sqlmesh_dagster.upstream import internals
 from sqlmesh_dagster.upstream import launch as in_launch
+from sqlmesh_dagster.upstream import mended as in_mended
 from sqlmesh_dagster.upstream import sqlmesh as in_sqlmesh
 from sqlmesh_dagster.upstream.event_log import (
     MADE_WITH,
@@ -953,6 +954,40 @@ def test_statements_of_a_context_are_those_that_its_plan_records(project: Projec
     assert loaded == context.state_reader.get_environment_statements("dev")
     assert loaded[0].after_all == ["SELECT 1"] and len(loaded[0].before_all) == 2
     context.close()
+
+
+def test_an_interval_that_ends_before_it_begins_is_none() -> None:
+    """upstream.mended: once SQLMesh finds none itself, take `_without_reversed_intervals` out."""
+    from sqlmesh.core.snapshot import definition
+
+    in_mended.mend_sqlmesh()
+    in_mended.mend_sqlmesh()
+    weekly = "MODEL (name m, kind FULL, cron '@weekly', start '2025-01-08'); SELECT 1 AS id"
+    snapshot = Snapshot.from_node(load_sql_based_model(parse(weekly)), nodes={})
+    snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
+    first, before = (
+        int(datetime(2025, 1, d, tzinfo=timezone.utc).timestamp()) * 1000 for d in (8, 5)
+    )
+    arguments = (snapshot.node.interval_unit, (), first, before, 0, None)
+    mended: Any = definition.compute_missing_intervals
+    assert mended.__wrapped__(*arguments) == [(first, before)] and mended(*arguments) == []
+    assert internals.missing_intervals([snapshot], execution_time="2025-01-10") == {}
+    found = internals.missing_intervals([snapshot], execution_time="2025-01-13")
+    assert [spans[0][0] for spans in found.values()] == [first]
+
+
+def test_a_materialized_view_is_one_where_the_engine_has_them() -> None:
+    """upstream.mended: on Postgres it is no other view, and must not be dropped to be built again."""
+    from sqlmesh.core.engine_adapter import PostgresEngineAdapter, SnowflakeEngineAdapter
+    from sqlmesh.core.snapshot.evaluator import ViewStrategy
+
+    in_mended.mend_sqlmesh()
+    view = "MODEL (name m, kind VIEW (materialized true)); SELECT 1 AS id"
+    model = load_sql_based_model(parse(view))
+    for adapter, is_one in ((PostgresEngineAdapter, False), (SnowflakeEngineAdapter, True)):
+        strategy: Any = ViewStrategy(adapter(lambda: None))
+        assert strategy._is_materialized_view(model) is is_one
+        assert strategy._is_materialized_view.__wrapped__(strategy, model)
 
 
 def test_loading_in_one_process_is_a_constant() -> None:

@@ -77,6 +77,7 @@ from sqlmesh_dagster.upstream.internals import (
 )
 from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.interrupting import Interrupter
+from sqlmesh_dagster.upstream.mended import mend_sqlmesh
 from sqlmesh_dagster.upstream.reading import causes
 from sqlmesh_dagster.upstream.sqlmesh import (
     checked_before_writing,
@@ -95,6 +96,7 @@ from sqlmesh_dagster.upstream.sqlmesh import (
     open_whole,
     opened_adapter,
     own_cache_entries,
+    read_statements_as_stored,
     without_forks,
     without_usage_reports,
 )
@@ -623,6 +625,7 @@ def load_files(context: CaptureContext, settings: ProjectSettings, anew: bool = 
         rare_collection(),
     ):
         context.load()
+        read_statements_as_stored(context)
     context.cancel_token.now_does("")
 
 
@@ -637,6 +640,7 @@ def _new_context(
         )
     if throw_away_folder() is not None:
         redirect_contexts()
+    mend_sqlmesh()
     with _load_errors_told(settings):
         context = CaptureContext(
             paths=[glob.escape(str(folder)) for folder in settings.project_paths],

@@ -69,35 +69,36 @@ def prepare_environment(
         UndeployedChangesError: The files differ, and the settings forbid that.
         PlanFailedError: They were to be deployed, and cannot be.
     """
-    environment, difference = _compared(context, settings, manifest)
     policy = settings.deployment_policy if throw_away_folder() is None else "apply"
+    applies = policy == "apply"
+    environment, difference = _compared(context, settings, manifest, applies)
     recorded: ProductionVersion | None = None
     if environment is not None and settings.environment == PRODUCTION:
         recorded = remember(context, log, environment=environment)
-    if is_unfinished(environment) and policy != "apply":
+    if is_unfinished(environment) and not applies:
         await_plan(context, settings, log, may_finish=False)
-        environment, difference = _compared(context, settings, manifest)
+        environment, difference = _compared(context, settings, manifest, applies)
     # a rollback brought back the statements, too
-    deploys_statements = policy == "apply" and not (recorded is not None and recorded.restores)
+    deploys_statements = applies and not (recorded is not None and recorded.restores)
     if _is_as_the_files(environment, difference, deploys_statements):
         if difference.endangered:
             log(logging.WARNING, endangerment(settings, difference.endangered))
-        is_broken = policy == "apply" and manifest.problem is not None
+        is_broken = applies and manifest.problem is not None
         return unreadable(manifest, manifest.problem or "") if is_broken else Refused()
     if recorded is not None and environment is not None and recorded.restores:
         back = _rolled_back(context, recorded, environment, manifest, difference)
         is_all = back == _changed_themselves(environment, manifest, difference)
-        if back and (policy == "apply" or is_all):
+        if back and (applies or is_all):
             log(logging.WARNING, _told_rollback(recorded, back))
             return Refused()
-    if policy == "apply":
+    if applies:
         if taken is None and environment is not None and _has_models(manifest, difference):
             what = _told_difference(settings, environment, difference)
             is_news = not difference.names <= set(held)
             log(logging.WARNING if is_news else logging.INFO, f"{what} {_AUDITS_ALONE}")
             return Refused()
         with lock.comparing():
-            environment, difference = _compared(context, settings, manifest)
+            environment, difference = _compared(context, settings, manifest, applies)
             if _is_as_the_files(environment, difference, deploys_statements):
                 return Refused()  # another step deployed it meanwhile
             refuse_endangering(settings, difference.endangered)
@@ -153,14 +154,14 @@ def deployed_snapshots(
 
 
 def _compared(
-    context: CaptureContext, settings: ProjectSettings, manifest: Manifest
+    context: CaptureContext, settings: ProjectSettings, manifest: Manifest, applies: bool
 ) -> tuple[Environment | None, Difference]:
     """What is deployed, and how the files differ from it; a database without a state is left as it is."""
     if not has_state(context):
         return None, compare(manifest, None, None)
     state = context.state_reader
     environment = state.get_environment(settings.environment)
-    return environment, compare(manifest, environment, state)
+    return environment, compare(manifest, environment, state, compares_statements=applies)
 
 
 def _is_as_the_files(
@@ -228,12 +229,9 @@ def _told_difference(
         return f"Environment `{settings.environment}` does not exist yet."
     if is_unfinished(environment) and not difference.names:
         return f"The last plan of environment `{settings.environment}` was not finished."
-    if not difference.names:
-        return (
-            "Changes of `before_all` or `after_all` are not deployed to environment"
-            f" `{settings.environment}`."
-        )
-    return (
-        f"Local changes of {shortened(sorted(difference.names))} are not deployed to environment"
-        f" `{settings.environment}`."
+    what = (
+        f"Local changes of {shortened(sorted(difference.names))}"
+        if difference.names
+        else "Changes of `before_all` or `after_all`"
     )
+    return f"{what} are not deployed to environment `{settings.environment}`."

@@ -40,12 +40,19 @@ class Difference:
 
 
 def compare(
-    manifest: Manifest, environment: Environment | None, state: StateReader | None
+    manifest: Manifest,
+    environment: Environment | None,
+    state: StateReader | None,
+    *,
+    compares_statements: bool = False,
 ) -> Difference:
     """Compares by what the files say; what is only new because another project was deployed is none.
 
     With a `project` in its config, SQLMesh takes the other projects' models from the state. Then a
     parent's new version, which is part of a model's fingerprint, may be another project's.
+
+    Args:
+        compares_statements: Whether the state is asked for `before_all` and `after_all`, too.
     """
     local = dict(manifest.fingerprints)
     if environment is None or state is None:
@@ -71,10 +78,16 @@ def compare(
             **({} if shares else owners),
             **dict.fromkeys(never_ours(removed, local, deployed, manifest.former), ""),
         },
-        has_other_statements=bool(manifest.statements)
-        and manifest.statements
-        != statements_digest(state.get_environment_statements(environment.name), manifest.projects),
+        has_other_statements=compares_statements
+        and bool(manifest.statements)
+        and manifest.statements != _deployed_statements(manifest, environment, state),
     )
+
+
+def _deployed_statements(manifest: Manifest, environment: Environment, state: StateReader) -> str:
+    deployed = state.get_environment_statements(environment.name)
+    is_dbt = any(model.dbt for model in manifest.models)
+    return statements_digest(deployed, manifest.projects, is_dbt)
 
 
 def never_ours(

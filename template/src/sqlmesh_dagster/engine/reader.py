@@ -122,7 +122,7 @@ def build_manifest(context: Context, read_model: ReadModel = lambda model: {}) -
         environment_suffix=None
         if context.config.environment_catalog_mapping
         else context.config.environment_suffix_target.value,
-        statements=_statements(context, projects),
+        statements=_statements(context, projects, any(model.dbt for model in records)),
         others=others,
         elsewhere=tuple(
             sorted(
@@ -233,24 +233,26 @@ def project_names(context: Context) -> frozenset[str]:
     return frozenset(config.project for config in context.configs.values())
 
 
-def _statements(context: Context, projects: Collection[str]) -> str:
-    """Not of dbt's projects, whose statements SQLMesh finds changed each time, nor of an owner's loader."""
-    if not all(is_plain_loader(config) for config in context.configs.values()):
+def _statements(context: Context, projects: Collection[str], is_dbt: bool) -> str:
+    """Not of an owner's loader."""
+    if not is_dbt and not all(is_plain_loader(config) for config in context.configs.values()):
         return ""
-    return statements_digest(loaded_statements(context), projects)
+    return statements_digest(loaded_statements(context), projects, is_dbt)
 
 
 def statements_digest(
-    statements: Iterable[EnvironmentStatements], projects: Collection[str]
+    statements: Iterable[EnvironmentStatements], projects: Collection[str], is_dbt: bool
 ) -> str:
     """Of `before_all` and `after_all`, as they are written, of these projects.
 
-    Python and macros that they call are left out.
+    Python and macros that they call are left out. dbt's are of its packages, whatever `project` the config
+    names: where it names none, all in the state are this project's.
     """
+    is_alone = is_dbt and not any(projects)
     own = [
         (s.project or "", s.before_all, s.after_all)
         for s in statements
-        if (s.project or "") in projects and (s.before_all or s.after_all)
+        if (is_alone or (s.project or "") in projects) and (s.before_all or s.after_all)
     ]
     return digest(repr(sorted(own)), 16)
 

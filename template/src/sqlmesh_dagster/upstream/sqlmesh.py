@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import os
 import pickle
 import socket
@@ -517,6 +518,20 @@ def loaded_statements(context: Context) -> list[EnvironmentStatements]:
     Leans on `Context._environment_statements`.
     """
     return context._environment_statements
+
+
+def read_statements_as_stored(context: Context) -> None:
+    """Lets those of a loaded context equal what the state has of them.
+
+    dbt's come with macros that are marked as trimmed, in a private attribute: it is not stored, and is
+    compared, so that SQLMesh finds them changed each time. Leans on `Context._environment_statements`.
+    """
+    context._environment_statements = [
+        type(statements).parse_obj(json.loads(statements.json()))
+        if statements.jinja_macros is not None
+        else statements
+        for statements in context._environment_statements
+    ]
 
 
 def has_state(context: Context) -> bool:

@@ -66,13 +66,13 @@ SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
         (
             SQLMeshError("Exceeded the maximum wait time for environment to be ready"),
             errors.EnvironmentNotFinalizedError,
-            "Environment `dev` is being changed by a plan, or a plan of it died. Run `sqlmesh -p /p"
-            " plan dev` to deploy.",
+            "Environment `dev` is being changed by a plan, or a plan of it died. Run `cd /p &&"
+            " sqlmesh plan dev` to deploy.",
         ),
         (
             SQLMeshError("SQLMesh (local) is using version '2', please run a migrate"),
             errors.StateVersionError,
-            "written by an older SQLMesh. Run `sqlmesh -p /p migrate`, and run again",
+            "written by an older SQLMesh. Run `cd /p && sqlmesh migrate`, and run again",
         ),
         (
             SQLMeshError("SQLMesh (local) is using version '1', the state is ahead"),

@@ -138,9 +138,11 @@ def test_production_changes_only_when_told_to(
 
 def test_the_command_to_deploy_names_the_environment() -> None:
     """Promise: SQLMesh plans production if none is named."""
-    assert ProjectSettings(project_dir="/p").plan_hint == "Run `sqlmesh -p /p plan` to deploy."
+    assert ProjectSettings(project_dir="/p").plan_hint == "Run `cd /p && sqlmesh plan` to deploy."
     dev = ProjectSettings(project_dir="/p", environment="dev")
-    assert dev.plan_hint == "Run `sqlmesh -p /p plan dev` to deploy."
+    assert dev.plan_hint == "Run `cd /p && sqlmesh plan dev` to deploy."
+    both = ProjectSettings(project_dir=["/p p", "/q"])
+    assert both.plan_command("prod") == "cd '/p p' && sqlmesh -p . -p /q plan"
 
 
 @pytest.mark.parametrize(
@@ -149,9 +151,9 @@ def test_the_command_to_deploy_names_the_environment() -> None:
         ("sqlmesh_project", None, "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
         ("transform/db", "transform/db", "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
         ("", ".", "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
-        ("other", None, "[tasks.sqlmesh]", "sqlmesh -p '{root}/other' plan dev"),
-        ("sqlmesh_project", None, "[tasks.x]", "sqlmesh -p '{root}/sqlmesh_project' plan dev"),
-        ("sqlmesh_project", None, None, "sqlmesh -p '{root}/sqlmesh_project' plan dev"),
+        ("other", None, "[tasks.sqlmesh]", "cd '{root}/other' && sqlmesh plan dev"),
+        ("sqlmesh_project", None, "[tasks.x]", "cd '{root}/sqlmesh_project' && sqlmesh plan dev"),
+        ("sqlmesh_project", None, None, "cd '{root}/sqlmesh_project' && sqlmesh plan dev"),
     ],
 )
 def test_the_command_of_a_generated_project_is_its_poe_task(
