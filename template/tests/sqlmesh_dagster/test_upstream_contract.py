@@ -978,13 +978,14 @@ def test_an_interval_that_ends_before_it_begins_is_none() -> None:
 
 def test_a_materialized_view_is_one_where_the_engine_has_them() -> None:
     """upstream.mended: on Postgres it is no other view, and must not be dropped to be built again."""
-    from sqlmesh.core.engine_adapter import PostgresEngineAdapter, SnowflakeEngineAdapter
+    from sqlmesh.core import engine_adapter
     from sqlmesh.core.snapshot.evaluator import ViewStrategy
 
     in_mended.mend_sqlmesh()
     view = "MODEL (name m, kind VIEW (materialized true)); SELECT 1 AS id"
     model = load_sql_based_model(parse(view))
-    for adapter, is_one in ((PostgresEngineAdapter, False), (SnowflakeEngineAdapter, True)):
+    for engine, is_one in (("Postgres", False), ("Snowflake", True)):
+        adapter = getattr(engine_adapter, f"{engine}EngineAdapter")
         strategy: Any = ViewStrategy(adapter(lambda: None))
         assert strategy._is_materialized_view(model) is is_one
         assert strategy._is_materialized_view.__wrapped__(strategy, model)
