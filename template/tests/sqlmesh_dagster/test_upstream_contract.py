@@ -56,11 +56,11 @@ from sqlmesh_dagster.definition.names import op_name
 from sqlmesh_dagster.engine import missing
 from sqlmesh_dagster.settings import environment_name
 from sqlmesh_dagster.upstream import alike as in_alike
+from sqlmesh_dagster.upstream import corrected as in_corrected
 from sqlmesh_dagster.upstream import dagster as in_dagster
 from sqlmesh_dagster.upstream import event_rows as in_rows
 from sqlmesh_dagster.upstream import internals
 from sqlmesh_dagster.upstream import launch as in_launch
-from sqlmesh_dagster.upstream import mended as in_mended
 from sqlmesh_dagster.upstream import sqlmesh as in_sqlmesh
 from sqlmesh_dagster.upstream.event_log import (
     MADE_WITH,
@@ -957,11 +957,11 @@ def test_statements_of_a_context_are_those_that_its_plan_records(project: Projec
 
 
 def test_an_interval_that_ends_before_it_begins_is_none() -> None:
-    """upstream.mended: once SQLMesh finds none itself, take `_without_reversed_intervals` out."""
+    """upstream.corrected: once SQLMesh finds none itself, take `_without_reversed_intervals` out."""
     from sqlmesh.core.snapshot import definition
 
-    in_mended.mend_sqlmesh()
-    in_mended.mend_sqlmesh()
+    in_corrected.correct_sqlmesh()
+    in_corrected.correct_sqlmesh()
     weekly = "MODEL (name m, kind FULL, cron '@weekly', start '2025-01-08'); SELECT 1 AS id"
     snapshot = Snapshot.from_node(load_sql_based_model(parse(weekly)), nodes={})
     snapshot.categorize_as(SnapshotChangeCategory.BREAKING)
@@ -969,19 +969,19 @@ def test_an_interval_that_ends_before_it_begins_is_none() -> None:
         int(datetime(2025, 1, d, tzinfo=timezone.utc).timestamp()) * 1000 for d in (8, 5)
     )
     arguments = (snapshot.node.interval_unit, (), first, before, 0, None)
-    mended: Any = definition.compute_missing_intervals
-    assert mended.__wrapped__(*arguments) == [(first, before)] and mended(*arguments) == []
+    corrected: Any = definition.compute_missing_intervals
+    assert corrected.__wrapped__(*arguments) == [(first, before)] and corrected(*arguments) == []
     assert internals.missing_intervals([snapshot], execution_time="2025-01-10") == {}
     found = internals.missing_intervals([snapshot], execution_time="2025-01-13")
     assert [spans[0][0] for spans in found.values()] == [first]
 
 
 def test_a_materialized_view_is_one_where_the_engine_has_them() -> None:
-    """upstream.mended: on Postgres it is no other view, and must not be dropped to be built again."""
+    """upstream.corrected: on Postgres it is no other view, and must not be dropped to be built again."""
     from sqlmesh.core import engine_adapter
     from sqlmesh.core.snapshot.evaluator import ViewStrategy
 
-    in_mended.mend_sqlmesh()
+    in_corrected.correct_sqlmesh()
     view = "MODEL (name m, kind VIEW (materialized true)); SELECT 1 AS id"
     model = load_sql_based_model(parse(view))
     for engine, is_one in (("Postgres", False), ("Snowflake", True)):

@@ -58,6 +58,7 @@ from sqlmesh_dagster.guard.secrets import (
 from sqlmesh_dagster.guard.signals import StopSignals
 from sqlmesh_dagster.guard.throw_away import throw_away_folder
 from sqlmesh_dagster.settings import ProjectSettings
+from sqlmesh_dagster.upstream.corrected import correct_sqlmesh
 from sqlmesh_dagster.upstream.internals import (
     CompletionStatus,
     Console,
@@ -77,7 +78,6 @@ from sqlmesh_dagster.upstream.internals import (
 )
 from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.interrupting import Interrupter
-from sqlmesh_dagster.upstream.mended import mend_sqlmesh
 from sqlmesh_dagster.upstream.reading import causes
 from sqlmesh_dagster.upstream.sqlmesh import (
     checked_before_writing,
@@ -640,7 +640,7 @@ def _new_context(
         )
     if throw_away_folder() is not None:
         redirect_contexts()
-    mend_sqlmesh()
+    correct_sqlmesh()
     with _load_errors_told(settings):
         context = CaptureContext(
             paths=[glob.escape(str(folder)) for folder in settings.project_paths],

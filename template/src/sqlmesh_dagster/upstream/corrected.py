@@ -1,4 +1,4 @@
-"""Faults of SQLMesh that would lose something: mended in this process, without a change of its files."""
+"""Faults of SQLMesh that would lose something: corrected in this process, without a change of its files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def mend_sqlmesh() -> None:
+def correct_sqlmesh() -> None:
     """From now on, for every context of this process; asked again, it changes nothing.
 
     Leans on `compute_missing_intervals` and on `ViewStrategy`.
@@ -24,13 +24,13 @@ def _without_reversed_intervals() -> None:
     """
     from sqlmesh.core.snapshot import definition
 
-    def mended(original: Any) -> Any:
+    def corrected(original: Any) -> Any:
         def compute(unit: Any, done: Any, start_ts: int, end_ts: int, *more: Any) -> Any:
             return original(unit, done, start_ts, end_ts, *more) if start_ts < end_ts else []
 
         return compute
 
-    _replace(definition, "compute_missing_intervals", mended)
+    _replace(definition, "compute_missing_intervals", corrected)
 
 
 def _without_views_that_are_dropped() -> None:
@@ -41,19 +41,19 @@ def _without_views_that_are_dropped() -> None:
     """
     from sqlmesh.core.snapshot.evaluator import ViewStrategy
 
-    def mended(original: Any) -> Any:
+    def corrected(original: Any) -> Any:
         def is_materialized(self: Any, model: Any) -> bool:
             return bool(self.adapter.SUPPORTS_MATERIALIZED_VIEWS and original(self, model))
 
         return is_materialized
 
-    _replace(ViewStrategy, "_is_materialized_view", mended)
+    _replace(ViewStrategy, "_is_materialized_view", corrected)
 
 
-def _replace(owner: Any, name: str, mended: Callable[[Any], Any]) -> None:
+def _replace(owner: Any, name: str, corrected: Callable[[Any], Any]) -> None:
     """Once; the original stays at `__wrapped__`."""
     original = getattr(owner, name)
     if original.__module__ != __name__:
-        new = functools.wraps(original)(mended(original))
+        new = functools.wraps(original)(corrected(original))
         new.__module__ = __name__
         setattr(owner, name, new)
