@@ -196,7 +196,8 @@ class SQLMeshRun:
         self,
         name: str,
         report: Callable[[ModelOutcome], None] = lambda outcome: None,
-        tried: Collection[str] = (),
+        coming: Collection[str] = (),
+        held: Collection[str] = (),
     ) -> ModelOutcome:
         """Runs the audits of one deployed model, external table or standalone audit; rebuilds nothing.
 
@@ -207,7 +208,8 @@ class SQLMeshRun:
         Args:
             name: A model's FQN, or a standalone audit's name.
             report: Receives the outcomes of external tables that are audited with it.
-            tried: Models that this Dagster run has built, or has failed to.
+            coming: Models that this Dagster run builds afterwards.
+            held: As in `run_models`; without any that comes, the models of which this run has said what became.
 
         Raises:
             SQLMeshDagsterError: The environment or the database is not available.
@@ -219,7 +221,7 @@ class SQLMeshRun:
             outcomes[outcome.fqn] = outcome
 
         console = CaptureConsole([name], keep, session.log, session.cancel, audit_only=True)
-        with self._prepared(console, [name], tried, is_audit=True) as (context, _):
+        with self._prepared(console, coming or None, held, audited=name) as (context, _):
             snapshots, plan = deployed_snapshots(context, settings)
             execution_time = options.now or datetime.now(timezone.utc)
             upstream = None if options.is_restatement else upstream_of_audits(name, snapshots)
@@ -285,15 +287,16 @@ class SQLMeshRun:
     def _prepared(
         self,
         console: CaptureConsole,
-        fqns: Collection[str],
+        fqns: Collection[str] | None,
         held: Collection[str],
-        *,
-        is_audit: bool = False,
+        audited: str = "",
     ) -> Iterator[tuple[CaptureContext, Refused]]:
         """A context whose environment is prepared, and what could not be deployed; with all locks.
 
         Args:
-            held: As in `run_models`; where only audits run, models of which the run knows what became.
+            fqns: Models that are built, now or afterwards; None if only audits run.
+            held: As in `audit`.
+            audited: What is audited alone, now.
         """
         session, settings = self.session, self.session.settings
         with session.opened(console) as context, session.state_locked(context) as lock:
@@ -305,14 +308,16 @@ class SQLMeshRun:
                 console,
                 session.log,
                 lock,
-                None if is_audit else fqns,
+                fqns,
                 held,
             )
             context.once = Once(self.marks, lock.once) if self.marks else None
             with (
                 lock.alone()
                 if settings.execution == "shared"
-                else lock.on_models(fqns if is_audit else self._with_missing(context, fqns, held))
+                else lock.on_models(
+                    [audited] if audited else self._with_missing(context, fqns or (), held)
+                )
             ):
                 yield context, refused
 

@@ -71,7 +71,7 @@ def own_outcome(step: Step, fqn: str) -> Outcomes:
             outcomes[outcome.fqn] = outcome
         step.report_besides(outcome, [fqn])
 
-    held = _selection(step, step.results)[0].held
+    held = left_to_build(step).held
     marks = step.marks
 
     changed = changed_code(step, [fqn])
@@ -174,6 +174,11 @@ def _select(step: Step, results: RunResults) -> Selection:
         f"Starting one sqlmesh run for {len(selection.taken)} of {of_how_many} models."
     )
     return selection
+
+
+def left_to_build(step: Step) -> Selection:
+    """What a sqlmesh run could build now of this Dagster run's models."""
+    return _selection(step, step.results)[0]
 
 
 def _selection(step: Step, results: RunResults) -> tuple[Selection, int]:

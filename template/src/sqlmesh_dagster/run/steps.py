@@ -29,7 +29,12 @@ from sqlmesh_dagster.facts.tables import BuiltTable
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.partition_checks import kept_partition_results, partitioned
 from sqlmesh_dagster.run.code_checks import kept_code_results
-from sqlmesh_dagster.run.leading import own_outcome, shared_outcome, shares_nothing
+from sqlmesh_dagster.run.leading import (
+    left_to_build,
+    own_outcome,
+    shared_outcome,
+    shares_nothing,
+)
 from sqlmesh_dagster.run.reported import last_audit_results, last_audit_results_in
 from sqlmesh_dagster.run.selection import restated_below
 from sqlmesh_dagster.run.step import Step
@@ -324,16 +329,20 @@ def _quoted(names: Sequence[str]) -> str:
 def _audit(
     step: Step, name: str, snapshot: str, checks: Checks, asset: ModelAsset | None = None
 ) -> Iterator[StepEvent]:
-    """Runs audits alone, in this step, when nothing else works on the project."""
+    """Runs audits alone, in this step, when nothing else works on the project.
+
+    Where it comes before the run's models, it deploys for them, as the first of their steps would.
+    """
     outcomes: list[ModelOutcome] = []
-    tried = step.results.latest().keys()
+    left = left_to_build(step)
+    held = left.held if left.taken else step.results.latest().keys()
 
     def report(outcome: ModelOutcome) -> None:
         step.results.append(outcome)
         step.report_besides(outcome, [snapshot])
 
     def work(cancel: CancelToken) -> None:
-        outcomes.append(step.sqlmesh_run(cancel).audit(snapshot, report, tried))
+        outcomes.append(step.sqlmesh_run(cancel).audit(snapshot, report, left.taken, held))
 
     run_work(step.context, step.resource, work)
     (outcome,) = outcomes
