@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import dagster as dg
 from pydantic import Field
 
+from sqlmesh_dagster.argument_types import refuse_another_type
 from sqlmesh_dagster.consumers import consumer_specs
 from sqlmesh_dagster.definition.names import digest, op_name
 from sqlmesh_dagster.definition.problems import text_with_place
@@ -28,7 +29,6 @@ from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.facts.rules import read_rules
 from sqlmesh_dagster.guard.garbage import freeze_definitions, rare_collection
-from sqlmesh_dagster.kinds import refuse_another_kind
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.resource import SQLMeshResource, SQLMeshRunOptions
 from sqlmesh_dagster.run.plans import invalidate_job, plan_job
@@ -67,20 +67,20 @@ _CHECKED = dg.Out(is_required=False)
 """Shared by all ops, because Dagster resolves the type of each one that is made."""
 
 
-def _refusing_other_kinds(factory: Callable[_P, _Made]) -> Callable[_P, _Made]:
-    """The factory, which refuses arguments of another kind than it takes."""
+def _refusing_other_types(factory: Callable[_P, _Made]) -> Callable[_P, _Made]:
+    """The factory, which refuses arguments of another type than it takes."""
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _Made:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
-            refuse_another_kind(name, value, signature.parameters[name].annotation)
+            refuse_another_type(name, value, signature.parameters[name].annotation)
         return factory(*args, **kwargs)
 
     return checked
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_assets_factory(
     *,
     sqlmesh_resource: SQLMeshResource,
@@ -106,7 +106,7 @@ def sqlmesh_assets_factory(
     return _assets(project, op_tags)
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_adaptive_schedule_factory(
     *,
     sqlmesh_resource: SQLMeshResource,
@@ -145,7 +145,7 @@ def sqlmesh_adaptive_schedule_factory(
     return schedule, job, assets
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_sync_sensor_factory(
     *,
     sqlmesh_resource: SQLMeshResource,
@@ -166,7 +166,7 @@ def sqlmesh_sync_sensor_factory(
     return _sync_sensor(project, sqlmesh_resource, name, is_enabled)
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_plan_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -178,7 +178,7 @@ def sqlmesh_plan_job_factory(
     return plan_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_review_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -186,7 +186,7 @@ def sqlmesh_review_job_factory(
     return review_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_rollback_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -194,7 +194,7 @@ def sqlmesh_rollback_job_factory(
     return rollback_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_invalidate_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -202,7 +202,7 @@ def sqlmesh_invalidate_job_factory(
     return invalidate_job(_project(sqlmesh_resource, project_name, project_name, None))
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_verify_job_factory(
     *, sqlmesh_resource: SQLMeshResource, project_name: str = "sqlmesh"
 ) -> dg.JobDefinition:
@@ -325,7 +325,7 @@ def project_definitions(
     return definitions
 
 
-@_refusing_other_kinds
+@_refusing_other_types
 def sqlmesh_resources(
     sqlmesh_resource: SQLMeshResource, *, name: str = "sqlmesh"
 ) -> dict[str, dg.ConfigurableResource[None]]:
@@ -352,7 +352,7 @@ def _project(
         option: What that factory calls `name`.
     """
     _check_project_name(option, name)
-    refuse_another_kind("translator", resource.translator, SQLMeshTranslator)
+    refuse_another_type("translator", resource.translator, SQLMeshTranslator)
     return _translated(resource, project_manifest(resource), name, group_name, owners)
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 import dagster as dg
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from sqlmesh_dagster.argument_types import INT_ENV_VAR, refuse_another_type
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.kinds import INT_ENV_VAR, refuse_another_kind
 from sqlmesh_dagster.layout import poe_root
 from sqlmesh_dagster.production import PRODUCTION
 
@@ -390,7 +390,7 @@ def check_types(options: BaseModel) -> None:
     """
     for name, field in type(options).model_fields.items():
         if name != "project_dir":
-            refuse_another_kind(name, getattr(options, name), field.annotation)
+            refuse_another_type(name, getattr(options, name), field.annotation)
 
 
 def _check_surroundings() -> None:

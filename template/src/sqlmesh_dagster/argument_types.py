@@ -1,4 +1,4 @@
-"""Which kinds of values an option takes: asked of its annotation, and told in words."""
+"""Whether an argument is of a type that its annotation takes, and, if not, the message that says so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORDS: Mapping[type, str] = {
 }
 
 
-def refuse_another_kind(name: str, value: Any, annotation: Any) -> None:
+def refuse_another_type(name: str, value: Any, annotation: Any) -> None:
     """Python passes any value on, and what it meets fails in words of its own.
 
     Raises:
@@ -36,7 +36,7 @@ def refuse_another_kind(name: str, value: Any, annotation: Any) -> None:
 
 
 def _is_a(value: Any, annotation: Any) -> bool:
-    """Whether a value is of this kind; what is in a mapping is for those to check who read it."""
+    """Whether a value is of this type; what is in a mapping is for those to check who read it."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)

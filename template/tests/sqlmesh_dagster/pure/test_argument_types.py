@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 import sqlmesh_dagster
 from sqlmesh_dagster import InvalidSettingError, SQLMeshResource, SQLMeshTranslator
+from sqlmesh_dagster.argument_types import refuse_another_type
 from sqlmesh_dagster.factories import FactoryOptions
-from sqlmesh_dagster.kinds import refuse_another_kind
 from sqlmesh_dagster.settings import check_types
 
 _FACTORIES = [
@@ -44,10 +44,10 @@ def test_a_value_is_of_the_kind_that_its_option_takes(
 ) -> None:
     """Promise: `True` is no number, a text no list of texts, a class no instance; a variable is read later."""
     for value in taken:
-        refuse_another_kind("x", value, annotation)
+        refuse_another_type("x", value, annotation)
     for value in refused:
         with pytest.raises(InvalidSettingError) as caught:
-            refuse_another_kind("x", value, annotation)
+            refuse_another_type("x", value, annotation)
         assert f"`x` is `{value!r:.200}`. It must be {words}." == caught.value.description
 
 
