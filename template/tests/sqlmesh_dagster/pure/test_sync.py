@@ -14,7 +14,7 @@ import time_machine
 
 from sqlmesh_dagster.definition.project import DagsterProject, translate
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
-from sqlmesh_dagster.facts.tables import BuiltTable
+from sqlmesh_dagster.facts.tables import BuiltTable, BuiltTables
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.run.sync import Synced, report_moved, report_partitions, synchronize
 from sqlmesh_dagster.run.work import record
@@ -136,6 +136,23 @@ def test_an_active_run_reports_by_itself(instance: dg.DagsterInstance, tmp_path:
     instance.add_run(run)
     synced = synchronize(instance, PROJECT, settings, "before")
     assert synced == Synced(obstacle=f"Dagster run {run.run_id} is still active", cursor="before")
+
+
+def test_a_run_that_begins_during_the_look_reports_by_itself(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: what a sync then finds may be the run's, which has not reported it yet."""
+    settings = ProjectSettings(project_dir=str(tmp_path)).checked()
+    run = dg.DagsterRun("x_job", status=dg.DagsterRunStatus.STARTED)
+
+    def look(settings: ProjectSettings) -> BuiltTables:
+        instance.add_run(run)
+        return BuiltTables((TABLE,))
+
+    monkeypatch.setattr("sqlmesh_dagster.engine.built.find_built", look)
+    synced = synchronize(instance, PROJECT, settings, "before")
+    assert synced == Synced(obstacle=f"Dagster run {run.run_id} is still active", cursor="before")
+    assert instance.get_latest_materialization_event(KEY) is None
 
 
 def test_two_syncs_do_not_report_at_once(instance: dg.DagsterInstance, tmp_path: Path) -> None:
