@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -145,6 +146,26 @@ def test_a_path_from_the_root_of_the_repository_is_found_there(
             assert (Path.cwd(), started_in()) == (root, tmp_path)
     assert (Path.cwd(), started_in()) == (tmp_path, tmp_path)
     assert home_of([project], root) is home_of([project], project) is None
+
+
+def test_code_that_changes_the_working_directory_leaves_it_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: a `config.py` that calls `os.chdir` moves no other project of the process."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (project, elsewhere):
+        folder.mkdir()
+    (project / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with at_home([project]):
+        os.chdir(elsewhere)
+    assert Path.cwd() == started_in() == tmp_path
+    (project / "data").mkdir()
+    (project / "data" / "rows.csv").touch()
+    (project / "model.sql").write_text("SELECT * FROM 'data/rows.csv'")
+    with at_home([project]), at_home([elsewhere]):
+        assert Path.cwd() == project
+    assert Path.cwd() == started_in() == tmp_path
 
 
 def test_threads_share_a_folder_and_wait_for_another(

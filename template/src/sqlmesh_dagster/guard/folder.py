@@ -45,11 +45,15 @@ def at_home(projects: Sequence[Path]) -> Iterator[None]:
 
     SQLMesh leaves such paths to Python and DuckDB, which take them from the working directory. That is
     the whole process's: what else runs in it sees the other folder meanwhile, so that a project that
-    needs none stays here.
+    needs none stays here. Where the projects' own code goes elsewhere meanwhile, it is undone afterwards.
     """
-    home = home_of(with_config(projects), started_in())
+    here = started_in()
+    home = home_of(with_config(projects), here)
     if home is None:
-        yield
+        try:
+            yield
+        finally:
+            _come_back(here)
         return
     _enter(home)
     try:
@@ -73,6 +77,13 @@ def _leave() -> None:
             with suppress(FileNotFoundError):  # it was removed meanwhile
                 os.chdir(before)
         _change.notify_all()
+
+
+def _come_back(here: Path) -> None:
+    """To where the process was; not while another thread works in the folder of its project."""
+    with _change, suppress(FileNotFoundError):  # it was removed meanwhile
+        if not _started and not Path(os.curdir).samefile(here):
+            os.chdir(here)
 
 
 def home_of(projects: Sequence[Path], here: Path) -> Path | None:
