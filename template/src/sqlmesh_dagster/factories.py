@@ -7,6 +7,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
@@ -73,11 +74,28 @@ def _refusing_other_types(factory: Callable[_P, _Made]) -> Callable[_P, _Made]:
 
     @functools.wraps(factory)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _Made:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        for name, value in _bound(factory.__name__, signature, *args, **kwargs).items():
             refuse_another_type(name, value, signature.parameters[name].annotation)
         return factory(*args, **kwargs)
 
     return checked
+
+
+def _bound(
+    factory: str, signature: inspect.Signature, *args: object, **kwargs: object
+) -> Mapping[str, Any]:
+    """The arguments by name.
+
+    Raises:
+        TypeError: They are not those of the factory, which it names, with an argument that is near.
+    """
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        unknown = (name for name in kwargs if name not in signature.parameters)
+        near = get_close_matches(next(unknown, ""), signature.parameters, 1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise TypeError(f"`{factory}`: {error}.{hint}") from None
 
 
 @_refusing_other_types
@@ -230,7 +248,7 @@ def _taking(
     def decorate(build: Callable[[FactoryOptions], dg.Definitions]) -> Callable[_P, dg.Definitions]:
         @functools.wraps(build)
         def factory(*args: _P.args, **kwargs: _P.kwargs) -> dg.Definitions:
-            given: dict[str, Any] = inspect.signature(options).bind(*args, **kwargs).arguments
+            given = _bound(build.__name__, inspect.signature(options), *args, **kwargs)
             return build(FactoryOptions.model_construct(**given))
 
         factory.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 
 from sqlmesh_dagster.guard.texts import fault_of
@@ -16,6 +17,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _SEED = re.compile(r"\bSEED\s*\(\s*path\s+'([^'\n]+)'", re.IGNORECASE)
 _QUOTED = re.compile(r"'([^'\n]+)'")
 _CRON = re.compile(r"Invalid cron '([^'\n]+)': must run at a frequency")
+_ZONE = re.compile(r"(\S+) must be in (?:\{[^{}]*'Europe/Berlin'[^{}]*\})\.?")
+"""SQLMesh's word on an unknown time zone, with the names of all 600."""
 _SOME_TICKS = (
     "SQLMesh looks at its next ticks alone, so that a cron such as `*/7 * * * *`, whose last tick of an hour is"
     " close to the first one of the next, is refused in some minutes and taken in others: use `*/5 * * * *`, or"
@@ -44,6 +47,7 @@ def with_culprit(
     error: BaseException, message: str, project: Path, variables: Mapping[str, str] = os.environ
 ) -> str:
     """The message, with the kind of error where it says little, and the file or variable where it names none."""
+    message = _ZONE.sub(_of_a_zone, message)
     text = _with_file(error, message, project)
     names = [f"`{name}`" for name in _variables_in(message, variables) if name not in message]
     if not names:
@@ -52,6 +56,12 @@ def with_culprit(
     return (
         f"{text}\nThe environment {which} {', '.join(names)} {sets} this, whatever the files say."
     )
+
+
+def _of_a_zone(found: re.Match[str]) -> str:
+    near = get_close_matches(found[1], _QUOTED.findall(found[0]), 1)
+    hint = f"Did you mean `{near[0]}`?" if near else "Use a name such as `Europe/Berlin`."
+    return f"`{found[1]}` is no time zone. {hint}"
 
 
 def _variables_in(message: str, variables: Mapping[str, str]) -> Iterator[str]:

@@ -66,6 +66,16 @@ def test_each_factory_names_an_argument_that_makes_no_sense(
             factory(sqlmesh_resource=_RESOURCE, **{own_name: odd})
 
 
+def test_an_argument_that_no_factory_has_is_named_with_one_that_is_near() -> None:
+    """Promise: with the factory's name, as Python says of a function."""
+    for name in ("sqlmesh_assets_factory", "sqlmesh_definitions_factory"):
+        make = getattr(sqlmesh_dagster, name)
+        with pytest.raises(TypeError, match=f"`{name}`: .*'ownerz'. Did you mean `owners`?"):
+            make(sqlmesh_resource=_RESOURCE, ownerz=["a"]) if "assets" in name else make(ownerz=[])
+        with pytest.raises(TypeError, match=f"`{name}`: "):
+            make(1, 2, 3, 4)
+
+
 @pytest.mark.parametrize("factory", ["adaptive_schedule", "sync_sensor"])
 def test_a_name_that_dagster_takes_for_none_names_its_option(factory: str) -> None:
     """Promise: of a schedule, and of a sensor."""

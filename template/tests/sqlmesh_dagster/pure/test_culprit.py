@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zoneinfo import available_timezones
 
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -194,6 +195,22 @@ def test_a_cron_that_sqlmesh_refuses_is_told_with_its_file(tmp_path: Path, file:
     said = with_culprit(ValueError(message), message, tmp_path)
     assert said.startswith(f"{message} SQLMesh looks at its next ticks alone")
     assert said.endswith(f"In `{file}`.")
+
+
+@pytest.mark.parametrize(
+    ("zone", "hint"),
+    [
+        ("Europe/Berlinn", "Did you mean `Europe/Berlin`?"),
+        ("Mars/Olympus", "Use a name such as `Europe/Berlin`."),
+    ],
+)
+def test_an_unknown_time_zone_is_told_without_the_names_of_all(
+    tmp_path: Path, zone: str, hint: str
+) -> None:
+    """Promise: SQLMesh's message ends with six hundred names; here is the one that is near."""
+    said = f"'No time zone found with key {zone}'. {zone} must be in {available_timezones()}."
+    told = with_culprit(ValueError(said), said, tmp_path)
+    assert told == f"'No time zone found with key {zone}'. `{zone}` is no time zone. {hint}"
 
 
 @pytest.mark.parametrize(
