@@ -151,8 +151,11 @@ def test_a_history_that_would_stay_with_old_keys_is_told_before_anything_is_copi
     assert not keys_that_end([["s", "m"]], moved, "analytics")  # keys without it
 
 
-def test_a_move_that_is_stopped_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_move_that_is_stopped_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Promise: Ctrl-C is no failure of the move's, and what it has copied is not lost."""
+    caplog.set_level("ERROR", "sqlmesh")  # as the command does; it is as before after the test
 
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
