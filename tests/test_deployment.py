@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from dagster._core.instance.config import dagster_instance_config
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sqlmesh_dagster.alerts import EMAIL, SENDER, SMTP, UI, WEBHOOK
+from sqlmesh_dagster.engine.diagnosis import diagnose
+from sqlmesh_dagster.facts.diagnosis import Finding
+from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, connecting_variables
 from tests.answers import CHOICES
 from tests.conftest import ROOT, Render
@@ -253,6 +257,73 @@ def test_a_run_in_a_pod_has_the_user_and_the_rights_of_the_code_server() -> None
     assert code["includeConfigInLaunchedRuns"]["enabled"]
     assert runs["securityContext"] == code["securityContext"]
     assert runs["runK8sConfig"]["podSpecConfig"]["securityContext"] == code["podSecurityContext"]
+
+
+def test_the_doctor_in_a_pod_does_not_take_the_settings_of_compose_for_those_of_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code server of the chart has the image's `dagster.yaml`, and none of its variables."""
+    settings = _TEMPLATE / "deploy/dagster.yaml"
+    shutil.copy(settings, tmp_path)
+    for name in readers(yaml.safe_load(settings.read_text())):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert "No run can start" in diagnosed(tmp_path).remedy
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    seen = diagnosed(tmp_path)
+    assert not seen.remedy and "not looked at" in seen.said and "`POSTGRES_HOST`" in seen.said
+
+
+def diagnosed(folder: Path) -> Finding:
+    """What `poe doctor` says of Dagster's records."""
+    findings = diagnose(ProjectSettings(project_dir=str(folder)))
+    return next(finding for finding in findings if finding.subject == "records")
+
+
+def set_by(command: str) -> list[tuple[str, str, str]]:
+    """Of each option of Helm that sets a value: its name, the value's path, and the value."""
+    found = re.findall(r"--(set|set-string) +'?([\w.\[\]-]+)=([^\s'`]+)", command)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("page", ["docs/deploy.md", "template/deploy/kubernetes/values.yaml"])
+def test_what_helms_options_set_has_the_type_that_is_there(page: str) -> None:
+    """A number that comes by `--set-string` is text, which Kubernetes and the chart's schema refuse."""
+    known = {**values(), "migrate": {"enabled": False}}  # the chart's own
+    for option, path, text in set_by((ROOT / page).read_text()):
+        place: Any = known
+        for key in re.findall(r"[^.\[\]]+", path):
+            place = place[int(key) if isinstance(place, list) else key]
+        if option == "set-string":
+            assert isinstance(place, str), path
+        else:
+            assert type(yaml.safe_load(text)) is type(place) is not str, path
+
+
+def test_the_examples_of_the_owners_values_fit_into_the_templates() -> None:
+    """Without `# ` they are YAML, and take no list of the template's away: Helm replaces lists."""
+    text = (_TEMPLATE / "deploy/kubernetes/own.yaml").read_text()
+    title, _, rest = text.partition("\n")
+    assert title.startswith("# Yours")
+    own = yaml.safe_load(re.sub("^# ", "", rest, flags=re.MULTILINE))
+    assert not set(lists(own)) & set(lists(values()))
+    web = own["dagsterWebserver"]
+    # only root may listen on the chart's port 80; its probe has a port of its own
+    assert web["service"]["port"] == web["readinessProbe"]["httpGet"]["port"] > 1023
+    for name in ("dagsterWebserver", "dagsterDaemon"):
+        assert own[name]["podSecurityContext"]["runAsNonRoot"]
+        assert own[name]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def lists(of: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of the lists in a tree of maps."""
+    for key, value in of.items():
+        if isinstance(value, dict):
+            yield from lists(value, (*above, key))
+        elif isinstance(value, list):
+            yield (*above, key)
 
 
 def test_what_the_image_leaves_out_is_not_what_it_is_built_of() -> None:

@@ -26,7 +26,7 @@ from sqlmesh_dagster.errors import DatabaseLockedError, InstanceError, StateLock
 from sqlmesh_dagster.facts.diagnosis import Finding, clocks, exit_status, state_version
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.guard.cancel import CancelToken
-from sqlmesh_dagster.guard.instance import HOME, opened_instance
+from sqlmesh_dagster.guard.instance import HOME, opened_instance, unset_variables
 from sqlmesh_dagster.guard.locks import ProjectLock
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.layout import project_folder
@@ -44,6 +44,9 @@ from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, value_of, var
 
 _PACKAGES = ("dagster", "sqlmesh", "duckdb")
 _NAME = "poe doctor"
+_IN_POD = "KUBERNETES_SERVICE_HOST"
+"""Kubernetes sets it in each pod."""
+_GIVEN = "on Kubernetes, webserver and daemon have Dagster's settings, and give them to each run"
 _PLACES = (
     "Let `WAREHOUSE_HOST` and `WAREHOUSE_PORT` lead to the server itself; or only the state, by"
     " `STATE_HOST`, `STATE_PORT` and the other variables of the state."
@@ -170,6 +173,9 @@ def _records() -> Finding:
         with opened_instance():
             return Finding("records", "Dagster's runs, assets and ticks can be read")
     except InstanceError as error:
+        unset = unset_variables(error.__cause__)
+        if unset and os.environ.get(_IN_POD):
+            return Finding("records", f"not looked at: {_GIVEN}, and here {unset} is not set")
         return Finding(
             "records", str(error.description), "No run can start until this is repaired."
         )

@@ -65,7 +65,7 @@ def _unreadable(error: Exception, home: str) -> str:
             " variable name another."
         )
     file = Path(home, "dagster.yaml")
-    unset = ", ".join(f"`{name}`" for name in dict.fromkeys(_UNSET.findall(str(error))))
+    unset = unset_variables(error)
     if unset:
         return (
             f"`{file}` reads environment variables that are not set: {unset}. Set them where this is"
@@ -77,6 +77,11 @@ def _unreadable(error: Exception, home: str) -> str:
         f"The storage of Dagster's records, which `{file}` names, does not answer: {_said(error)}. See"
         " that it is there and answers; then run again."
     )
+
+
+def unset_variables(error: BaseException | None) -> str:
+    """Those that the settings of an instance read and that are not set, as text; empty for another error."""
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(_UNSET.findall(str(error))))
 
 
 def _is_of_settings(error: Exception) -> bool:
