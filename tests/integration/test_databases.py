@@ -92,7 +92,7 @@ def test_a_database_that_is_gone_is_told_in_production(
     project.database.unlink()
     run = run_in_process(project.definitions(), instance)
     ((_, error),) = run.failed.items()
-    assert "Environment `prod` does not exist yet. Run `sqlmesh" in error
+    assert "Environment `prod` does not exist yet. Run `cd " in error and "&& sqlmesh " in error
     assert not project.query("SELECT 1 FROM duckdb_schemas() WHERE schema_name = 'sqlmesh'")
     assert run_in_process(project.definitions(undeployed_changes="apply"), instance).success
 

@@ -17,8 +17,13 @@ from sqlmesh_dagster.errors import EnvironmentNotFinalizedError
 from sqlmesh_dagster.guard.cancel import CancelToken, RunCancelled
 from sqlmesh_dagster.settings import ProjectSettings
 
-_SERVER = PostgresConnectionConfig(
-    host="db.example.com", user="ada", password="none", port=5432, database="state"
+_SERVER = PostgresConnectionConfig.model_construct(  # unchecked: not every project has the driver
+    type_="postgres",
+    host="db.example.com",
+    user="ada",
+    password="none",
+    port=5432,
+    database="state",
 )
 _FILE = DuckDBConnectionConfig(database="state.duckdb")
 
