@@ -32,9 +32,15 @@ class Project:
 
     def run(self, *command: str) -> str:
         """What a command of the project prints; all that it said is the failure message."""
+        result = self.ran(*command)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def ran(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """A command of the project that has ended, well or not."""
         executable = shutil.which(command[0], path=self.environment["PATH"])
         assert executable, f"`{command[0]}` is not installed"
-        result = subprocess.run(
+        return subprocess.run(
             [executable, *command[1:]],
             cwd=self.root,
             env=self.environment,
@@ -42,8 +48,6 @@ class Project:
             capture_output=True,
             check=False,
         )
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
 
 
 def with_tools_of(python: Path, *before: Path, **more: str) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,17 +60,7 @@ class Place:
         return Project(self.root, with_tools_of(Path(sys.executable), self.warm, **variables))
 
     def said(self, *command: str, **more: str) -> str:
-        project = self.project(**more)
-        executable = shutil.which(command[0], path=project.environment["PATH"])
-        assert executable
-        done = subprocess.run(
-            [executable, *command[1:]],
-            cwd=project.root,
-            env=project.environment,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+        done = self.project(**more).ran(*command)
         return done.stdout + done.stderr
 
     def role_has(self, setting: str) -> None:
