@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -225,6 +226,30 @@ def test_an_instance_opens_few_files_and_no_migration(home: Path) -> None:
     is_over = True
     assert not [path for path in opened if "alembic" in path]
     assert len(opened) <= 1.1 * _FILES_OF_AN_INSTANCE, opened
+
+
+@_needs_proc
+def test_processes_that_open_a_new_instance_at_once_make_its_files_once(home: Path) -> None:
+    """Promise: a web server and a daemon that start together do not fail at each other's tables."""
+    fork = multiprocessing.get_context("fork")
+    barrier, failed = fork.Barrier(4), fork.SimpleQueue()
+
+    def opened() -> None:
+        barrier.wait()
+        try:
+            with dg.DagsterInstance.from_config(str(home)) as instance:
+                instance.get_asset_records()
+                failed.put("")
+        except Exception as error:
+            failed.put(str(error))
+
+    processes = [fork.Process(target=opened) for _ in range(barrier.parties)]
+    for process in processes:
+        process.start()
+    assert [failed.get() for _ in processes] == [""] * len(processes)
+    for process in processes:
+        process.join()
+    assert not list(home.rglob("*.db.*"))
 
 
 def test_one_storage_goes_on_where_the_other_stopped(home: Path) -> None:

@@ -66,7 +66,9 @@ def platform(render: Render, tmp_path: Path) -> tuple[Path, Mapping[str, str]]:
 
 
 @contextmanager
-def _daemon(root: Path, environment: Mapping[str, str], now: datetime) -> Iterator[None]:
+def _daemon(
+    root: Path, environment: Mapping[str, str], now: datetime
+) -> Iterator[subprocess.Popen[bytes]]:
     """The real daemon, and all that it starts, at this time."""
     ahead = (now - datetime.now(timezone.utc)).total_seconds()
     command = [sys.executable, "-m", "dagster._daemon", "run"]
@@ -80,7 +82,7 @@ def _daemon(root: Path, environment: Mapping[str, str], now: datetime) -> Iterat
             start_new_session=True,
         )
         try:
-            yield
+            yield daemon
         finally:
             daemon.send_signal(signal.SIGINT)
             try:
@@ -90,10 +92,10 @@ def _daemon(root: Path, environment: Mapping[str, str], now: datetime) -> Iterat
                 daemon.wait()
 
 
-def _wait(root: Path, runs: int, seen: int) -> None:
-    """Until the daemon knows the schedule, and so many runs have ended."""
+def _wait(root: Path, daemon: subprocess.Popen[bytes], runs: int, seen: int) -> None:
+    """Until the daemon, which lives, knows the schedule, and so many runs have ended."""
     deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and daemon.poll() is None:
         with instance_of(root / "dagster_home") as instance:
             ended = [r for r in instance.get_runs() if r.status in _ENDED]
             if len(ended) >= runs and len(instance.all_instigator_state()) >= seen:
@@ -117,13 +119,13 @@ def test_three_days_alone_load_the_files_and_build_the_marts(
     first = today + timedelta(
         days=1
     )  # never behind the clock, from which gRPC counts its deadlines
-    with _daemon(root, environment, first + timedelta(hours=12)):
-        _wait(root, runs=0, seen=1)
+    with _daemon(root, environment, first + timedelta(hours=12)) as daemon:
+        _wait(root, daemon, runs=0, seen=1)
     for number in (1, 2, 3):
         midnight = first + timedelta(days=number)
         _pay(root, number, midnight - timedelta(days=1))
-        with _daemon(root, environment, midnight + timedelta(seconds=5)):
-            _wait(root, runs=number, seen=1)
+        with _daemon(root, environment, midnight + timedelta(seconds=5)) as daemon:
+            _wait(root, daemon, runs=number, seen=1)
         with instance_of(root / "dagster_home") as instance:
             (run, *_) = instance.get_runs(limit=1)
             logged = [e.dagster_event for e in instance.all_logs(run.run_id) if e.dagster_event]

@@ -115,10 +115,11 @@ MADE_WITH: Verified = {
 
 
 def _run_storage(base_dir: str) -> SqliteRunStorage:
-    folder = Path(base_dir) / "history"
-    if not _is_made(folder / "runs.db", "instance_info"):
-        return _Runs.from_local(str(folder))
-    return _Runs(create_db_conn_string(str(folder), "runs"))
+    path = Path(base_dir) / "history" / "runs.db"
+    _make_whole(path, _no_runs)
+    if not _is_made(path, "instance_info"):
+        return _Runs.from_local(str(path.parent))
+    return _Runs(create_db_conn_string(str(path.parent), "runs"))
 
 
 class _Runs(SqliteRunStorage):
@@ -128,10 +129,11 @@ class _Runs(SqliteRunStorage):
 
 
 def _schedule_storage(base_dir: str) -> SqliteScheduleStorage:
-    folder = Path(base_dir) / "schedules"
-    if not _is_made(folder / "schedules.db", "job_ticks"):
-        return SqliteScheduleStorage.from_local(str(folder))
-    return SqliteScheduleStorage(create_db_conn_string(str(folder), "schedules"))
+    path = Path(base_dir) / "schedules" / "schedules.db"
+    _make_whole(path, _no_ticks)
+    if not _is_made(path, "job_ticks"):
+        return SqliteScheduleStorage.from_local(str(path.parent))
+    return SqliteScheduleStorage(create_db_conn_string(str(path.parent), "schedules"))
 
 
 def _is_made(path: str | Path, table: str) -> bool:
@@ -165,19 +167,47 @@ def knows_migrations() -> bool:
     return sha256(" ".join(names).encode()).hexdigest()[:12] == _NAMES_OF_MIGRATIONS
 
 
-def _make(path: str) -> None:
-    """Makes the file of a run, whole or not at all: it appears under its name when it is done.
+def _make_whole(path: str | Path, content: Callable[[], bytes]) -> None:
+    """Makes a file that is not there, whole or not at all: it appears under its name when it is done.
 
-    Dagster loads its migrations for that, twice.
+    Dagster makes it step by step, so that processes which open a new instance at once, as a web
+    server and a daemon do, fail at each other's tables.
     """
     new = Path(f"{path}.{os.getpid()}.{threading.get_ident()}")
     try:
-        new.write_bytes(_empty_log())
+        if Path(path).exists():
+            return
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(content())
         os.link(new, path)  # fails if another process has made it
     except (OSError, sqlite3.Error, SQLAlchemyError):
         return  # Dagster looks next, and makes it in its own way
     finally:
         new.unlink(missing_ok=True)
+
+
+@cache
+def _no_runs() -> bytes:
+    """A file of runs as Dagster makes it."""
+    with TemporaryDirectory() as folder:
+        SqliteRunStorage.from_local(folder)
+        return (Path(folder) / "runs.db").read_bytes()
+
+
+@cache
+def _no_index() -> bytes:
+    """A file of the event log's index as Dagster makes it."""
+    with TemporaryDirectory() as folder:
+        path = SqliteEventLogStorage(folder).path_for_shard(INDEX_SHARD_NAME)
+        return Path(path).read_bytes()
+
+
+@cache
+def _no_ticks() -> bytes:
+    """A file of schedules as Dagster makes it."""
+    with TemporaryDirectory() as folder:
+        SqliteScheduleStorage.from_local(folder)
+        return (Path(folder) / "schedules.db").read_bytes()
 
 
 @cache
@@ -256,6 +286,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         _guard_forks()
         _logs.add(self)
         weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite tidies up
+        if self._opens:
+            _make_whole(Path(base_dir) / f"{INDEX_SHARD_NAME}.db", _no_index)
         super().__init__(base_dir)
 
     def run_connection(self, run_id: str | None = None) -> Any:
@@ -404,7 +436,7 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
             self._initialized_dbs.discard(name)
         if name not in self._initialized_dbs and self._opens:
             if file is None and name != INDEX_SHARD_NAME and knows_migrations():
-                _make(path)
+                _make_whole(path, _empty_log)
                 file = _identity(path)
             if _is_made(path, "event_logs"):
                 self._initialized_dbs.add(name)
