@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import json
 import os
 import random
 import re
@@ -37,10 +38,11 @@ from sqlmesh_dagster import (
     SQLMeshRunOptions,
     SQLMeshTranslator,
 )
+from sqlmesh_dagster.component import SQLMeshProjectComponent, translated
 from sqlmesh_dagster.definition.partitions import existing_window
 from sqlmesh_dagster.definition.project import translate
 from sqlmesh_dagster.definition.records import Manifest
-from sqlmesh_dagster.factories import FactoryOptions
+from sqlmesh_dagster.factories import FactoryOptions, check_name, check_project_name
 from sqlmesh_dagster.options import CheckedRunOptions
 from sqlmesh_dagster.run.plans import _settings_of
 from sqlmesh_dagster.settings import ProjectSettings, checked_environment
@@ -426,6 +428,59 @@ def _translate(translator: SQLMeshTranslator) -> None:
     dg.Definitions(assets=[asset.spec for asset in project.assets]).get_repository_def()
 
 
+_TEMPLATES = (
+    "{{ model.nme }}",
+    "{{ nome }}",
+    "{{ model.view_name",
+    "{{ model.view_name.x.y }}",
+    "{% if %}",
+    "{{ 1/0 }}",
+)
+
+
+def translation(chance: random.Random, report: Report) -> None:
+    """What a component's `defs.yaml` makes of each asset: what its schema takes, and Dagster may not."""
+    name = chance.choice(
+        ("group_name", "key", "description", "tags", "owners", "metadata", "kinds")
+    )
+    text = chance.choice((*(text_of(chance)[:99] for _ in _TEMPLATES), *_TEMPLATES))
+    value: Any = {
+        "tags": {text: text},
+        "owners": [text],
+        "metadata": chance.choice((text, {text: text}, {"dagster/column_schema": text})),
+        "kinds": [text],
+    }.get(name, text)
+    attributes = json.dumps({"project_dir": "x", "translation": {name: value}})
+
+    def translate_with() -> None:
+        component = SQLMeshProjectComponent.resolve_from_yaml(attributes)
+        _translate(translated(component.get_translator(), component.translation))
+
+    names = ["`translation`", "asset key", "made of each other", "demo.a"]
+    report.judge("translation", f"{name}: {value}", names, translate_with)
+
+
+def names(chance: random.Random, report: Report) -> None:
+    """Of a project and of its schedule, which become names of Dagster's jobs, resources and ops."""
+    option = chance.choice(("name", "schedule_name"))
+    text = chance.choice((text_of(chance), "1x", "class", "None", "sqlmesh_1", "a__b"))
+    check = check_project_name if option == "name" else check_name
+
+    def define() -> None:
+        check(option, text)
+
+        @dg.job(name=text if option == "name" else "any_job")
+        def anything() -> None:
+            """Only its name matters."""
+
+        if option == "name":
+            dg.Definitions(resources={text: 1})
+        else:
+            dg.ScheduleDefinition(name=text or None, job=anything, cron_schedule="@daily")
+
+    report.judge("names", f"{option}={text}", [f"`{option}`"], define)
+
+
 PURE = (
     run_options,
     plan_options,
@@ -434,6 +489,8 @@ PURE = (
     settings,
     mapping,
     translator_results,
+    translation,
+    names,
 )
 
 

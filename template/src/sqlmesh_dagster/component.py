@@ -12,6 +12,7 @@ from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDef
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import BaseModel, Field
 
+from sqlmesh_dagster.definition.asked import translation_of
 from sqlmesh_dagster.definition.records import ModelRecord
 from sqlmesh_dagster.factories import project_definitions, resource_of
 from sqlmesh_dagster.manifest.loading import bake_manifest, project_manifest
@@ -98,10 +99,10 @@ class SQLMeshProjectComponent(DefinitionOptions, dg.StateBackedComponent, dg.Mod
         return project_definitions(resource, project_manifest(resource, *baked), self)
 
     def _resource(self) -> SQLMeshResource:
-        return resource_of(self, _translated(self.get_translator(), self.translation))
+        return resource_of(self, translated(self.get_translator(), self.translation))
 
 
-def _translated(
+def translated(
     translator: SQLMeshTranslator, translation: TranslationFn[ModelRecord] | None
 ) -> SQLMeshTranslator:
     """The translator, with the changes that `defs.yaml` declares."""
@@ -112,7 +113,7 @@ def _translated(
 
     class Translated(kind):  # type: ignore[misc]
         def get_asset_spec(self, model: ModelRecord) -> dg.AssetSpec:
-            return adjust(super().get_asset_spec(model), model)
+            return translation_of(super().get_asset_spec(model), model, adjust)
 
     translated = copy.copy(translator)
     translated.__class__ = Translated

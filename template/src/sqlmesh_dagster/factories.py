@@ -15,7 +15,7 @@ from pydantic import Field
 
 from sqlmesh_dagster.argument_types import refuse_another_type
 from sqlmesh_dagster.consumers import consumer_specs
-from sqlmesh_dagster.definition.names import digest, op_name
+from sqlmesh_dagster.definition.names import digest, is_reserved, op_name
 from sqlmesh_dagster.definition.problems import text_with_place
 from sqlmesh_dagster.definition.project import (
     DagsterProject,
@@ -147,7 +147,7 @@ def sqlmesh_adaptive_schedule_factory(
     Raises:
         InvalidSettingError: The project has no model, or a parameter makes no sense.
     """
-    _check_name("name", name)
+    check_name("name", name)
     project = _project(sqlmesh_resource, project_name, group_name, owners)
     assets = _assets(project, op_tags)
     loads = loads_choice(schedule_loads)
@@ -179,7 +179,7 @@ def sqlmesh_sync_sensor_factory(
         name: The sensor's name; by default `<project_name>_sync_sensor`.
         is_enabled: Whether it runs from the start; it can be switched in the UI.
     """
-    _check_name("name", name)
+    check_name("name", name)
     project = _project(sqlmesh_resource, project_name, project_name, None)
     return _sync_sensor(project, sqlmesh_resource, name, is_enabled)
 
@@ -304,8 +304,8 @@ def project_definitions(
         DuplicateAssetKeyError: The translator gives two models one key.
     """
     name = options.name
-    _check_project_name("name", name)
-    _check_name("schedule_name", options.schedule_name)
+    check_project_name("name", name)
+    check_name("schedule_name", options.schedule_name)
     project = _translated(resource, manifest, name, options.group_name, options.owners)
     assets = _assets(project, options.op_tags)
     rules = read_rules(resource.settings.project_path)
@@ -369,7 +369,7 @@ def _project(
     Args:
         option: What that factory calls `name`.
     """
-    _check_project_name(option, name)
+    check_project_name(option, name)
     refuse_another_type("translator", resource.translator, SQLMeshTranslator)
     return _translated(resource, project_manifest(resource), name, group_name, owners)
 
@@ -396,17 +396,20 @@ def _translated(
     return project
 
 
-def _check_project_name(option: str, name: str) -> None:
-    if op_name([name]) != name:
+def check_project_name(option: str, name: str) -> None:
+    """A prefix of names of jobs, resources and ops; Dagster would refuse it without the option's name."""
+    if op_name([name]) != name or not name.isidentifier():
         raise InvalidSettingError(
-            f"`{option}` is `{name}`. Use letters, digits and single underscores between them."
+            f"`{option}` is `{name}`. Use letters, digits and single underscores between them, a letter first."
         )
 
 
-def _check_name(option: str, name: str | None) -> None:
+def check_name(option: str, name: str | None) -> None:
     """A name of a schedule or a sensor; Dagster would refuse it without the option's name."""
-    if name and not re.fullmatch(r"[A-Za-z0-9_]+", name):
-        raise InvalidSettingError(f"`{option}` is `{name}`. Use letters, digits and underscores.")
+    if name and (not re.fullmatch(r"[A-Za-z0-9_]+", name) or is_reserved(name)):
+        raise InvalidSettingError(
+            f"`{option}` is `{name}`. Use letters, digits and underscores, and no word of Python's or Dagster's."
+        )
 
 
 def _warn_of_problem(name: str, problem: str) -> None:

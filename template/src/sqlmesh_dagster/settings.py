@@ -430,7 +430,7 @@ def folder_of(name: str, text: str, base: Path | None = None) -> Path:
     Raises:
         InvalidSettingError: No folder can have this path.
     """
-    if not text.strip():
+    if not text.replace(os.pathsep, "").strip():
         raise InvalidSettingError(f"`{name}` is empty. Set it, or leave it out.")
     try:
         return (base or Path()).joinpath(Path(text).expanduser()).resolve()

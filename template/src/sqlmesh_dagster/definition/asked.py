@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin
 
 import dagster as dg
 
+from sqlmesh_dagster.definition.records import ModelRecord
 from sqlmesh_dagster.errors import InvalidSettingError, SQLMeshDagsterError
 from sqlmesh_dagster.translator import SQLMeshTranslator
 
@@ -48,6 +49,33 @@ def checked(translator: SQLMeshTranslator) -> SQLMeshTranslator:
     watched = copy(translator)
     watched.__class__ = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__})
     return watched
+
+
+def translation_of(
+    spec: dg.AssetSpec,
+    model: ModelRecord,
+    adjust: Callable[[dg.AssetSpec, ModelRecord], dg.AssetSpec],
+) -> dg.AssetSpec:
+    """What the `translation` of a component's `defs.yaml` makes of a model's asset.
+
+    Raises:
+        InvalidSettingError: It fails, as a template does, or makes something that Dagster would not take.
+    """
+    try:
+        given = adjust(spec, model)
+    except Exception as error:
+        said, trace, reason = str(error).partition("\nTraceback (most recent call last):\n")
+        last = reason.strip().splitlines()[-1:] if trace else []
+        told = " ".join([said.strip(), *last]).rstrip(".")
+        raise InvalidSettingError(
+            f"`translation` failed for `{model.name}` with {type(error).__name__}: {told}. Correct it in"
+            " `defs.yaml`."
+        ) from error
+    if fault := _fault_of(given):
+        raise InvalidSettingError(
+            f"`translation` gave for `{model.name}` {fault}. Correct it in `defs.yaml`."
+        )
+    return given
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -100,6 +100,11 @@ def key_segment(name: str) -> str:
     return clean if clean == name and name else f"{clean}__{digest(name)}"
 
 
+def is_reserved(name: str) -> bool:
+    """Whether it is a word that Dagster takes for no name of an op, a job, a schedule or a sensor."""
+    return name in _RESERVED or keyword.iskeyword(name)
+
+
 def op_name(path: Sequence[str]) -> str:
     """The name of the op that materializes the asset with this key path.
 
@@ -110,7 +115,7 @@ def op_name(path: Sequence[str]) -> str:
         _ILLEGAL.search(s) or "__" in s or s.startswith("_") or s.endswith("_") or not s
         for s in path
     )
-    if ambiguous or joined in _RESERVED or keyword.iskeyword(joined):
+    if ambiguous or is_reserved(joined):
         return f"{joined}__{digest('/'.join(path))}"
     return joined
 

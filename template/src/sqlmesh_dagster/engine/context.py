@@ -27,7 +27,7 @@ from sqlmesh_dagster.definition.partitions import merged
 from sqlmesh_dagster.definition.records import Manifest
 from sqlmesh_dagster.engine.appending import appended_once, state_in_transaction
 from sqlmesh_dagster.engine.connections import UnusableGatewayError, with_line
-from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit
+from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit, with_gateway
 from sqlmesh_dagster.engine.databases import anchor_databases
 from sqlmesh_dagster.engine.explanation import explained, is_of_a_lock, with_wheel
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
@@ -689,7 +689,7 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
         message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip()))).replace(
             "\0", "\\0"
         )
-        message = with_remedy(message, settings.project_path)
+        message = with_gateway(with_remedy(message, settings.project_path), settings.gateway)
         raise errors.ProjectLoadError(
             f"The SQLMesh project at `{settings.project_dir}` cannot be loaded:"
             f" {with_culprit(error, message, settings.project_path)}\nFix it, and reload the code location."

@@ -19,6 +19,7 @@ _QUOTED = re.compile(r"'([^'\n]+)'")
 _CRON = re.compile(r"Invalid cron '([^'\n]+)': must run at a frequency")
 _ZONE = re.compile(r"(\S+) must be in (?:\{[^{}]*'Europe/Berlin'[^{}]*\})\.?")
 """SQLMesh's word on an unknown time zone, with the names of all 600."""
+_GATEWAY = re.compile(r"Missing gateway with name '([^'\n]+)'\.?")
 _SOME_TICKS = (
     "SQLMesh looks at its next ticks alone, so that a cron such as `*/7 * * * *`, whose last tick of an hour is"
     " close to the first one of the next, is refused in some minutes and taken in others: use `*/5 * * * *`, or"
@@ -55,6 +56,22 @@ def with_culprit(
     which, sets = ("variables", "set") if len(names) > 1 else ("variable", "sets")
     return (
         f"{text}\nThe environment {which} {', '.join(names)} {sets} this, whatever the files say."
+    )
+
+
+def with_gateway(message: str, asked: str | None) -> str:
+    """SQLMesh's word on a gateway that its config lacks does not say who asked for it.
+
+    Args:
+        asked: The setting `gateway`.
+    """
+    found = _GATEWAY.search(message)
+    if found is None or found[1] != asked:
+        return message
+    return message.replace(
+        found[0],
+        f"`gateway` is `{asked}`, which the project's config does not have. Use one of its `gateways`, or leave it"
+        " out.",
     )
 
 

@@ -61,7 +61,7 @@ def test_each_factory_names_an_argument_that_makes_no_sense(
         with pytest.raises(InvalidSettingError, match=r"`sqlmesh_resource` is .*`SQLMeshResource`"):
             factory(sqlmesh_resource=odd)
     own_name = "name" if name == "sqlmesh_assets_factory" else "project_name"
-    for odd in (None, 5, ["x"], "", "x y", "ü", "_a"):
+    for odd in (None, 5, ["x"], "", "x y", "ü", "_a", "1x", "class"):
         with pytest.raises(InvalidSettingError, match=f"`{own_name}` is "):
             factory(sqlmesh_resource=_RESOURCE, **{own_name: odd})
 
@@ -80,8 +80,9 @@ def test_an_argument_that_no_factory_has_is_named_with_one_that_is_near() -> Non
 def test_a_name_that_dagster_takes_for_none_names_its_option(factory: str) -> None:
     """Promise: of a schedule, and of a sensor."""
     make = getattr(sqlmesh_dagster, f"sqlmesh_{factory}_factory")
-    with pytest.raises(InvalidSettingError, match=r"`name` is `x y`\. Use letters"):
-        make(sqlmesh_resource=_RESOURCE, name="x y")
+    for odd in ("x y", "class", "None"):
+        with pytest.raises(InvalidSettingError, match=rf"`name` is `{odd}`\. Use letters"):
+            make(sqlmesh_resource=_RESOURCE, name=odd)
 
 
 def test_the_definitions_factory_refuses_what_would_fail_later() -> None:

@@ -9,7 +9,7 @@ import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from sqlmesh_dagster.engine import culprit
-from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit
+from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit, with_gateway
 
 
 def _raised(file: Path, code: str) -> BaseException:
@@ -195,6 +195,16 @@ def test_a_cron_that_sqlmesh_refuses_is_told_with_its_file(tmp_path: Path, file:
     said = with_culprit(ValueError(message), message, tmp_path)
     assert said.startswith(f"{message} SQLMesh looks at its next ticks alone")
     assert said.endswith(f"In `{file}`.")
+
+
+def test_a_gateway_that_the_config_lacks_is_told_as_the_setting_that_asked_for_it() -> None:
+    """Promise: with its option; the config's own `default_gateway` stays in SQLMesh's words."""
+    said = "Missing gateway with name 'nope'."
+    told = with_gateway(said, "nope")
+    assert told.startswith(
+        "`gateway` is `nope`, which the project's config does not have. Use one of"
+    )
+    assert with_gateway(said, None) == with_gateway(said, "other") == said
 
 
 @pytest.mark.parametrize(

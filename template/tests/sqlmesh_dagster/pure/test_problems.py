@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from sqlmesh_dagster import InvalidSettingError, ModelDefinitionError, SQLMeshTranslator
+from sqlmesh_dagster.definition.asked import translation_of
 from sqlmesh_dagster.definition.problems import text_with_place
 from sqlmesh_dagster.definition.records import (
     AuditRecord,
@@ -266,3 +267,39 @@ def test_what_an_error_says_has_the_owners_line(tmp_path: Path) -> None:
         "ValueError: within ("
     ) and "site-packages" not in text_with_place(both)
     assert text_with_place(ValueError("nowhere")) == "ValueError: nowhere"
+
+
+def _jinja_fails(spec: dg.AssetSpec, model: ModelRecord) -> dg.AssetSpec:
+    raise ValueError(
+        "defs.yaml:3 - key\nTraceback (most recent call last):\n  File x\nSyntax: odd.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("adjust", "told"),
+    [
+        (
+            _jinja_fails,
+            "failed for `demo.a` with ValueError: defs.yaml:3 - key Syntax: odd. Correct",
+        ),
+        (
+            lambda spec, _: spec.replace_attributes(key=[""]),
+            "gave for `demo.a` the asset key `['']`,",
+        ),
+        (
+            lambda spec, _: spec.merge_attributes(metadata={"dagster/table_name": 5}),
+            "gave for `demo.a` the metadata `dagster/table_name`: `5`,",
+        ),
+    ],
+)
+def test_a_translation_in_yaml_that_fails_is_told_with_its_own_file(
+    adjust: Callable[[dg.AssetSpec, ModelRecord], dg.AssetSpec], told: str
+) -> None:
+    """Promise: `translation` and `defs.yaml` are named, not a line of this package; without a traceback."""
+    record = model("a")
+    with pytest.raises(InvalidSettingError) as caught:
+        translation_of(dg.AssetSpec("a"), record, adjust)
+    assert caught.value.description is not None
+    assert caught.value.description.startswith(f"`translation` {told}")
+    assert caught.value.description.endswith("it in `defs.yaml`.")
+    assert translation_of(dg.AssetSpec("a"), record, lambda spec, _: spec).key == dg.AssetKey("a")

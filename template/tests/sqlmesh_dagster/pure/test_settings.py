@@ -63,6 +63,7 @@ def test_settings_come_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     ("given", "words"),
     [
         ({"project_dir": ""}, "`project_dir` is empty. Set it, or leave it out."),
+        ({"project_dir": ["", ""]}, "`project_dir` is empty. Set it, or leave it out."),
         ({"environment": ""}, "`environment` is empty. Set it, or leave it out."),
         (
             {"gateway": dg.EnvVar("UNSET")},
