@@ -42,6 +42,7 @@ def test_a_retry_takes_a_partitioned_model_of_which_one_day_failed(
     definitions = project.definitions(translator=PARTITIONED)
     run = run_in_process(definitions, instance)
     assert not run.success
+    assert "`demo.m` failed in 2025-01-04 with" in str(run.failed)
     assert (run.materialized, run.unchanged) == ([], [])
     assert retried(instance, run) == ["child", "m"]
     known = sorted(instance.get_materialized_partitions(key("m")))

@@ -167,6 +167,12 @@ def rows_of(audit: AuditOutcome) -> str:
     return rows_in_words(audit.failing_rows)
 
 
+def failing_rows_of(audit: AuditOutcome) -> str:
+    """The same, with the time of the batches in which it found them."""
+    spans = in_words(merged((begin, end) for begin, end, _ in audit.failing))
+    return f"{rows_of(audit)} in {spans}" if spans else rows_of(audit)
+
+
 def rows_in_words(rows: int) -> str:
     """`no rows`, `1 row`, `2 rows`."""
     return "no rows" if rows == 0 else "1 row" if rows == 1 else f"{rows} rows"

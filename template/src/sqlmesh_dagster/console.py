@@ -334,9 +334,15 @@ class CaptureConsole(NoopConsole):
     # ------------------------------------------------------------ what the scheduler calls
 
     @_guarded
-    def capture_failure(self, name: str, error: BaseException, query: str | None = None) -> None:
-        """Records why an evaluation failed."""
-        kind, failure = _failure(error, query)
+    def capture_failure(
+        self,
+        name: str,
+        error: BaseException,
+        query: str | None = None,
+        covered: Interval | None = None,
+    ) -> None:
+        """Records why an evaluation failed, of which time if the model is built by time."""
+        kind, failure = _failure(error, query, covered)
         self.ledger.failed(name, kind, failure)
         if failure:
             self.failures[name] = failure
@@ -401,7 +407,9 @@ def as_error(error: BaseException) -> ErrorOutcome:
     )
 
 
-def _failure(error: BaseException, query: str | None) -> tuple[FailureKind, ErrorOutcome | None]:
+def _failure(
+    error: BaseException, query: str | None, covered: Interval | None
+) -> tuple[FailureKind, ErrorOutcome | None]:
     if isinstance(error, RunCancelled):
         reason = str(error)
         return ("failed", ErrorOutcome("StateLockError", reason)) if reason else ("cancelled", None)
@@ -409,7 +417,7 @@ def _failure(error: BaseException, query: str | None) -> tuple[FailureKind, Erro
         found = "; ".join(str(audit) for audit in error.errors)
         return "audit_failed", ErrorOutcome("audit", found)
     failure = as_error(unavailable_database(error) or error)
-    return "failed", replace(failure, query=query)
+    return "failed", replace(failure, query=query, covered=covered)
 
 
 def _sql(query: object, dialect: str | None) -> str | None:

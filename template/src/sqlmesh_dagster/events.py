@@ -30,12 +30,12 @@ from typing import Any, NoReturn
 import dagster as dg
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.checks import rows_of
+from sqlmesh_dagster.checks import failing_rows_of
 from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.definition.partitions import Interval, keys_within, merged, newest_within
 from sqlmesh_dagster.definition.project import ModelAsset
-from sqlmesh_dagster.definition.spans import utc
+from sqlmesh_dagster.definition.spans import in_words, utc
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import Reported, has_moved
 from sqlmesh_dagster.facts.tables import BuiltTable
@@ -267,7 +267,7 @@ def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
         failed = [a for a in outcome.audits if a.blocking and a.failing_rows]
         raise errors.AuditFailedError(
             f"Model `{name}`: "
-            + "; ".join(f"blocking audit `{a.identity}` found {rows_of(a)}" for a in failed)
+            + "; ".join(f"blocking audit `{a.identity}` found {failing_rows_of(a)}" for a in failed)
             + ". Its interval is not recorded as done; fix the data and run it again.",
             metadata={f"sqlmesh/{a.check_name}": sql_block(a.query) for a in failed if a.query},
         )
@@ -279,9 +279,11 @@ def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
             metadata["sqlmesh/query"] = sql_block(error.query)
         if error.traceback:
             metadata["sqlmesh/traceback"] = dg.MetadataValue.md(f"```\n{error.traceback}\n```")
+        when = f" in {in_words([error.covered])}" if error.covered else ""
         query = f"\n\nSQL:\n{error.query[:_SHOWN_QUERY_LENGTH]}" if error.query else ""
         raise errors.ModelFailedError(
-            f"Model `{name}` failed with {error.kind}: {error.message}{query}", metadata=metadata
+            f"Model `{name}` failed{when} with {error.kind}: {error.message}{query}",
+            metadata=metadata,
         )
     if outcome.status == "not_deployed":
         raise errors.UndeployedChangesError(

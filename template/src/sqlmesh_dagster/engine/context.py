@@ -257,7 +257,8 @@ class CaptureScheduler(Scheduler):
         except Exception as error:
             if isinstance(self.console, CaptureConsole):
                 query = None if isinstance(error, RunCancelled) else self._query(snapshot, kwargs)
-                self.console.capture_failure(snapshot.name, error, query)
+                covered = _covered(snapshot, (kwargs.get("start"), kwargs.get("end")))
+                self.console.capture_failure(snapshot.name, error, query, covered)
             raise
 
     def _evaluate(self, snapshot: Snapshot, *args: Any, **kwargs: Any) -> Any:

@@ -61,12 +61,16 @@ class AuditOutcome:
 
 @dataclass(frozen=True)
 class ErrorOutcome:
-    """Why a model, or the whole run, failed: the message of the engine or of Python."""
+    """Why a model, or the whole run, failed: the message of the engine or of Python.
+
+    `covered` is the time of the batch that failed, of a model that is built by time.
+    """
 
     kind: str
     message: str
     query: str | None = None
     traceback: str | None = None
+    covered: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

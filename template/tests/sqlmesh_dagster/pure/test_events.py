@@ -402,6 +402,17 @@ def test_a_failure_without_sql_has_none_in_its_text_and_a_long_one_is_cut() -> N
     assert "x" * 5000 in str(values(long.metadata)["sqlmesh/query"])
 
 
+def test_a_failure_says_of_which_time_it_is() -> None:
+    """Promise: the day of the batch that failed, also where a Python model has no SQL to show it."""
+    day = (1_735_948_800_000, 1_736_035_200_000)
+    error = ErrorOutcome("ValueError", "no", covered=day)
+    failed = failure(replace(BUILT, status="failed", error=error))
+    assert failed.description == "Model `demo.m` failed in 2025-01-04 with ValueError: no"
+    found = replace(FOUND, covered=(day,), failing=((*day, 2),))
+    audited = failure(replace(BUILT, status="audit_failed", audits=(found,)))
+    assert "found 2 rows in 2025-01-04. " in str(audited.description)
+
+
 def test_blocking_audits_that_found_rows_are_the_reason() -> None:
     """Promise: those and no others, each with its count and its SQL."""
     passed = replace(FOUND, check_name="passed", identity="passed", failing_rows=0)
