@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.robustness.doors import PURE, fuzz
 
 
+@pytest.mark.slow
 def test_each_door_refuses_bad_input_in_words(tmp_path: Path) -> None:
     """Promise: no traceback of strptime's or of pydantic's, whatever is given; see `doors`."""
     report = fuzz(tmp_path, seed=1, pure=50, loads=8)

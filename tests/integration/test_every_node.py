@@ -90,6 +90,7 @@ def _tick(
     return request, built | standalone | {"things" for table, _ in checks if table == "things"}
 
 
+@pytest.mark.slow
 def test_a_tick_and_its_run_evaluate_what_sqlmesh_does(
     project: Project, tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:

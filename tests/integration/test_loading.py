@@ -224,6 +224,8 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("own_home")
+@pytest.mark.slow
+@pytest.mark.usefixtures("cold_processes")
 def test_definitions_of_a_known_project_import_no_sqlmesh(project: Project) -> None:
     """Promise: assets, checks, job and schedule come from the stored manifest alone."""
     _full_project(project)
@@ -311,6 +313,8 @@ def test_what_sqlmesh_does_not_see_leaves_it_warm(
     assert not _is_cold(project, monkeypatch)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cold_processes")
 def test_a_copy_elsewhere_is_warm(project: Project, tmp_path: Path) -> None:
     """Promise: an image with a manifest that was baked elsewhere loads no SQLMesh, and knows its place."""
     project.model("full", "SELECT 1::INT AS id")

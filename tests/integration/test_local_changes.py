@@ -43,6 +43,30 @@ def test_apply_deploys_a_changed_model_and_runs_the_new_code(
     assert project.query("SELECT id FROM demo__dev.added") == [(2,)]
 
 
+def test_a_deleted_model_is_told_when_its_view_is_gone(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: once, by the run that removes it; somebody may read the view."""
+    project.model("kept", "SELECT 1::INT AS id")
+    project.model("gone", "SELECT 1::INT AS id")
+    run_in_process(project.definitions(), instance)
+    (project.root / "models/demo_46_gone.sql").unlink()
+    told = []
+    for _ in range(2):
+        run = run_in_process(project.definitions(), instance)
+        texts = [event.user_message for event in instance.all_logs(run.run_id)]
+        told.append([text for text in texts if "Removed from" in text])
+    assert told == [
+        [
+            "Removed from environment `dev`, as no file has them any more: warehouse.demo.gone."
+            " Their tables are kept until SQLMesh's janitor drops them."
+        ],
+        [],
+    ]
+    views = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'demo__dev'"
+    assert project.query(views) == [("kept",)]
+
+
 def test_warn_runs_the_deployed_code_and_says_so(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -135,6 +135,30 @@ def test_a_blocking_audit_fails_the_partition_in_which_it_found_rows(
     }
 
 
+@pytest.mark.parametrize("execution", ["shared", "per_step"])
+def test_days_that_are_built_after_a_day_has_failed_have_their_results(
+    project: Project, instance: dg.DagsterInstance, execution: str
+) -> None:
+    """Promise: SQLMesh builds and audits them all the same, whenever the model's step reports its failure."""
+    day = "CASE WHEN @start_ds = '2025-01-07' THEN error('bad day')::DATE ELSE @start_ds::DATE END"
+    bad = "CASE WHEN @start_ds = '2025-01-09' THEN 0 ELSE 1 END::INT"
+    project.model(
+        "daily",
+        f"SELECT {day} AS day, {bad} AS n",
+        "kind INCREMENTAL_BY_TIME_RANGE (time_column day, batch_size 1), start '2025-01-06',"
+        " audits (accepted_range(column := n, min_v := 1, blocking := false))",
+    )
+    definitions = project.definitions(translator=_PARTITIONED, execution=execution)
+    assert not run_in_process(definitions, instance).success
+    assert project.query("SELECT n FROM demo__dev.daily ORDER BY day") == [(1,), (1,), (0,)]
+    assert _shown(instance, definitions) == {
+        "06": "SUCCEEDED",
+        "08": "SUCCEEDED",
+        "09": "FAILED",
+        "health": "FAILED",
+    }
+
+
 def test_whoever_executes_checks_alone_from_the_ui_keeps_them_whole(
     project: Project, instance: dg.DagsterInstance, definitions: dg.Definitions
 ) -> None:

@@ -81,6 +81,7 @@ def test_partitions_are_the_intervals_that_sqlmesh_counts(
     assert (partitions.cron_schedule, partitions.timezone) == (cron_of_partitions, "UTC")
 
 
+@pytest.mark.slow
 def test_hourly_daily_weekly_and_monthly_models_are_built_in_one_run(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

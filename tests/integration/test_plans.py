@@ -368,6 +368,7 @@ def _latest(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> bool | None:
     return record.evaluation.passed if record and record.evaluation else None
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_stopped_promotes_nothing(project: Project, tmp_path: Path) -> None:
     """Promise: stopped while it builds, it ends in its query; the environment shows what it showed."""
     begun = tmp_path / "begun"

@@ -61,6 +61,7 @@ def paste_until_well(
     pytest.fail(f"Not enough: {done}\n{errors}")
 
 
+@pytest.mark.slow
 def test_a_role_without_any_right_is_told_what_to_grant(
     project: Project, instance: dg.DagsterInstance, server: Server
 ) -> None:

@@ -271,6 +271,7 @@ def test_daily_crons_at_different_hours_all_have_a_tick(project: Project) -> Non
     assert schedule.cron_schedule == ["0 17 * * *", "0 5 * * *"]
 
 
+@pytest.mark.slow
 def test_a_later_tick_costs_the_same_for_more_models(
     built: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,6 +238,7 @@ def test_a_copied_config_drops_nothing(
     assert run.success, run.failed
 
 
+@pytest.mark.slow
 def test_a_project_without_a_name_leaves_named_ones_alone(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -290,6 +291,7 @@ def test_definitions_load_while_the_state_is_held(tmp_path: Path) -> None:
     assert "dagster/column_schema" in graph.get(dg.AssetKey(["warehouse", "sa", "one"])).metadata
 
 
+@pytest.mark.slow
 def test_several_folders_are_one_project(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     """Promise: as `sqlmesh -p a -p b`; a file of either makes the definitions anew."""
     a, b = _pair(tmp_path / "dagster")

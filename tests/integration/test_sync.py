@@ -70,6 +70,7 @@ def message(result: dg.SensorResult) -> str:
     )
 
 
+@pytest.mark.slow
 def test_what_the_command_line_built_is_reported_once(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -21,6 +21,7 @@ from sqlglot import exp
 
 from sqlmesh_dagster.definition.names import audit_identity, check_names
 from sqlmesh_dagster.definition.partitions import Interval
+from sqlmesh_dagster.definition.spans import in_words
 from sqlmesh_dagster.engine.explanation import unavailable_database
 from sqlmesh_dagster.engine.reader import audit_arguments
 from sqlmesh_dagster.facts.ledger import Batch, DeployedModel, FailureKind, Ledger
@@ -343,10 +344,19 @@ class CaptureConsole(NoopConsole):
     ) -> None:
         """Records why an evaluation failed, of which time if the model is built by time."""
         kind, failure = _failure(error, query, covered)
+        is_known = self.ledger.is_reported(name)
         self.ledger.failed(name, kind, failure)
+        if failure and is_known:
+            self._log_another(name, failure)
         if failure:
             self.failures[name] = failure
             self._errors.append(f"`{name}`: {failure.message}")
+
+    def _log_another(self, name: str, failure: ErrorOutcome) -> None:
+        """The model's step has failed with the error of a batch before."""
+        when = f" in {in_words([failure.covered])}" if failure.covered else ""
+        plain = name.replace('"', "")
+        self._log(logging.ERROR, f"Model `{plain}` failed{when}, too: {failure.message}")
 
     @_guarded
     def capture_row_count(self, name: str, count: int | None) -> None:

@@ -119,7 +119,9 @@ def prepare_environment(
                     taken or (),
                     held,
                 )
-                return changes.apply(difference)
+                refused = changes.apply(difference)
+                _tell_removed(context, settings, environment, manifest, log)
+                return refused
     what = _told_difference(settings, environment, difference)
     if environment is None:
         hint = settings.plan_hint + _told_move(settings)
@@ -134,6 +136,28 @@ def prepare_environment(
     )
     log(logging.WARNING, f"{what} This run uses the deployed versions. {hint}")
     return Refused()
+
+
+def _tell_removed(
+    context: CaptureContext,
+    settings: ProjectSettings,
+    before: Environment | None,
+    manifest: Manifest,
+    log: Callable[[int, str], None],
+) -> None:
+    """Whose views a deployment has taken away, because no file has the models any more."""
+    deployed = before.snapshots if before else ()
+    shown = {s.name for s in deployed if s.model_kind_name and not s.is_symbolic}
+    gone = shown - dict(manifest.fingerprints).keys()
+    if gone:
+        now = context.state_reader.get_environment(settings.environment)
+        gone -= {s.name for s in now.snapshots} if now else set()
+    if gone:
+        log(
+            logging.WARNING,
+            f"Removed from environment `{settings.environment}`, as no file has them any more:"
+            f" {shortened(sorted(gone))}. Their tables are kept until SQLMesh's janitor drops them.",
+        )
 
 
 def deployed_snapshots(

@@ -82,6 +82,7 @@ class _Entry:
     error: ErrorOutcome | None = None
     is_reported: bool = False
     told_batches: int = 0
+    late_audits: dict[str, AuditOutcome] = field(default_factory=dict)
 
     def identify(self, model: DeployedModel) -> None:
         """Records which snapshot it is about."""
@@ -330,7 +331,8 @@ class Ledger:
     def audited(self, name: str, results: Iterable[AuditOutcome]) -> None:
         """Adds the results of one batch's audits: rows add up, the last query with rows is kept."""
         with self._lock:
-            audits = self._entry(name).audits
+            entry = self._entry(name)
+            audits = entry.late_audits if entry.is_reported else entry.audits
             for result in results:
                 audits[result.check_name] = _added(audits.get(result.check_name), result)
 
@@ -400,13 +402,13 @@ class Ledger:
         return held is not None
 
     def _report_late(self) -> None:
-        """Reports what was built of a model after its failure was reported."""
+        """Reports what was built and audited of a model after its failure was reported."""
         for name, entry in sorted(self._entries.items()):
-            late = entry.built[entry.told_batches :]
-            if name in self._selected and entry.is_reported and entry.failure and late:
-                outcome = _outcome(
-                    name, replace(entry, built=late), self._run, entry.failure, None, ()
-                )
+            late = replace(entry, built=entry.built[entry.told_batches :], audits=entry.late_audits)
+            if not (name in self._selected and entry.is_reported and entry.failure):
+                continue
+            if late.built or late.audits:
+                outcome = _outcome(name, late, self._run, entry.failure, None, ())
                 self._report(replace(outcome, is_late=True))
 
 

@@ -164,14 +164,10 @@ class Step:
         asset = self.project.assets_by_fqn.get(outcome.fqn)
         if asset is None and self._will_report(outcome.fqn):
             return
-        record(
-            self.context.instance,
-            asset,
-            outcome,
-            () if outcome.is_late else self.project.checks_of(outcome.fqn),
-            self.context.run_id,
-        )
-        self.report_code_checks(asset)
+        checks = self.project.checks_of(outcome.fqn)
+        record(self.context.instance, asset, outcome, checks, self.context.run_id)
+        if not outcome.is_late:
+            self.report_code_checks(asset)
 
     def _will_report(self, table: str) -> bool:
         """Whether a step of this run reports the audits of an external table, or has reported them."""

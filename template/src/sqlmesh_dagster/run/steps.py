@@ -98,12 +98,24 @@ def materialize_model(
     if not failed and not held_back:
         checks = step.reports.code.get(asset.spec.key, ())
         yield from kept_code_results(checks, step.reports.checks, context.run_id)
-    found = step.reports.checks if outcome.audits and step.remembers else {}
+    found = _found_before(step, asset, outcome)
     yield from _checked(step, asset, outcome, asset.checks, selected, found)
     for other in failed:
         events.raise_for(step.project.plain_name(other.fqn), other)
     if held_back:
         raise ModelSkippedError(held_back)
+
+
+def _found_before(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> FoundResults:
+    """The last results of a model's checks.
+
+    Of a model that failed, batches that were built later may have been recorded already.
+    """
+    if not (outcome.audits and step.remembers):
+        return {}
+    if outcome.is_success:
+        return step.reports.checks
+    return last_audit_results(step.context.instance, asset.checks)
 
 
 def _held_back(step: Step, asset: ModelAsset, outcome: ModelOutcome) -> str:

@@ -65,6 +65,19 @@ def test_a_failure_of_the_whole_run_is_told_for_each_model() -> None:
     assert console.errors == "`a`: of its own"
 
 
+def test_a_batch_that_fails_after_another_is_told_in_the_log() -> None:
+    """Promise: the step has failed with the first; whoever mends that one shall know of the second."""
+    said: list[tuple[int, str]] = []
+    console = CaptureConsole(
+        ["a"], lambda _: None, log=lambda level, text: said.append((level, text))
+    )
+    day = (1_735_948_800_000, 1_736_035_200_000)
+    console.capture_failure("a", ValueError("first"))
+    console.ledger.batch_ended("a")
+    console.capture_failure("a", ValueError("second"), covered=day)
+    assert said == [(logging.ERROR, "Model `a` failed in 2025-01-04, too: second")]
+
+
 def test_what_sqlmesh_says_is_passed_on() -> None:
     """Promise: warnings as information, errors as errors, which a failed plan shows."""
     said: list[tuple[int, str]] = []

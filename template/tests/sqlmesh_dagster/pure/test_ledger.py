@@ -147,6 +147,28 @@ def test_a_batch_that_ended_without_a_failure_says_nothing() -> None:
     assert told == []
 
 
+def test_what_is_built_and_audited_after_a_failure_is_told_at_the_end() -> None:
+    """Promise: each batch and each audit is told once, also an audit that fails a later batch."""
+    ledger, told = _ledger(A, B)
+    ledger.planned({A: [(1, 2), (2, 3), (3, 4)], B: [(1, 2)]})
+    ledger.audited(A, [_audit(0)])
+    ledger.built(A, _batch(1))
+    ledger.failed(A, "failed", BOOM)
+    ledger.batch_ended(A)
+    ledger.audited(A, [_audit(3)])
+    ledger.built(A, _batch(3))
+    ledger.failed(B, "failed", BOOM)
+    ledger.batch_ended(B)
+    ledger.audited(B, [_audit(4)])
+    ledger.end()
+    assert [(o.fqn, o.intervals, o.audits, o.is_late) for o in told] == [
+        (A, ((1, 2),), (_audit(0),), False),
+        (B, (), (), False),
+        (A, ((3, 4),), (_audit(3),), True),
+        (B, (), (_audit(4),), True),
+    ]
+
+
 def test_what_was_built_before_a_failure_is_in_its_outcome() -> None:
     """Promise: the first of two batches is done, whatever becomes of the second."""
     ledger, told = _ledger(A)

@@ -60,7 +60,7 @@ def step(tmp_path: Path) -> Iterator[Step]:
     [
         (BUILT, [], True, True),
         (BUILT, [fqn("m")], False, False),
-        (LATE, [fqn("m")], True, False),
+        (LATE, [fqn("m")], True, True),
     ],
 )
 def test_what_no_step_reports_is_recorded_once(
@@ -68,8 +68,8 @@ def test_what_no_step_reports_is_recorded_once(
 ) -> None:
     """Promise: a model of no step has all of it recorded.
 
-    What was built of a model after its failure was reported is recorded, too. Its checks are not: the
-    step has reported what all batches found, and does so as of its own run.
+    What was built and audited of a model after its failure was reported is recorded, too: the step of
+    the model does not wait for it.
     """
     step.report_besides(outcome, selected)
     instance = step.context.instance
