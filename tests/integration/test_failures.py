@@ -79,16 +79,23 @@ def test_a_retry_takes_a_model_whose_restatement_failed_further_down(
 def test_an_after_all_that_fails_fails_the_run_and_says_why(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: as `sqlmesh run` does; what was built is known."""
+    """Promise: as `sqlmesh run` does; what was built is known, what is deployed is told so, and the janitor runs."""
     config = (project.root / "config.yaml").read_text()
     project.write("config.yaml", f"{config}after_all:\n  - INSERT INTO main.finished VALUES (1)\n")
-    project.execute("CREATE TABLE main.finished (id INT)")
+    project.settings = {"environment": "prod", "undeployed_changes": "apply"}
     project.model("first", "SELECT 1::INT AS id")
+    project.model("gone", "SELECT id FROM demo.first")
     project.model("second", "SELECT id FROM demo.first")
-    definitions = project.definitions()
-    assert run_in_process(definitions, instance).success
-    project.execute("DROP TABLE main.finished")
-    run = run_in_process(definitions, instance, now="2025-01-11T00:30:00")
+    run = run_in_process(project.definitions(), instance)
+    assert sorted(run.materialized) == ["first", "gone"]
+    assert list(run.failed) == ["warehouse__demo__second"]
+    (error,) = run.failed.values()
+    assert "`prod` is as the plan was to make it" in error and error.count("'after_all'") == 1
+    assert project.query("SELECT * FROM demo.second") == [(1,)]
+
+    project.execute("UPDATE sqlmesh._snapshots SET ttl_ms = 1 WHERE name LIKE '%gone%'")
+    (project.root / "models" / "demo_46_gone.sql").unlink()
+    run = run_in_process(project.definitions(), instance, now="2025-01-11T00:30:00")
     assert not run.success
     ((step, error),) = run.failed.items()
     assert step == "warehouse__demo__second"
@@ -97,6 +104,7 @@ def test_an_after_all_that_fails_fails_the_run_and_says_why(
     last = instance.get_latest_materialization_event(key("second"))
     assert last is not None and last.asset_materialization is not None
     assert last.asset_materialization.metadata["sqlmesh/built_in_run"].value == run.run_id
+    assert not project.query("SELECT 1 FROM sqlmesh._snapshots WHERE name LIKE '%gone%'")
 
 
 def test_a_step_that_dagster_tries_again_builds_its_model_again(

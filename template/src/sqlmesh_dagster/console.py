@@ -136,7 +136,9 @@ class CaptureConsole(NoopConsole):
 
     def finish(self, rest: tuple[Status, str] | None = None) -> None:
         """Reports the models that were not reported yet; see `Ledger.end`."""
-        self.ledger.end(rest)
+        untold = self.ledger.end(rest)
+        if untold is not None:
+            self._log(logging.ERROR, f"The run failed besides its models: {untold.message}")
 
     def fail(self, error: ErrorOutcome) -> bool:
         """Reports the failure of the run for every model not reported yet; see `Ledger.fail`."""

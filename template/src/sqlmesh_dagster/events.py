@@ -257,10 +257,11 @@ def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
         SQLMeshDagsterError: Always; of the kind that fits the outcome.
     """
     error = outcome.error
-    if outcome.status == "executed" and error is not None:
+    if outcome.status in ("executed", "up_to_date", "not_ready") and error is not None:
+        became = "was built" if outcome.status == "executed" else "is as it was"
         raise errors.RunFailedError(
-            f"`{name}` was built, and with it all that the sqlmesh run was to build. Then the run"
-            f" failed with {error.kind}: {error.message}",
+            f"`{name}` {became}, the last model of the sqlmesh run. What failed is of no model:"
+            f" {error.message}",
             metadata={"sqlmesh/error": error.message},
         )
     if outcome.status == "audit_failed":

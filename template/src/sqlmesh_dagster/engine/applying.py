@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlmesh_dagster import errors
-from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.console import CaptureConsole, as_error
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.engine.applied import failed_late, finished_plan
 from sqlmesh_dagster.engine.context import CaptureContext, load_files
 from sqlmesh_dagster.engine.explanation import reason_of
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
@@ -140,6 +141,10 @@ class LocalChanges:
         try:
             self._plan(scope, names, refused)
         except SQLMeshError as error:
+            if self._is_applied():
+                failure = as_error(failed_late(self.settings.environment, error))
+                self.console.ledger.failed_besides(failure)
+                return refused
             culprits = self._culprits(left, error) or self._uncategorized(left)
             told = refusal_of(error)
             cause = self.console.errors.removeprefix(said).strip() or reason_of(error)
@@ -160,6 +165,10 @@ class LocalChanges:
                 f" they are deployed. {failure.cause.strip()}",
             )
         return failure.refused
+
+    def _is_applied(self) -> bool:
+        before = self.environment.plan_id if self.environment is not None else None
+        return finished_plan(self.context, self.settings.environment) not in (None, before)
 
     def _is_whole(self) -> bool:
         """Whether the environment exists, and its last plan was completed."""

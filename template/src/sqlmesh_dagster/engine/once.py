@@ -17,6 +17,7 @@ from sqlmesh_dagster.upstream.internals import (
     RuntimeStage,
     Scheduler,
     Snapshot,
+    SQLMeshError,
     TimeLike,
     execute_environment_statements,
 )
@@ -55,13 +56,18 @@ class Once:
 
     def after(
         self, statements: Callable[[], None], clean_up: Callable[[], None], *, is_success: bool
-    ) -> None:
-        """Runs `after_all` and the janitor in the step that is last."""
+    ) -> SQLMeshError | None:
+        """Runs `after_all` and the janitor in the step that is last; how `after_all` failed."""
+        failure: SQLMeshError | None = None
         with self.lock():
             if self.marks.finish(is_success=is_success):
-                if self.marks.has_begun():
-                    statements()
+                try:
+                    if self.marks.has_begun():
+                        statements()
+                except SQLMeshError as error:
+                    failure = error
                 clean_up()
+        return failure
 
 
 def run_before_all(scheduler: Scheduler, arguments: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from sqlglot.errors import SqlglotError
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.names import nearest, split_fqn
+from sqlmesh_dagster.engine.applied import apply_plan
 from sqlmesh_dagster.engine.auditing import audit_alone
 from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
@@ -113,12 +114,14 @@ class Planning:
                 remember(context, session.log)
                 console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
                 with console.planning(), session.cancel.watching(context.interrupter()):
-                    context.apply(plan)
+                    failure = apply_plan(context, plan)
                     self._audit_the_rest(context, console)
                 console.finish()
                 if session.settings.environment == PRODUCTION:
                     remember(context, session.log, run, commit)
                 applied(read_built(session.settings, context.state_reader))
+                if failure is not None:
+                    raise failure
 
     def refuse_dropping(self, context: CaptureContext, plan: Plan) -> None:
         """Refuses a plan that would drop another project's models.

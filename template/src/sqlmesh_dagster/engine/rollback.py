@@ -14,6 +14,7 @@ from sqlglot import exp
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.console import CaptureConsole
+from sqlmesh_dagster.engine.applied import apply_plan
 from sqlmesh_dagster.engine.built import read_built
 from sqlmesh_dagster.engine.context import CaptureContext
 from sqlmesh_dagster.engine.plan import Planning, backfills_of, plain, summary_of
@@ -95,11 +96,13 @@ class RollingBack:
             with console.planning(), session.cancel.watching(context.interrupter()):
                 _recreate_views(context, plan)
                 session.cancel.check()
-                context.apply(plan)
+                failure = apply_plan(context, plan)
                 _drop_orphans(context, environment, plan)
             console.finish()
             gone = [s.name for s in plan.context_diff.removed_snapshots]
             applied(read_built(session.settings, context.state_reader), gone)
+            if failure is not None:
+                raise failure
 
     def _planned(
         self, context: CaptureContext, environment: Environment, options: RollbackOptions

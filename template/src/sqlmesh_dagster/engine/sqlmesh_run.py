@@ -34,6 +34,7 @@ from sqlmesh_dagster.upstream.internals import (
     CompletionStatus,
     DeployabilityIndex,
     Snapshot,
+    SQLMeshError,
     missing_intervals,
 )
 
@@ -112,7 +113,10 @@ class SQLMeshRun:
                     if freshness is not None and restated is None:
                         context.rebuild = freshness.rebuild(session.log)
                     # in this thread, only `before_all` and `after_all` run queries
-                    with cancel.watching(context.interrupter()):
+                    with (
+                        cancel.watching(context.interrupter()),
+                        self._cleaned_up(context),
+                    ):
                         status = context.run(
                             settings.environment,
                             start=restated.start if restated else options.start,
@@ -124,9 +128,7 @@ class SQLMeshRun:
                         )
                         cancel.now_does("")
                         self._look_for_rivals(context, {n: snapshots[n] for n in deployed})
-                        if context.once is None:
-                            self._clean_up(context)
-                self._end(context, snapshots, status, execution_time)
+                self._end(context, console, snapshots, status, execution_time)
         except RivalStep:
             raise
         except (
@@ -145,6 +147,7 @@ class SQLMeshRun:
     def _end(
         self,
         context: CaptureContext,
+        console: CaptureConsole,
         snapshots: Mapping[str, Snapshot],
         status: CompletionStatus | None,
         execution_time: datetime,
@@ -154,13 +157,15 @@ class SQLMeshRun:
             return
         name, options = self.session.settings.environment, self.options
         with self.session.cancel.watching(context.interrupter()):
-            context.once.after(
+            failure = context.once.after(
                 lambda: run_after_all(
                     context, name, snapshots, options.start, options.end, execution_time
                 ),
                 lambda: self._clean_up(context),
                 is_success=status is not None and not status.is_failure,
             )
+        if failure is not None:
+            console.ledger.failed_besides(as_error(failure))
 
     def _look_for_rivals(self, context: CaptureContext, snapshots: Mapping[str, Snapshot]) -> None:
         """Before the janitor, which makes one entry of many."""
@@ -172,6 +177,18 @@ class SQLMeshRun:
         """So that other steps don't wait for this one to be done."""
         if self.marks is not None:
             self.marks.finish(is_success=False)
+
+    @contextmanager
+    def _cleaned_up(self, context: CaptureContext) -> Iterator[None]:
+        """The janitor follows, also after an `after_all` that fails."""
+        try:
+            yield
+        except SQLMeshError:
+            if context.once is None:
+                self._clean_up(context)
+            raise
+        if context.once is None:
+            self._clean_up(context)
 
     def _clean_up(self, context: CaptureContext) -> None:
         """SQLMesh's janitor, as `sqlmesh run` of production does it, with the run's own materializations.

@@ -129,6 +129,7 @@ class Ledger:
         self._is_planning = False
         self._holds_last = False
         self._held: ModelOutcome | None = None
+        self._late: ErrorOutcome | None = None
 
     # ------------------------------------------------------------ the run
 
@@ -160,7 +161,7 @@ class Ledger:
         with self._lock:
             self._run = _Run(execution_time, plan, below or {}, above or {})
             self._places = {name: place for place, name in enumerate(deployed)}
-            self._holds_last = holds_last
+            self._holds_last = holds_last or self._late is not None
             self._selected.update(name for names in self._run.below.values() for name in names)
             for name in sorted(self._selected - deployed.keys()):
                 self._report_once(name, "not_deployed", hint)
@@ -169,15 +170,16 @@ class Ledger:
                 self._entry(name).identify(deployed[name])
             return present
 
-    def end(self, rest: tuple[Status, str] | None = None) -> None:
+    def end(self, rest: tuple[Status, str] | None = None) -> ErrorOutcome | None:
         """Reports what was not reported yet: idle models, models that were not reached, and models that a plan built.
 
         Args:
             rest: Status and reason of models of which nothing was heard, if they were not just idle.
+
+        Returns:
+            What failed besides the models, if no model is there to report it.
         """
         with self._lock:
-            self._report_held(None)
-            self._report_late()
             for name in self._unreported():
                 entry = self._entry(name)
                 if entry.failure:
@@ -188,6 +190,9 @@ class Ledger:
                     self._report_once(name, "upstream_failed", None)
                 else:
                     self._report_idle(name)
+            late = self._late
+            has_said_so = self._report_held(late)
+            self._report_late()
             for name in self._in_order(self._entries):
                 entry = self._entries[name]
                 if name in self._selected:
@@ -196,6 +201,12 @@ class Ledger:
                     self._report_once(name, "audit_failed", None)
                 elif entry.built:
                     self._report_once(name, "executed", BUILT_BY_PLAN)
+            return None if has_said_so else late
+
+    def failed_besides(self, error: ErrorOutcome) -> None:
+        """Something failed that keeps no model from being built: the last one reports it, at the end."""
+        with self._lock:
+            self._late, self._holds_last = error, True
 
     def fail(self, error: ErrorOutcome) -> bool:
         """Reports that the run failed, for every model that was not reported yet.
@@ -389,7 +400,8 @@ class Ledger:
         entry.told_batches = len(entry.built)
         above = tuple(n for n in self._run.above.get(name, ()) if self._entry(n).planned)
         outcome = _outcome(name, entry, self._run, status, reason, above)
-        if self._holds_last and status == "executed" and not self._unreported():
+        may_tell = status == "executed" or (self._late is not None and outcome.is_success)
+        if self._holds_last and may_tell and not self._unreported():
             self._held = outcome
         else:
             self._report(outcome)

@@ -273,6 +273,33 @@ def test_an_error_of_the_whole_run_is_told_for_every_untold_model() -> None:
     assert [ledger.is_reported(name) for name in (A, B, C, "other")] == [True, True, True, False]
 
 
+def test_what_fails_besides_the_models_is_told_by_the_last_one() -> None:
+    """Promise: once, also if nothing is due of it; what a plan built besides is still told."""
+    ledger, told = _ledger(A, B)
+    with ledger.planning():
+        ledger.built(C, _batch())
+        ledger.built(A, _batch())
+    ledger.failed_besides(BOOM)
+    ledger.planned({})
+    assert told.statuses == [(A, "executed")]
+    assert ledger.end() is None
+    assert told.statuses == [(A, "executed"), (B, "up_to_date"), (C, "executed")]
+    assert [outcome.error for outcome in told] == [None, BOOM, None]
+    assert not told[1].is_success
+
+
+def test_what_fails_besides_models_that_fail_is_left_to_who_ends_the_run() -> None:
+    """Promise: no failure of a model is hidden by it, and it is not lost."""
+    ledger, told = _ledger(A)
+    ledger.failed_besides(BOOM)
+    ledger.planned({A: [(1, 2)]})
+    own = ErrorOutcome("Own", "its own")
+    ledger.failed(A, "failed", own)
+    ledger.batch_ended(A)
+    assert ledger.end() is BOOM
+    assert [(o.status, o.error) for o in told] == [("failed", own)]
+
+
 def test_what_a_plan_builds_is_told_with_the_run_that_follows() -> None:
     """Promise: a model that the plan built is executed, though nothing is due any more."""
     ledger, told = _ledger(A, B)
