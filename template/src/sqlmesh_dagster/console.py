@@ -138,7 +138,7 @@ class CaptureConsole(NoopConsole):
         """Reports the models that were not reported yet; see `Ledger.end`."""
         untold = self.ledger.end(rest)
         if untold is not None:
-            self._log(logging.ERROR, f"The run failed besides its models: {untold.message}")
+            self._log(logging.ERROR, f"The run failed, and not by a model: {untold.message}")
 
     def fail(self, error: ErrorOutcome) -> bool:
         """Reports the failure of the run for every model not reported yet; see `Ledger.fail`."""

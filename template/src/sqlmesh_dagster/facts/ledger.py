@@ -177,7 +177,7 @@ class Ledger:
             rest: Status and reason of models of which nothing was heard, if they were not just idle.
 
         Returns:
-            What failed besides the models, if no model is there to report it.
+            What failed that is of no model, if no model is there to report it.
         """
         with self._lock:
             for name in self._unreported():
