@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from subprocess import PIPE, Popen
 from typing import Any
 
 import dagster as dg
@@ -204,6 +207,13 @@ def test_a_move_is_refused_before_it_begins_and_goes_on_where_it_ended(
     kept.write_text(text)
     assert server.query("half", _TABLES) == []
 
+    with held(living):
+        assert "in use by another process" in (said := refusal()) and "schedule" in said
+    server.query("half", "CREATE SCHEMA demo; CREATE VIEW demo.shown AS SELECT 1 AS one")
+    server.query("half", "CREATE TABLE demo.total (n INT); CREATE TABLE demo.another (n INT)")
+    assert "views of environment `prod` come: `demo.shown`, `demo.total`." in refusal()
+    assert server.query("half", "SELECT one FROM demo.shown") == [(1,)]
+    server.query("half", "DROP SCHEMA demo CASCADE")
     server.query("half", "CREATE SCHEMA raw; CREATE TABLE raw.unread (weight FLOAT, is_known BOOL)")
     server.query("half", "INSERT INTO raw.unread VALUES (1, true)")
     assert "`raw.unread` on postgres has other rows: 2 rows in the file, 1 there" in refusal()
@@ -233,6 +243,16 @@ def test_a_move_is_refused_before_it_begins_and_goes_on_where_it_ended(
     said = refusal()
     assert "Built on postgres before the move" in said and "demo.daily, demo.shown" in said
     assert server.query("tried", "SELECT count(*) FROM demo__dev.kept") == before
+
+
+@contextmanager
+def held(project: Project) -> Iterator[None]:
+    """Meanwhile another process has the project's DuckDB file open, and writes to it."""
+    opened = f"import duckdb; held = duckdb.connect({str(project.database)!r}); print(1, flush=True); input()"
+    with Popen([sys.executable, "-c", opened], stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        yield
+        process.communicate(b"\n")
 
 
 @pytest.mark.storm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 
@@ -61,11 +62,28 @@ def paste_until_well(
     pytest.fail(f"Not enough: {done}\n{errors}")
 
 
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """Logging as `poe move`, or an owner's `dagster.yaml`, sets it up: errors alone."""
+    logger = logging.getLogger("sqlmesh")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_warnings")
 def test_a_role_without_any_right_is_told_what_to_grant(
-    project: Project, instance: dg.DagsterInstance, server: Server
+    project: Project,
+    instance: dg.DagsterInstance,
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Promise: in the order in which it needs them, and nothing is granted that it does not need."""
+    """Promise: in the order in which it needs them, and nothing is granted that it does not need.
+
+    Bug: where SQLMesh's warnings are not logged, its first one was not known, and the right not named.
+    """
     server.create_database("empty")
     server.query("empty", "CREATE SCHEMA raw; CREATE TABLE raw.orders AS SELECT 1 AS id")
     on_postgres(project, server, "empty", "reader")
@@ -76,6 +94,7 @@ def test_a_role_without_any_right_is_told_what_to_grant(
         'GRANT USAGE ON SCHEMA "raw" TO "reader";',
         'GRANT SELECT ON ALL TABLES IN SCHEMA "raw" TO "reader";',
     ]
+    assert "Failed to create schema" not in caplog.text
 
 
 def test_what_another_role_has_built_is_told_with_its_right(

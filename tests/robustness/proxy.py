@@ -6,7 +6,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 
@@ -15,6 +15,7 @@ class Proxy:
 
     Attributes:
         cuts: How often it was cut.
+        on_sent: Sees what the client sends, before the server does.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -25,6 +26,7 @@ class Proxy:
         self._lock = threading.Lock()
         self.port: int = self._listener.getsockname()[1]
         self.cuts = 0
+        self.on_sent: Callable[[bytes], None] = lambda data: None
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_at(self, pattern: str) -> None:
@@ -62,6 +64,8 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket, is_client: bool) -> None:
         with suppress(OSError):
             while data := source.recv(2**16):
+                if is_client:
+                    self.on_sent(data)
                 if is_client and self._pattern and self._pattern.search(data):
                     self._pattern = None
                     self.cut()

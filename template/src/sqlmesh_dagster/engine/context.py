@@ -561,22 +561,27 @@ def load_manifest(
 
 def _state_of_others(settings: ProjectSettings) -> tuple[bool, str | None]:
     """Whether there is a state, and why that is not known."""
+    seconds = min(settings.wait_timeout, _STATE_SECONDS)
+    soon = settings.model_copy(update={"wait_timeout": seconds})
     try:
         with open_context(settings, load=False, opens_database=False) as context:
-            return _asked_soon(context, settings), None
+            return waited_state(context, soon), None
     except Exception as error:  # definitions must load while the state is away
         return False, f"{type(error).__name__}: {error}"
 
 
-def _asked_soon(context: CaptureContext, settings: ProjectSettings) -> bool:
-    """Whether there is a state; waits a moment for who holds its file."""
+def waited_state(
+    context: CaptureContext,
+    settings: ProjectSettings,
+    log: Callable[[int, str], None] = _log.log,
+) -> bool:
+    """Whether there is a state; waits for who holds its file, up to `settings.wait_timeout`.
+
+    Raises:
+        duckdb.IOException: For longer; or the file is none of DuckDB's.
+    """
     found: list[bool] = []
-    _retry_while_locked(
-        lambda: found.append(has_state(context)),
-        settings.model_copy(update={"wait_timeout": min(settings.wait_timeout, _STATE_SECONDS)}),
-        CancelToken(),
-        _log.log,
-    )
+    _retry_while_locked(lambda: found.append(has_state(context)), settings, CancelToken(), log)
     return found[0]
 
 

@@ -17,11 +17,18 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import click
+import duckdb
 from sqlglot import exp
 
 from sqlmesh_dagster.definition.markdown import counted
-from sqlmesh_dagster.engine.context import CaptureContext, load_files, open_context
+from sqlmesh_dagster.engine.context import (
+    CaptureContext,
+    load_files,
+    open_context,
+    waited_state,
+)
 from sqlmesh_dagster.engine.copying import DuckDBFile, copy, create, opened, totals
+from sqlmesh_dagster.engine.explanation import explained, is_of_a_lock
 from sqlmesh_dagster.engine.ownership import Difference, loaded_difference
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.engine.state import Deployed, Obstructed, read_deployed
@@ -62,7 +69,6 @@ from sqlmesh_dagster.upstream.internals import (
 from sqlmesh_dagster.upstream.sqlmesh import (
     duckdb_catalogs,
     engine_name,
-    has_state,
     in_one_transaction,
     only_read,
     read_state_anew,
@@ -126,7 +132,7 @@ def read_source(settings: ProjectSettings, gateway: str) -> Source:
         MoveRefusedError: There is nothing that could be moved as it is.
     """
     here = settings.model_copy(update={"gateway": gateway})
-    with _gateway(gateway), open_context(here, load=False) as context:
+    with _gateway(gateway), _file_errors(here), open_context(here, load=False) as context:
         catalogs = duckdb_catalogs(context.connection_config)
         if not catalogs:
             engine = engine_name(context.connection_config)
@@ -134,7 +140,7 @@ def read_source(settings: ProjectSettings, gateway: str) -> Source:
                 f"The gateway `{gateway}` is on {engine}; `poe move` moves from a DuckDB file."
             )
         with only_read(context):
-            if not has_state(context):
+            if not waited_state(context, here, _say):
                 raise MoveRefusedError(
                     f"Nothing was built yet in {', '.join(catalogs.values())}, so that there is nothing"
                     " to move: run the project in the other warehouse."
@@ -158,6 +164,20 @@ def _gateway(name: str) -> Iterator[None]:
         raise MoveRefusedError(said) from error
     finally:
         os.environ.pop(GATEWAY) if chosen is None else os.environ.update({GATEWAY: chosen})
+
+
+@contextmanager
+def _file_errors(settings: ProjectSettings) -> Iterator[None]:
+    """Meanwhile what DuckDB says of its file is told with what to do."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        if not is_of_a_lock(error):
+            raise explained(error, settings) from error
+        raise MoveRefusedError(
+            f"The DuckDB file is in use by another process, and stayed so for {settings.wait_timeout:g} s. End what"
+            f" works on it, such as the project's schedule, and run the same command again. {error}"
+        ) from error
 
 
 def _deployed(context: CaptureContext, settings: ProjectSettings) -> Deployed:
@@ -327,6 +347,8 @@ class _Move:
         plan = self._plan()
         snapshots = self._by_key(plan)
         self._refuse_built(snapshots)
+        if environment is None:
+            self._refuse_taken(plan)
         self._show()
         if not is_meant:
             _ask()
@@ -411,6 +433,22 @@ class _Move:
                 f"Built on {self._engine} before the move, by a run of another environment:"
                 f" {', '.join(sorted(built))}. A move goes into a database in which the project has built"
                 " nothing yet. Take an empty one, or drop SQLMesh's schemas there, its state's too."
+            )
+
+    def _refuse_taken(self, plan: Plan) -> None:
+        """What is where the environment's views come: SQLMesh replaces a view, and cannot replace a table."""
+        naming = plan.environment.naming_info
+        views = [
+            s.qualified_view_name.table_for_environment(naming, dialect=self._adapter.dialect)
+            for s in plan.snapshots.values()
+            if s.is_model and not s.is_symbolic and s.virtual_environment_mode.is_full
+        ]
+        taken = sorted(f"`{v.db}.{v.name}`" for v in views if self._adapter.table_exists(v))
+        if taken:
+            raise MoveRefusedError(
+                f"On {self._engine}, something else is where the views of environment"
+                f" `{self._settings.environment}` come: {', '.join(taken)}. Rename or drop it there, and run the"
+                " same command again. Nothing was changed."
             )
 
     @property

@@ -43,18 +43,29 @@ class _Login:
 
 
 class _Unmade(logging.Filter):
-    """Remembers why the last schema could not be made; lets each record pass."""
+    """Remembers why the last schema could not be made; lets each record pass that would be logged without it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last: str | None = None
         self.logins: list[_Login] = []
+        self._passes = logging.NOTSET
+
+    def hear(self, logger: logging.Logger) -> None:
+        """From now on also where whoever set up logging wants no warnings."""
+        logger.addFilter(self)  # once, however often it is added
+        if self._passes:
+            logger.setLevel(logging.NOTSET)
+        level = logger.getEffectiveLevel()
+        self._passes = level if level > logging.WARNING else logging.NOTSET
+        if self._passes:
+            logger.setLevel(logging.WARNING)
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if text.startswith("Failed to create schema"):
             self.last = text.partition("': ")[2]
-        return True
+        return record.levelno >= self._passes
 
 
 _unmade = _Unmade()
@@ -62,7 +73,7 @@ _unmade = _Unmade()
 
 def listen(context: Context) -> None:
     """From now on it is known what SQLMesh only logs, and as which role each user works."""
-    logging.getLogger(ADAPTER_LOGGER).addFilter(_unmade)  # once, however often it is added
+    _unmade.hear(logging.getLogger(ADAPTER_LOGGER))
     _unmade.last = None
     sides = (context.connection_config, state_connection(context))
     _unmade.logins = [_login(each) for each in sides]
