@@ -49,8 +49,12 @@ class Server:
 
 
 @contextmanager
-def postgres() -> Iterator[Server]:
-    """A server with an empty cluster, stopped and removed at the end."""
+def postgres(*, network: str = "") -> Iterator[Server]:
+    """A server with an empty cluster, stopped and removed at the end.
+
+    Args:
+        network: Another one than this host's own whose addresses it answers, such as `10.77.0.0/24`.
+    """
     # the tests' own temporary folder is closed to other users
     place = "/tmp" if os.getuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="postgres-", dir=place) as name:
@@ -78,7 +82,10 @@ def postgres() -> Iterator[Server]:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         run("initdb", "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--no-locale")
-        options = f"-h 127.0.0.1 -p {port} -k {folder} -F -c max_connections=200"
+        if network:
+            with (folder / "data/pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {network} trust\n")
+        options = f"-h {'0.0.0.0' if network else '127.0.0.1'} -p {port} -k {folder} -F -c max_connections=200"
         run("pg_ctl", "-w", "-t", "60", "-o", options, "start")
         again = ("-w", "-t", "60", "-m", "fast", "-o", options, "restart")
         try:

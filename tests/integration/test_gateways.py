@@ -152,6 +152,19 @@ def test_a_lake_has_its_catalogue_on_postgres(
     assert "password=''it\\''s mine''" in statement and "DATA_PATH 's3://lake/it''s'" in statement
 
 
+def test_a_key_that_is_not_there_names_its_variable(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: before a driver asks for the file in the middle of a load, and before it has to be there."""
+    state = {f"STATE_{n}": n.lower() for n in ("HOST", "USER", "PASSWORD", "DATABASE")}
+    key = {"WAREHOUSE_PROJECT": "p", "WAREHOUSE_KEYFILE": "/no/key.json"}
+    set_all(monkeypatch, {GATEWAY: "bigquery", **state, **key})
+    with pytest.raises(
+        ConfigError, match=r"`WAREHOUSE_KEYFILE` is `/no/key.json`, and there is no"
+    ):
+        _opened(project)
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [

@@ -21,6 +21,7 @@ class Variable:
         name: Without the prefix `WAREHOUSE_` or `STATE_`.
         option: Of SQLMesh's connection.
         names_models: Whether its value is part of the names of models.
+        has_lines: Whether its value has line breaks, which an env file cannot have: there they are `\\n`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Variable:
     is_required: bool = False
     default: str = ""
     names_models: bool = False
+    has_lines: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Warehouse:
         type: Of SQLMesh's connection.
         logins: Ways to log in, each a group of names of which all must be set; one of them suffices.
         driver: Module that must be there, and the package that brings it.
+        drivers: The same of what a variable needs, by its name.
         keeps_state: Whether SQLMesh's state may be in the warehouse itself.
     """
 
@@ -47,8 +50,15 @@ class Warehouse:
     dialect: str
     variables: tuple[Variable, ...]
     driver: tuple[str, str]
+    drivers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     logins: tuple[tuple[str, ...], ...] = ()
     keeps_state: bool = False
+
+    def needed(self, options: Collection[str]) -> Iterator[tuple[str, str]]:
+        """The modules, each with its package, that a connection with these options imports."""
+        yield self.driver
+        given = {variable.name for variable in self.variables if variable.option in options}
+        yield from (driver for name, driver in self.drivers.items() if name in given)
 
     @property
     def catalog(self) -> Variable | None:
@@ -127,7 +137,7 @@ WAREHOUSES: Mapping[str, Warehouse] = {
             _optional("COMPUTE", "warehouse"),
             _optional("ROLE"),
             _optional("PASSWORD"),
-            _optional("PRIVATE_KEY"),
+            Variable("PRIVATE_KEY", "private_key", has_lines=True),
             _optional("PRIVATE_KEY_PATH"),
             _optional("PRIVATE_KEY_PASSPHRASE"),
             _optional("TOKEN"),
@@ -171,6 +181,7 @@ WAREHOUSES: Mapping[str, Warehouse] = {
             *_SHARED,
         ),
         driver=("databricks.sql", "databricks-sql-connector"),
+        drivers={"CLIENT_SECRET": ("databricks.sdk", "databricks-sdk")},
         logins=(("TOKEN",), ("CLIENT_ID", "CLIENT_SECRET")),
     ),
     "spark": Warehouse(
@@ -292,6 +303,16 @@ def connecting_variables() -> frozenset[str]:
     return frozenset(every - naming) | frozenset(variables_of(STATE, state=True))
 
 
+def blamed(found: Connections, message: str) -> str:
+    """The variables that a message of SQLMesh's is about: whose option it names, else those of the login."""
+    warehouse = WAREHOUSES[found.gateway]
+    given = [v for v in warehouse.variables if v.option in found.options]
+    named = [v for v in given if f"'{v.option}'" in message]
+    login = {name for way in warehouse.logins for name in way} | {"KEYFILE", "KEYFILE_JSON"}
+    most_likely = named or [v for v in given if v.name in login] or given
+    return " or ".join(f"`{_WAREHOUSE}{v.name}`" for v in most_likely)
+
+
 def half_set(environ: Mapping[str, str]) -> list[str]:
     """What is set of a warehouse that nothing names."""
     names = {name for warehouse in WAREHOUSES.values() for name in variables_of(warehouse)}
@@ -338,8 +359,9 @@ def _wrong(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> Ite
 
 def _options(warehouse: Warehouse, prefix: str, environ: Mapping[str, str]) -> dict[str, str]:
     """What is set, and defaults; an empty value is none, as Compose sets one for what is missing."""
-    found = {
-        variable.option: value_of(f"{prefix}{variable.name}", environ) or variable.default
-        for variable in warehouse.variables
-    }
-    return {option: value for option, value in found.items() if value}
+    found: dict[str, str] = {}
+    for variable in warehouse.variables:
+        value = value_of(f"{prefix}{variable.name}", environ) or variable.default
+        if value:
+            found[variable.option] = value.replace("\\n", "\n") if variable.has_lines else value
+    return found

@@ -49,6 +49,7 @@ from sqlmesh.core.environment import Environment
 from sqlmesh.core.model import Model, load_sql_based_model
 from sqlmesh.core.scheduler import Scheduler
 from sqlmesh.core.snapshot import Snapshot, SnapshotChangeCategory, SnapshotEvaluator
+from sqlmesh.utils.connection_pool import SingletonConnectionPool, ThreadLocalConnectionPool
 from sqlmesh.utils.errors import NodeAuditsErrors, SQLMeshError
 
 from sqlmesh_dagster.console import CaptureConsole
@@ -1787,6 +1788,21 @@ def test_the_file_that_a_load_has_failed_in_is_known(
     with pytest.raises(Exception) as failed:
         Context(paths=str(project.root))
     assert (project.root / name).resolve() in list(files_being_read(failed.value))
+
+
+@pytest.mark.parametrize("pool", [SingletonConnectionPool, ThreadLocalConnectionPool])
+def test_an_error_of_a_connection_is_known_as_one(pool: type[SingletonConnectionPool]) -> None:
+    """upstream.reading.files_being_read knows the module of SQLMesh's that opens connections."""
+
+    def connect() -> None:
+        raise ValueError("no server")
+
+    def load(path: Path) -> None:
+        pool(connect).get_cursor()
+
+    with pytest.raises(ValueError, match="no server") as failed:
+        load(Path(__file__))
+    assert list(files_being_read(failed.value)) == []
 
 
 def test_relative_paths_of_duckdb_files_can_be_replaced(project: Project) -> None:

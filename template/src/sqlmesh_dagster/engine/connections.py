@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -31,11 +32,14 @@ from sqlmesh_dagster.warehouses import (
     Connections,
     UnsetVariablesError,
     Warehouse,
+    blamed,
     connections,
 )
 
 _DUCKLAKE_CATALOG = "warehouse"
 _MISSING = re.compile(r"Missing gateway with name '(\w+)'")
+_FILES = ("KEYFILE", "PRIVATE_KEY_PATH")
+"""Variables that name a file."""
 _DEFAULT = "sqlmesh__default_gateway"
 """The variable, in either case, by which SQLMesh's config is overridden; it makes no gateway."""
 
@@ -164,9 +168,8 @@ def _gateway(found: Connections) -> GatewayConfig:
     except ConfigError as error:
         further = _further(found.options.get("options", "{}"))
         names = ", ".join(f"`{name}`" for name in further if f"'{name}" in str(error))
-        if not names:
-            raise
-        raise UnusableGatewayError(f"Correct {names} in `WAREHOUSE_OPTIONS`. {error}") from error
+        where = f"{names} in `WAREHOUSE_OPTIONS`" if names else blamed(found, str(error))
+        raise UnusableGatewayError(f"Correct {where}. {error}") from error
     if found.gateway == "spark":
         from sqlmesh_dagster.upstream.spark import SparkConnection  # imports pandas
 
@@ -176,9 +179,10 @@ def _gateway(found: Connections) -> GatewayConfig:
 
 
 def _typed(warehouse: Warehouse, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    module, package = warehouse.driver
-    wrong = missing(module)
-    if wrong is not None:
+    for module, package in warehouse.needed(arguments):
+        wrong = missing(module)
+        if wrong is None:
+            continue
         way = f"`{installation()}`; an image is built again."
         answer = f"`poe update --data warehouse={name}`, which writes it into `pyproject.toml`. Then install"
         step = "Install" if is_named(package) else f"Take it by {answer}"
@@ -191,6 +195,7 @@ def _typed(warehouse: Warehouse, name: str, arguments: Mapping[str, Any]) -> dic
 def _arguments(found: Connections) -> dict[str, Any]:
     """The options of SQLMesh's connection; some follow from which variables are set."""
     given: dict[str, Any] = dict(found.options)
+    _refuse_absent_files(found)
     more = _further(given.pop("options", "{}"))
     _refuse_other_names(found.gateway, more)
     concurrent = given.pop("concurrent_tasks", None)
@@ -198,6 +203,17 @@ def _arguments(found: Connections) -> dict[str, Any]:
     made = special(given) if special else given
     tasks = {"concurrent_tasks": concurrent} if concurrent else {}
     return _merged({**made, **tasks}, more)
+
+
+def _refuse_absent_files(found: Connections) -> None:
+    """Drivers open these when they connect, which may be in the middle of a load, and name no variable."""
+    for variable in WAREHOUSES[found.gateway].variables:
+        path = found.options.get(variable.option)
+        if variable.name in _FILES and path and not Path(path).is_file():
+            raise UnusableGatewayError(
+                f"`WAREHOUSE_{variable.name}` is `{path}`, and there is no such file here. Correct it, or bring the"
+                " file to where this runs."
+            )
 
 
 def _refuse_other_names(name: str, more: Collection[str]) -> None:

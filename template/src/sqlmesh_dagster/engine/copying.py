@@ -20,7 +20,7 @@ from sqlmesh_dagster.upstream.internals import EngineAdapter
 _ROWS_AT_ONCE = 20_000
 _TEXT = exp.DataType.build("text")
 _WHOLE = re.compile(r"^U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?$|^DECIMAL")
-_PART = re.compile(r"^(FLOAT|DOUBLE|DATE|TIMESTAMP(_\w+)?)$")
+_PART = re.compile(r"^(DOUBLE|DATE|TIMESTAMP(_\w+)?)$")
 
 
 class DuckDBFile:
@@ -42,9 +42,16 @@ class DuckDBFile:
         return {str(name): str(kind) for name, kind, *_ in found}
 
     def totals(self, table: str, columns: Mapping[str, str]) -> Totals:
-        """What a table holds, in figures."""
+        """What a table holds, in figures.
+
+        Raises:
+            ValueError: With a date beyond the years 1 to 9999, which Python has no value for.
+        """
         query = _totals_query(exp.to_table(table, dialect="duckdb"), columns)
         (row,) = self.rows(query.sql(dialect="duckdb", identify=True))
+        for figure in row:
+            if isinstance(figure, str):  # DuckDB's driver gives such a date as text; others fail
+                raise ValueError(figure)
         return _totals(row, columns)
 
     def texts(
@@ -182,6 +189,9 @@ def _figures(column: exp.Column, kind: str) -> list[exp.Expression]:
         return [count, exp.Sum(this=column.copy())]
     if _PART.match(kind):
         return [count, exp.Min(this=column.copy()), exp.Max(this=column.copy())]
+    if kind == "FLOAT":  # drivers give its digits, or those of its 24 bits
+        wide = exp.cast(column.copy(), "double")
+        return [count, exp.Min(this=wide), exp.Max(this=wide.copy())]
     if kind == "BOOLEAN":
         return [count, exp.Sum(this=exp.case().when(column.copy(), "1").else_("0"))]
     if kind == "VARCHAR":

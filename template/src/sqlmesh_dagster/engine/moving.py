@@ -63,7 +63,6 @@ from sqlmesh_dagster.upstream.internals import (
     Snapshot,
     SnapshotIntervals,
     SnapshotNameVersion,
-    SQLMeshError,
     execute_environment_statements,
 )
 from sqlmesh_dagster.upstream.sqlmesh import (
@@ -354,11 +353,11 @@ class _Move:
             _ask()
         try:
             self._make_tables(plan)
-        except SQLMeshError as error:
+        except Exception as error:  # a driver's own, of a table that is loaded
             raise MoveRefusedError(
-                f"{self._engine} cannot be given the models' tables: {str(error).strip()}\nChange the models so"
-                " that both engines take them, deploy them on the DuckDB file, and run the same command"
-                " again. Nothing is recorded."
+                f"{self._engine} cannot be given the tables: {str(error).strip()}\nChange the models, or what"
+                " loads the table, so that both engines take them, deploy that on the DuckDB file, and run the"
+                " same command again. Nothing is recorded."
             ) from error
         for table in self._source.tables:
             self._copy_other(table)
@@ -553,7 +552,13 @@ class _Move:
         Args:
             is_ours: Whether rows that are there can only be those of a move that ended early.
         """
-        here = self._file.totals(source, columns)
+        try:
+            here = self._file.totals(source, columns)
+        except ValueError as error:
+            raise MoveRefusedError(
+                f"`{title}` has the date {error}; drivers give none beyond the years 1 to 9999. Correct it in the"
+                " DuckDB file, and run the same command again."
+            ) from error
         there = totals(self._adapter, target, columns)
         word = "there"
         if difference(here, there):

@@ -15,7 +15,8 @@ from sqlmesh_dagster.definition.markdown import counted
 Intervals = tuple[tuple[int, int], ...]
 _REBUILT_KINDS = ("FULL", "SEED")
 """What can be built again from what is moved, whatever was there: no row of these is only there."""
-_NESTED = re.compile(r"(\[\d*\]$)|^(STRUCT|MAP|UNION|VARIANT)\b")
+_OWN = re.compile(r"(\[\d*\]$)|^(STRUCT|MAP|UNION|VARIANT|BIT|BIGNUM|TIME_NS|GEOMETRY)\b")
+"""Types of which other engines have none, or another one."""
 _WIDER = {
     "HUGEINT": "DECIMAL(38, 0)",
     "UHUGEINT": "DECIMAL(38, 0)",
@@ -28,8 +29,8 @@ _WIDER = {
     "TIMESTAMP_S": "TIMESTAMP",
 }
 """DuckDB's types that others lack, and what holds their values."""
-_CLOSE = 1e-9
-"""Engines add up and print floating-point numbers in their own ways."""
+_CLOSE = 1e-7
+"""Of a `FLOAT`, whose 24 bits some engines keep in 53; each value is copied as the text that is only its own."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def uncopyable(columns: Mapping[str, str], dialect: str) -> list[str]:
     if dialect == "duckdb":
         return []
     binary = () if dialect == "postgres" else ("BLOB",)
-    return [n for n, kind in columns.items() if _NESTED.search(kind) or kind in binary]
+    return [n for n, kind in columns.items() if _OWN.search(kind) or kind in binary]
 
 
 def plain_type(kind: str, dialect: str) -> str:

@@ -9,14 +9,19 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+_CONNECTIONS = "sqlmesh.utils.connection_pool"
+"""Whose errors no file has made, although one is being read when SQLMesh first needs a connection."""
 _VARIABLES = ("path", "yaml_file", "yaml_config_path", "file_path")
 """What the loaders call the file that they read."""
 
 
 def files_being_read(error: BaseException) -> Iterator[Path]:
-    """The likeliest first: of the first cause, and of the innermost call."""
-    for link in reversed(list(causes(error))):
-        for frame, _ in reversed(list(traceback.walk_tb(link.__traceback__))):
+    """The likeliest first: of the first cause, and of the innermost call; none where a connection failed."""
+    calls = [list(traceback.walk_tb(link.__traceback__)) for link in causes(error)]
+    if any(frame.f_globals.get("__name__") == _CONNECTIONS for call in calls for frame, _ in call):
+        return
+    for call in reversed(calls):
+        for frame, _ in reversed(call):
             known = frame.f_locals
             seed = getattr(known.get("self"), "seed_path", None)
             for found in (seed, *(known.get(name) for name in _VARIABLES)):

@@ -127,6 +127,22 @@ def test_the_file_that_was_being_read_is_named(tmp_path: Path) -> None:
     assert read(outside) == "cannot load b"
 
 
+def test_an_error_of_a_connection_is_of_no_file(tmp_path: Path) -> None:
+    """Bug: a driver's missing part was told as a fault of the audit that was read when SQLMesh first connected."""
+    names = {"__name__": "sqlmesh.utils.connection_pool"}
+    exec("def get_cursor():\n    raise ModuleNotFoundError('no driver')", names)
+    file = tmp_path / "audits/a.sql"
+    file.parent.mkdir()
+    file.write_text("SELECT 1")
+
+    def load(path: Path) -> None:
+        names["get_cursor"]()  # type: ignore[operator]
+
+    with pytest.raises(ModuleNotFoundError) as raised:
+        load(file)
+    assert with_culprit(raised.value, "no driver", tmp_path) == "no driver"
+
+
 def test_the_cause_is_looked_for_behind_other_errors(tmp_path: Path) -> None:
     """Promise: what SQLMesh raises from an error of the reader says no file, and the reader knows it."""
     file = tmp_path / "models/a.yaml"

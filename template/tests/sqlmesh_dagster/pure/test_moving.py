@@ -46,6 +46,8 @@ def source(*models: MovedModel, tables: tuple[OtherTable, ...] = ()) -> Source:
         (0.1 + 0.2, 0.3, True),
         (0.3, 0.31, False),
         (1e12, 1e12 + 1, True),
+        (1.0, 1.000001, False),
+        (0.10000000149011612, 0.1, True),  # one `FLOAT`, of two drivers
         (1e-12, 2e-12, False),
         (float("nan"), float("nan"), True),
         (float("nan"), 1.0, False),
@@ -90,6 +92,10 @@ def test_a_column_that_did_not_arrive_is_named() -> None:
         ("VARCHAR[3]", True, False, False),
         ("STRUCT(a INTEGER)", True, False, False),
         ("MAP(VARCHAR, INTEGER)", True, False, False),
+        ("BIT", True, False, False),
+        ("BIGNUM", True, False, False),
+        ("TIME_NS", True, False, False),
+        ("BIGINT", True, True, True),
     ],
 )
 def test_what_a_text_cannot_carry_is_known_before(

@@ -10,6 +10,7 @@ from sqlmesh_dagster.warehouses import (
     Connections,
     UnsetVariablesError,
     Warehouse,
+    blamed,
     connecting_variables,
     connections,
     half_set,
@@ -159,6 +160,52 @@ def test_a_value_that_no_connection_takes_names_its_variable(
     assert said in str(raised.value) and "cnry" not in str(raised.value)
     socket = {**given, "WAREHOUSE_HOST": "/var/run/postgresql"}  # a folder of sockets
     assert connections("postgres", (), socket, reads_credentials=True).gateway == "postgres"
+
+
+def test_a_key_of_several_lines_may_stand_in_one() -> None:
+    """An env file, a Secret made of one, and Compose take no line breaks; keys have some."""
+    key = "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"
+    given = {**least(WAREHOUSES["snowflake"]), **_STATE}
+    for written in (key, key.replace("\n", r"\n")):
+        assert said("snowflake", {**given, "WAREHOUSE_PRIVATE_KEY": written}).options[
+            "private_key"
+        ] == (key)
+    tabs = {**given, "WAREHOUSE_PASSWORD": r"C:\new"}  # what has no lines stays as it is
+    assert said("snowflake", tabs).options["password"] == r"C:\new"
+
+
+def test_a_login_that_needs_a_package_of_its_own_names_it() -> None:
+    """Bug: without `databricks-sdk`, a client's secret ended a load in SQLMesh's own words, at a file of the project."""
+    databricks = WAREHOUSES["databricks"]
+    assert list(databricks.needed({"access_token"})) == [databricks.driver]
+    needed = list(databricks.needed({"oauth_client_id", "oauth_client_secret"}))
+    assert needed == [databricks.driver, ("databricks.sdk", "databricks-sdk")]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message", "variables"),
+    [
+        ("trino", {"http_scheme": "ftp"}, "Invalid field 'http_scheme'", "`WAREHOUSE_HTTP_SCHEME`"),
+        (
+            "snowflake",
+            {"user": "u", "private_key": "k", "role": "r"},
+            "Invalid 'snowflake' connection config: Could not deserialize key data.",
+            "`WAREHOUSE_PRIVATE_KEY`",
+        ),
+        ("bigquery", {"project": "p", "keyfile_json": "{"}, "bad", "`WAREHOUSE_KEYFILE_JSON`"),
+        (
+            "databricks",
+            {"oauth_client_id": "i", "oauth_client_secret": "s"},
+            "bad",
+            "`WAREHOUSE_CLIENT_ID` or `WAREHOUSE_CLIENT_SECRET`",
+        ),
+    ],
+)
+def test_what_sqlmesh_refuses_of_a_connection_is_told_by_its_variables(
+    name: str, options: dict[str, str], message: str, variables: str
+) -> None:
+    """Promise: that of the option which it names; else those of the login, which it checks most."""
+    assert blamed(Connections(name, "c", options), message) == variables
 
 
 def test_what_kubernetes_sets_for_services_of_these_names_is_not_meant() -> None:
