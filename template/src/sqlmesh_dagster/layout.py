@@ -15,11 +15,15 @@ def project_folder() -> str:
 
 
 def poe_root(project: Path) -> Path | None:
-    """The root of the generated project whose `poe sqlmesh` works on this SQLMesh project; None without one."""
+    """The root of the generated project around a SQLMesh project, if it has `poe sqlmesh`; None without one."""
     folder = project.resolve()
     for root in (folder, *folder.parents):
         tasks = root / _TASKS
         if tasks.is_file():
-            is_its_own = (root / project_folder()).resolve() == folder
-            return root if is_its_own and _TASK in tasks.read_text("utf-8", "replace") else None
+            return root if _TASK in tasks.read_text("utf-8", "replace") else None
     return None
+
+
+def is_project_of(root: Path, project: Path) -> bool:
+    """Whether `poe sqlmesh` works on this SQLMesh project if no other one is named."""
+    return (root / project_folder()).resolve() == project.resolve()

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sqlmesh_dagster.argument_types import INT_ENV_VAR, refuse_another_type
 from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.layout import poe_root
+from sqlmesh_dagster.layout import is_project_of, poe_root
 from sqlmesh_dagster.production import PRODUCTION
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
@@ -305,14 +305,19 @@ class ProjectSettings(BaseModel):
     def command(self) -> str:
         """SQLMesh's command on this project, for a message, from any folder.
 
-        Where the project has `poe sqlmesh`, it is that: with what `.env` says, and on the databases of runs.
+        Where there is `poe sqlmesh`, it is that: with what `.env` says, and on the databases of runs.
         """
-        root = poe_root(self.project_path) if len(self.project_paths) == 1 else None
+        gateway = f" --gateway {shlex.quote(self.gateway)}" if self.gateway else ""
+        folders = self.project_paths
+        root = poe_root(self.project_path)
         if root is not None:
-            return f"poe -C {shlex.quote(str(root))} sqlmesh"
-        first, *others = (shlex.quote(str(folder)) for folder in self.project_paths)
-        named = "".join(f" -p {folder}" for folder in (".", *others)) if others else ""
-        return f"cd {first} && sqlmesh{named}"  # a relative DuckDB path would lead to another file
+            is_its_own = len(folders) == 1 and is_project_of(root, self.project_path)
+            named = "" if is_its_own else _named(str(folder) for folder in folders)
+            return f"poe -C {shlex.quote(str(root))} sqlmesh{named}{gateway}"
+        first, *others = map(str, folders)
+        named = _named([".", *others]) if others else ""
+        # a relative DuckDB path would lead to another file
+        return f"cd {shlex.quote(first)} && sqlmesh{named}{gateway}"
 
     @property
     def plan_hint(self) -> str:
@@ -332,6 +337,10 @@ class ProjectSettings(BaseModel):
         """
         identity = f"{self.project_dir}\0{self.gateway or ''}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _named(folders: Iterable[str]) -> str:
+    return "".join(f" -p {shlex.quote(folder)}" for folder in folders)
 
 
 class DefinitionOptions(ProjectSettings):

@@ -152,7 +152,7 @@ def test_the_command_to_deploy_names_the_environment() -> None:
         ("sqlmesh_project", None, "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
         ("transform/db", "transform/db", "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
         ("", ".", "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh plan dev"),
-        ("other", None, "[tasks.sqlmesh]", "cd '{root}/other' && sqlmesh plan dev"),
+        ("other", None, "[tasks.sqlmesh]", "poe -C '{root}' sqlmesh -p '{root}/other' plan dev"),
         ("sqlmesh_project", None, "[tasks.x]", "cd '{root}/sqlmesh_project' && sqlmesh plan dev"),
         ("sqlmesh_project", None, None, "cd '{root}/sqlmesh_project' && sqlmesh plan dev"),
     ],
@@ -179,6 +179,22 @@ def test_the_command_of_a_generated_project_is_its_poe_task(
         monkeypatch.setenv("SQLMESH_PROJECT_DIR", variable)
     settings = ProjectSettings(project_dir=str(root / folder), environment="dev")
     assert settings.plan_command("dev") == command.format(root=root)
+
+
+def test_the_command_names_folders_and_gateway_that_are_not_the_default(tmp_path: Path) -> None:
+    """Promise: it works on the same folders, with the same connection and state, as the runs.
+
+    Bug: without `--gateway`, it planned the environment of the config's default gateway.
+    """
+    (tmp_path / "poe_tasks.toml").write_text("[tasks.sqlmesh]")
+    folders = [str(tmp_path / name) for name in ("sqlmesh_project", "finance")]
+    settings = ProjectSettings(project_dir=folders, gateway="cold storage", environment="dev")
+    options = f"-p {folders[0]} -p {folders[1]} --gateway 'cold storage'"
+    assert settings.command == f"poe -C {tmp_path} sqlmesh {options}"
+    own = settings.model_copy(update={"project_dir": folders[0]})
+    assert own.command == f"poe -C {tmp_path} sqlmesh --gateway 'cold storage'"
+    bare = ProjectSettings(project_dir="/p", gateway="cold")
+    assert bare.plan_hint == "Run `cd /p && sqlmesh --gateway cold plan` to deploy."
 
 
 def test_a_lock_is_of_a_project_and_its_gateway() -> None:
