@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,17 +218,60 @@ def test_a_persons_own_config_counts(
 
 
 def test_other_threads_are_not_recorded(tmp_path: Path) -> None:
-    """Promise: what the server itself does meanwhile is no input of a project."""
+    """Promise: what the server itself does meanwhile is no input; what the project's own code starts is."""
     from sqlmesh_dagster.manifest.reads import recorded_reads
 
-    mine, other = tmp_path / "mine.txt", tmp_path / "other.txt"
-    for file in (mine, other):
+    mine, other, helped, asked = (tmp_path / f"{name}.txt" for name in ("m", "o", "h", "a"))
+    for file in (mine, other, helped):
         file.write_text("x")
+    begun = threading.Event()
+    thread = threading.Thread(target=lambda: begun.wait(10) and other.read_text())
+    thread.start()
     with recorded_reads() as reads:
-        thread = threading.Thread(target=other.read_text)
-        thread.start()
+        begun.set()
         thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(helped.read_text).result()
         mine.read_text()
+        assert not asked.exists()
         (tmp_path / "made.txt").write_text("x")
         (tmp_path / "made.txt").read_text()
-    assert reads.files == {str(mine)}
+    assert reads.files == {str(mine), str(helped)}
+    assert reads.asked == {str(asked)}
+
+
+def test_what_is_looked_for_and_not_there_yet_is_an_input(tmp_path: Path) -> None:
+    """Promise: a switch, settings of this machine alone, and rows of a SQLite file count once they come."""
+    root = tmp_path / "project"
+    _sushi(root)
+    config = (root / "config.py").read_text()
+    looks = f"""
+import sqlite3
+try:
+    from settings_of_this_machine import VARIABLES
+except ImportError:
+    VARIABLES = {{}}
+VARIABLES["switch"] = (Path(__file__).parent / "switch").exists()
+with sqlite3.connect({str(tmp_path / "tenants.db")!r}) as connection:
+    VARIABLES["tenants"] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+connection.close()
+config = Config("""
+    changed = config.replace("config = Config(", looks.lstrip())
+    (root / "config.py").write_text(changed.replace("variables=json", "variables=VARIABLES | json"))
+    assert len(_names(root)) == 2
+    assert _is_current(root)
+    for change in (
+        (root / "switch").touch,
+        (root / "switch").unlink,
+        lambda: (root / "settings_of_this_machine.py").write_text("VARIABLES = {}"),
+        lambda: _execute(tmp_path / "tenants.db", "CREATE TABLE t (n TEXT)"),
+    ):
+        change()
+        assert not _is_current(root)
+        assert len(_names(root)) == 2
+        assert _is_current(root)
+
+
+def _execute(file: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(statement)

@@ -96,6 +96,7 @@ class Inputs:
         listings: Folders in which the project's code, or dbt, looked for files.
         looked_up: Those of both that the project's own code looked up: SQLMesh's cache, which may hold
             what a macro made of them, does not know of them.
+        asked: What that code has asked whether it is there: whether it is counts, and not what is in it.
         reads_models: Whether that code has read the files of SQL models: any of them may be made of any.
     """
 
@@ -104,6 +105,7 @@ class Inputs:
     listings: tuple[str, ...] = ()
     looked_up: tuple[str, ...] = ()
     reads_models: bool = False
+    asked: tuple[str, ...] = ()
 
     def digest(
         self,
@@ -141,6 +143,8 @@ class Inputs:
                 digest.add_file(name, files.digest(path))
         for name in self.listings:
             digest.add(name, *_listed(located(name, project)))
+        for name in self.asked:
+            digest.add(name, _kind(located(name, project)))
         return digest.text
 
     def looked_up_digest(self, project: Path) -> str:
@@ -152,6 +156,8 @@ class Inputs:
                 digest.add(name, *_listed(path))
             else:
                 digest.add_file(name, files.digest(path))
+        for name in self.asked:
+            digest.add(name, _kind(located(name, project)))
         return digest.text
 
     def _named(self, project: Path) -> Iterator[tuple[str, Path]]:
@@ -346,6 +352,8 @@ def inputs_of(
     looked_up = {
         portable(path, project) for path in (*(reads.own & read), *(reads.own & reads.listed))
     }
+    asked = reads.asked - reads.opened - reads.listed - reads.written - by_name
+    asked = {portable(path, project) for path in asked if not _is_kept_by_sqlmesh(path)}
     is_dbt = (project / _DBT_PROJECT).is_file()
     jinja = _variables_of_jinja(read | by_name) if is_dbt else ()
     return Inputs(
@@ -355,6 +363,7 @@ def inputs_of(
         looked_up=tuple(sorted(looked_up.union(known.looked_up))),
         reads_models=known.reads_models
         or any(_is_sql_model(path, project) for path in reads.own & reads.files),
+        asked=tuple(sorted(asked.union(known.asked))),
     )
 
 
@@ -424,6 +433,10 @@ def _listed(folder: Path) -> list[str]:
     return []
 
 
+def _kind(path: Path) -> str:
+    return "folder" if path.is_dir() else "file" if path.exists() else ""
+
+
 def _project_files(project: Path) -> Iterator[tuple[str, Path]]:
     for name in _FILES:
         yield name, project / name
@@ -473,9 +486,18 @@ def _relative(file: Path, node: ast.ImportFrom) -> Iterator[Path]:
 
 @lru_cache(maxsize=4096)
 def _module_files(name: str, *roots: str) -> tuple[Path, ...]:
-    """The files that `import name` runs, packages first; none of a library's."""
+    """The files that `import name` runs, packages first; none of a library's.
+
+    Of a module that is nowhere, as of settings that some machines have, where it would be.
+    """
     files: list[Path] = []
     search: list[str] | None = [*roots, *sys.path]
+    top = name.partition(".")[0]
+    if top not in sys.stdlib_module_names and PathFinder.find_spec(top, search) is None:
+        places = (Path(root, top) for root in roots)
+        return tuple(
+            p for place in places for p in (place / "__init__.py", place.with_suffix(".py"))
+        )
     for end in range(1, name.count(".") + 2):
         spec = PathFinder.find_spec(name.split(".")[end - 1], search)
         if spec is None:

@@ -30,6 +30,9 @@ _SYSTEM = tuple(
 )
 """Where only what the project's own code reads is an input: no time zones, certificates, or the like."""
 _NEVER = ("/proc/", "/sys/", "/dev/")
+_SQLITE = "sqlite3.connect"
+_EVENTS = ("open", "os.listdir", "os.scandir", _SQLITE)
+_ASKED = "os.stat"
 _WRITING = os.O_WRONLY | os.O_RDWR
 _DBT = tuple(str(Path("site-packages", name)) + os.sep for name in ("dbt", "dbt_common"))
 """Packages that look for a project's files by themselves; SQLMesh's own folders are known."""
@@ -43,6 +46,8 @@ class Reads:
     Attributes:
         written: What it made itself, which is no input.
         own: Those that the project's own code has opened or listed, and no library for it.
+        asked: What that code has asked whether it is there.
+        helpers: Threads that it has started meanwhile.
     """
 
     thread: int = field(default_factory=threading.get_ident)
@@ -50,6 +55,8 @@ class Reads:
     written: set[str] = field(default_factory=set)
     listed: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    helpers: list[threading.Thread] = field(default_factory=list)
 
     @property
     def files(self) -> set[str]:
@@ -59,17 +66,24 @@ class Reads:
 
 @contextmanager
 def recorded_reads() -> Iterator[Reads]:
-    """Records what this thread opens and lists meanwhile; libraries are left out.
+    """Records what this thread opens, lists and asks for meanwhile; libraries are left out.
 
-    What a child process opens, and what is only asked for its existence, Python does not tell.
+    What a child process opens, or a library of another language, such as DuckDB, Python does not tell.
     """
     reads = Reads()
     _install()
-    _recordings.append(reads)
+    with _lock:
+        _recordings.append(reads)
+        os.stat = _asking
+        threading.Thread.start = _starting  # type: ignore[method-assign]
     try:
         yield reads
     finally:
-        _recordings[:] = [other for other in _recordings if other is not reads]
+        with _lock:
+            _recordings[:] = [other for other in _recordings if other is not reads]
+            if not _recordings:
+                os.stat = _stat
+                threading.Thread.start = _start  # type: ignore[method-assign]
 
 
 _recordings: list[Reads] = []
@@ -86,15 +100,43 @@ def _install() -> None:
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _recordings or event not in ("open", "os.listdir", "os.scandir"):
+    if not _recordings or event not in _EVENTS:
         return
     thread = threading.get_ident()
     for reads in list(_recordings):
+        is_helper = any(helper.ident == thread for helper in reads.helpers)
+        if reads.thread == thread or is_helper:
+            _note(reads, event, arguments, is_helper=is_helper)
+
+
+def _asking(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+    """`os.stat`, which Python's audit hooks do not tell, while reads are recorded."""
+    thread = threading.get_ident()
+    for reads in list(_recordings):
         if reads.thread == thread:
-            _note(reads, event, arguments)
+            _note(reads, _ASKED, (path,))
+    return _stat(path, *args, **kwargs)
 
 
-def _note(reads: Reads, event: str, arguments: tuple[Any, ...]) -> None:
+_stat = os.stat
+for _known in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+    if _stat in _known:  # the standard library looks there for what it may ask of it
+        _known.add(_asking)
+
+
+def _starting(helper: threading.Thread) -> None:
+    """`Thread.start`, which the hooks tell only from Python 3.12 on."""
+    thread = threading.get_ident()
+    for reads in list(_recordings):
+        if reads.thread == thread and any(map(_is_own, _callers(sys._getframe(1)))):
+            reads.helpers.append(helper)
+    _start(helper)
+
+
+_start = threading.Thread.start
+
+
+def _note(reads: Reads, event: str, arguments: tuple[Any, ...], *, is_helper: bool = False) -> None:
     given = arguments[0] if arguments[0] is not None else "."
     if not isinstance(given, (str, bytes, os.PathLike)):
         return
@@ -108,10 +150,13 @@ def _note(reads: Reads, event: str, arguments: tuple[Any, ...]) -> None:
     if event != "open" and _is_for_modules(frame):
         return
     callers = list(_callers(frame))
-    is_own = any(_is_own(file) for file in callers)
+    is_own = is_helper or any(_is_own(file) for file in callers)
+    if event == _ASKED:
+        reads.asked.update([path] if is_own else ())
+        return
     if is_own:
         reads.own.add(path)
-    if event != "open":
+    if event not in ("open", _SQLITE):
         if is_own or _is_dbts(callers):
             reads.listed.add(path)
     elif (is_own or not path.startswith(_SYSTEM)) and not _is_of_cache(callers):
