@@ -124,13 +124,13 @@ for _known in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         _known.add(_asking)
 
 
-def _starting(helper: threading.Thread) -> None:
+def _starting(self: threading.Thread) -> None:
     """`Thread.start`, which the hooks tell only from Python 3.12 on."""
     thread = threading.get_ident()
     for reads in list(_recordings):
         if reads.thread == thread and any(map(_is_own, _callers(sys._getframe(1)))):
-            reads.helpers.append(helper)
-    _start(helper)
+            reads.helpers.append(self)
+    _start(self)
 
 
 _start = threading.Thread.start
