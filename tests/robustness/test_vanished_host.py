@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.sqlmesh_dagster.projects import Project
 
+from tests.conftest import ROOT
 from tests.integration.conftest import own_process, project
 from tests.postgres import postgres
 
@@ -33,8 +35,10 @@ gateways: {{main: {{connection: {{type: postgres, host: {host}, port: {port}, us
 model_defaults: {{dialect: postgres, start: 2025-01-01}}
 disable_anonymized_analytics: true
 """
+_ROWS = "CREATE ROLE platform LOGIN; CREATE TABLE rows (id INT); ALTER TABLE rows OWNER TO platform"
 _HOLDING = """
-import logging, os, sys, tempfile, time
+import sys, tempfile
+import psycopg2
 tempfile.tempdir = sys.argv[2]
 from sqlmesh_dagster.engine.session import Session
 from sqlmesh_dagster.guard import locks
@@ -42,6 +46,8 @@ from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.settings import ProjectSettings
 
 locks._FOLDER = sys.argv[2]
+data = psycopg2.connect(sys.argv[4])
+data.cursor().execute("LOCK TABLE rows")
 settings = ProjectSettings(project_dir=sys.argv[1], environment="dev", wait_timeout=180).checked()
 session = Session(settings, sys.argv[3], lambda _, text: print(text, flush=True), CancelToken(), has_project_lock=True)
 with session.opened() as context, session.state_locked(context) as state, state.alone():
@@ -72,16 +78,26 @@ def network() -> Iterator[None]:
         ip("netns", "del", _HOST)
 
 
-def holding(project: Project, folder: Path, name: str, *before: str) -> subprocess.Popen[str]:
-    """A process that takes the lock on the state, says so, and keeps it until it reads a line."""
+def holding(
+    project: Project, folder: Path, name: str, data: str, *before: str
+) -> subprocess.Popen[str]:
+    """A process that locks a table and the state, says so, and keeps both until it reads a line."""
     folder.mkdir()
     return subprocess.Popen(
-        [*before, sys.executable, "-c", _HOLDING, str(project.root), str(folder), name],
+        [*before, sys.executable, "-c", _HOLDING, str(project.root), str(folder), name, data],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
+
+
+def settings() -> list[str]:
+    """The statements of the page."""
+    page = (ROOT / "docs/production.md").read_text()
+    found = re.findall(r"^ALTER ROLE platform SET tcp_[^;]*;", page, re.MULTILINE)
+    assert len(found) == 4
+    return found
 
 
 def until_held(process: subprocess.Popen[str]) -> list[str]:
@@ -98,16 +114,22 @@ def until_held(process: subprocess.Popen[str]) -> list[str]:
 def test_a_host_that_vanishes_keeps_its_lock_for_a_minute_at_most(
     project: Project, tmp_path: Path
 ) -> None:
-    """Bug: the server kept the lock of a host without power for two hours, and every run waited in vain."""
+    """Bug: the server kept the lock of a host without power for two hours, and every run waited in vain.
+
+    What it has locked of the data is free as soon, by the settings of the role that a page says to paste.
+    """
     with postgres(network=_NETWORK) as server, network():
         server.create_database("one")
         project.write("config.yaml", _CONFIG.format(host=_HERE, port=server.port))
-        lost = holding(project, tmp_path / "a", "host a", "ip", "netns", "exec", _HOST)
+        for statement in (_ROWS, *settings()):
+            server.query("one", statement)
+        data = f"host={_HERE} port={server.port} user=platform dbname=one"
+        lost = holding(project, tmp_path / "a", "host a", data, "ip", "netns", "exec", _HOST)
         until_held(lost)
         subprocess.run(["ip", "-n", _HOST, "link", "set", "plug", "down"], check=True)
         lost.kill()
         begin = time.monotonic()
-        other = holding(project, tmp_path / "b", "host b")
+        other = holding(project, tmp_path / "b", "host b", data)
         said = until_held(other)
         seconds = time.monotonic() - begin
         other.communicate("\n")
