@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import random
+import re
 import sqlite3
 import sys
 import threading
@@ -41,7 +42,11 @@ from sqlmesh.core.analytics.collector import AnalyticsCollector
 from sqlmesh.core.analytics.dispatcher import EventDispatcher
 from sqlmesh.core.config import Config, load_configs
 from sqlmesh.core.config import loader as config_loader
-from sqlmesh.core.config.connection import DuckDBAttachOptions, DuckDBConnectionConfig
+from sqlmesh.core.config.connection import (
+    DatabricksConnectionConfig,
+    DuckDBAttachOptions,
+    DuckDBConnectionConfig,
+)
 from sqlmesh.core.console import Console, NoopConsole, get_console, set_console
 from sqlmesh.core.dialect import parse
 from sqlmesh.core.engine_adapter.duckdb import DuckDBEngineAdapter
@@ -1788,6 +1793,16 @@ def test_the_file_that_a_load_has_failed_in_is_known(
     with pytest.raises(Exception) as failed:
         Context(paths=str(project.root))
     assert (project.root / name).resolve() in list(files_being_read(failed.value))
+
+
+def test_databricks_still_asks_when_its_adapter_is_made() -> None:
+    """upstream.sqlmesh.asks_when_made: a load that makes the adapter hung for minutes where the host was silent."""
+    made = DatabricksConnectionConfig.model_construct
+    assert in_sqlmesh.asks_when_made(made(oauth_client_secret="s"))
+    assert not in_sqlmesh.asks_when_made(made(oauth_client_secret=None))
+    assert not in_sqlmesh.asks_when_made(DuckDBConnectionConfig())
+    source = inspect.getsource(DatabricksConnectionConfig)
+    assert re.search(r"if self.oauth_client_secret:[^}]*config = Config\(", source)
 
 
 @pytest.mark.parametrize("pool", [SingletonConnectionPool, ThreadLocalConnectionPool])

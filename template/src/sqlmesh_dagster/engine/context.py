@@ -80,6 +80,7 @@ from sqlmesh_dagster.upstream.internals import constants as c
 from sqlmesh_dagster.upstream.interrupting import Interrupter
 from sqlmesh_dagster.upstream.reading import causes
 from sqlmesh_dagster.upstream.sqlmesh import (
+    asks_when_made,
     checked_before_writing,
     close_duckdb_state,
     created_too,
@@ -623,6 +624,8 @@ def load_files(context: CaptureContext, settings: ProjectSettings, anew: bool = 
     Raises:
         ProjectLoadError: A file is broken.
     """
+    if asks_when_made(context.connection_config):  # which a load does
+        reach(context, is_warehouse_alone=True)
     context.cancel_token.now_does("the project's files to be loaded")
     with (
         _load_errors_told(settings),

@@ -779,6 +779,18 @@ def autocommit(connection: Any) -> None:
         connection.autocommit = True
 
 
+def asks_when_made(connection: ConnectionConfig) -> bool:
+    """Whether SQLMesh asks the network, for minutes, as soon as it makes an engine's adapter.
+
+    On Databricks, for a client's secret: the `Config` of `databricks-sdk` 0.162 asks the host what it is.
+    """
+    from sqlmesh.core.config.connection import DatabricksConnectionConfig
+
+    if not isinstance(connection, DatabricksConnectionConfig):
+        return False
+    return bool(connection.oauth_client_secret)
+
+
 def end_when_unanswered(connection: Any, seconds: int) -> None:
     """Lets the operating system end a connection whose server has vanished, where the driver gives its socket."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
