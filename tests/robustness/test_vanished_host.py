@@ -46,11 +46,11 @@ from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.settings import ProjectSettings
 
 locks._FOLDER = sys.argv[2]
-data = psycopg2.connect(sys.argv[4])
-data.cursor().execute("LOCK TABLE rows")
 settings = ProjectSettings(project_dir=sys.argv[1], environment="dev", wait_timeout=180).checked()
 session = Session(settings, sys.argv[3], lambda _, text: print(text, flush=True), CancelToken(), has_project_lock=True)
 with session.opened() as context, session.state_locked(context) as state, state.alone():
+    data = psycopg2.connect(sys.argv[4])
+    data.cursor().execute("LOCK TABLE rows")
     print("held", flush=True)
     sys.stdin.readline()
 """
