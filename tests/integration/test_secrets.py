@@ -135,6 +135,12 @@ def test_no_canary_is_kept_whatever_happens(
         "SELECT @VAR('api_token') AS t",
         "kind FULL, audits (finds(x := 'cnry-token-1'))",
     )
+    project.model(
+        "owned",
+        "SELECT 1 AS id",
+        "kind FULL, owner 'cnry-token-1', tags ('cnry-token-1', 'of:cnry-token-1', 'dagster:owner:cnry-token-1'),"
+        " description 'of cnry-token-1'",
+    )
     project.model("converted", "SELECT @VAR('api_token')::INT AS t")
     project.model("raised", "SELECT error('no ' || getvariable('v2')) AS t")
     for name, form in FORMS.items():

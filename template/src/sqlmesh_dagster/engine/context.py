@@ -110,7 +110,7 @@ the process: one context at a time."""
 _RETRY_SECONDS = 0.5
 _STATE_SECONDS = 5.0
 """How long definitions wait for a state that other projects share."""
-WRITTEN_TEXTS = ("description", "query", "extra", "problem")
+WRITTEN_TEXTS = ("description", "query", "extra", "problem", "owner", "tags")
 """What a manifest has of a model that somebody wrote in his own words."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -15,6 +15,7 @@ from sqlmesh_dagster.engine.plan import plain
 from sqlmesh_dagster.engine.reader import audit_arguments
 from sqlmesh_dagster.engine.sides import Change, Sides
 from sqlmesh_dagster.facts.review import ModelReview, Reader
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import Model
 
 
@@ -33,7 +34,7 @@ def model_readers(sides: Sides, models: Sequence[ModelReview]) -> Iterator[Reade
             {shown: None if read is None else read.get(name) for name, shown in upstream.items()},
             is_measured=own is not None and (own.is_same_table or own.comparison is not None),
             is_touched=own is None or own.is_touched,
-            owner=model.owner or "",
+            owner=mask(model.owner or ""),
         )
 
 
@@ -52,7 +53,7 @@ def check_readers(sides: Sides) -> Iterator[Reader]:
     for audit in sides.context.standalone_audits.values():
         read = {plain(name): None for name in audit.depends_on if name in changed}
         if read:
-            yield Reader(audit.name, "check", read, owner=audit.owner or "")
+            yield Reader(audit.name, "check", read, owner=mask(audit.owner or ""))
 
 
 def _lost(change: Change) -> set[str]:
