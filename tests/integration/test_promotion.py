@@ -17,6 +17,7 @@ from sqlmesh_dagster.upstream.dagster import last_check_results
 from tests.integration import alone
 
 _APPLY: dict[str, Any] = {"environment": "prod", "undeployed_changes": "apply"}
+_DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
 _VIEWS = "SELECT view_name FROM duckdb_views() WHERE schema_name = 'demo' ORDER BY ALL"
 
 
@@ -31,9 +32,14 @@ def test_a_new_production_shows_nothing_empty(
     project.model(
         "doubt", "SELECT NULL::INT AS id", "kind FULL, audits (not_null(columns := (id)))"
     )
+    daily = "SELECT id, '2025-01-09'::DATE AS day FROM main.nowhere"
+    project.model("daily", daily, _DAILY)  # its table cannot be made
+    project.model("below_daily", "SELECT id FROM demo.daily")
     run = run_in_process(project.definitions(**_APPLY), instance)
     assert sorted(run.materialized) == ["empty", "text"]
     assert "warehouse__demo__bad" in run.failed and "warehouse__demo__doubt" in run.failed
+    assert "nowhere does not exist" in run.failed["warehouse__demo__daily"]
+    project.model("daily", "SELECT 8 AS id, '2025-01-09'::DATE AS day", _DAILY)
     assert project.query(_VIEWS) == [("empty",), ("text",)]
     assert project.query("SELECT id FROM demo.empty") == [(1,)]
     project.model("text", "SELECT '7' AS word")

@@ -91,6 +91,7 @@ class CaptureConsole(NoopConsole):
         self._cancel = cancel or CancelToken()
         self._errors: list[str] = []
         self._left: dict[str, int] = {}
+        self._skipped: set[str] = set()
         self._written_whole: set[str] = set()
         self.failures: dict[str, ErrorOutcome] = {}
         """What failed so far, by snapshot name."""
@@ -250,17 +251,19 @@ class CaptureConsole(NoopConsole):
 
     @_guarded
     def log_skipped_models(self, snapshot_names: set[str]) -> None:
-        """Records the models that SQLMesh skipped because a model upstream failed."""
-        self.ledger.skipped(snapshot_names)
+        """Keeps the models that SQLMesh skipped; one whose table could not be made is among them."""
+        self._skipped = set(snapshot_names)
 
     @_guarded
     def log_failed_models(self, errors: list[Any]) -> None:
-        """Records failures outside of an evaluation, such as while a table was created."""
+        """Records failures outside of an evaluation, such as while a table was created; then, what was skipped."""
         for error in errors:
             name = getattr(error.node, "snapshot_name", None) or error.node.name
             if not self.ledger.is_reported(name):
                 self.capture_failure(name, error.__cause__ or error)
                 self.ledger.batch_ended(name)
+        self.ledger.skipped(self._skipped)
+        self._skipped = set()
 
     @_guarded
     def log_test_results(self, result: unittest.TestResult, target_dialect: str) -> None:
