@@ -24,7 +24,7 @@ from tests.sqlmesh_dagster.projects import (
     start,
 )
 
-from sqlmesh_dagster import SQLMeshResource
+from sqlmesh_dagster import SQLMeshResource, SQLMeshTranslator, TranslatorSettings
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.upstream.interrupting import Interrupter
 
@@ -184,6 +184,10 @@ def test_a_restatement_that_is_stopped_is_finished_by_the_next_run(
     assert project.query("SELECT count(*) FROM demo__dev.daily") == [(9,)]
 
 
+def _key(name: str) -> dg.AssetKey:
+    return dg.AssetKey(["warehouse", "demo", name])
+
+
 def _stopped_when(marker: str) -> Callable[[dg.InitLoggerContext], logging.Logger]:
     """A run's logger that stops this process once, when Dagster has stored the event of that text."""
 
@@ -200,6 +204,46 @@ def _stopped_when(marker: str) -> Callable[[dg.InitLoggerContext], logging.Logge
     logger = logging.Logger("stops")
     logger.addHandler(Stops())
     return lambda context: logger
+
+
+def test_what_a_stopped_run_has_built_and_not_promoted_is_not_recorded(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: Dagster says of each model what its view shows, also of partitions and of models beside the run."""
+    daily = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
+    edits = {"days": ("SELECT @start_ds::DATE AS day, {0}::INT AS n", daily)}
+    edits["below"] = ("SELECT count(*)::INT AS days, {0}::INT AS n FROM demo.days", "kind FULL")
+
+    def edit(value: int) -> None:
+        for name, (query, properties) in edits.items():
+            project.model(name, query.format(value), properties)
+
+    edit(1)
+    translator = SQLMeshTranslator(settings=TranslatorSettings(partitions=True))
+    assert run_in_process(project.definitions(translator=translator), instance).success
+    keys = [_key(name) for name in edits]
+    known = [instance.get_latest_materialization_event(key) for key in keys]
+    edit(2)
+    project.write("models/hours.py", _HOURS.replace("kind=", 'depends_on=["demo.days"], kind='))
+    stops = dg.logger({})(_stopped_when("Built `demo.days`"))
+    definitions = dg.Definitions.merge(
+        project.definitions(translator=translator), dg.Definitions(loggers={"stops": stops})
+    )
+    job = definitions.resolve_implicit_global_asset_job_def()
+    result = job.get_subset(asset_selection={keys[1], _key("hours")}).execute_in_process(
+        instance=instance,
+        run_config={**run_config(), "loggers": {"stops": {}}},
+        raise_on_error=False,
+    )
+    assert not result.success
+    assert project.query("SELECT DISTINCT n FROM demo__dev.days") == [(1,)]
+    assert [instance.get_latest_materialization_event(key) for key in keys] == known
+    (project.root / "models/hours.py").unlink()
+    again = run_in_process(project.definitions(translator=translator), instance)
+    assert again.success
+    assert project.query("SELECT DISTINCT n FROM demo__dev.days") == [(2,)]
+    newest = [instance.get_latest_materialization_event(key) for key in keys]
+    assert all(event and event.run_id == again.run_id for event in newest)
 
 
 @pytest.mark.parametrize("moment", ["ASSET_MATERIALIZATION", "STEP_OUTPUT", "STEP_SUCCESS"])

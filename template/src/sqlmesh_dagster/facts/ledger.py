@@ -67,6 +67,14 @@ class Batch:
 
 
 @dataclass
+class _Unshown:
+    """What a plan has built of a model, whose view it has not changed yet."""
+
+    built: list[Batch] = field(default_factory=list)
+    audits: dict[str, AuditOutcome] = field(default_factory=dict)
+
+
+@dataclass
 class _Entry:
     """What was reported of one model so far."""
 
@@ -83,6 +91,7 @@ class _Entry:
     is_reported: bool = False
     told_batches: int = 0
     late_audits: dict[str, AuditOutcome] = field(default_factory=dict)
+    unshown: _Unshown = field(default_factory=_Unshown)
 
     def identify(self, model: DeployedModel) -> None:
         """Records which snapshot it is about."""
@@ -146,6 +155,8 @@ class Ledger:
     ) -> list[str]:
         """Records the environment's models, and reports selected models that it lacks.
 
+        Of what a plan has built before, only that counts which is deployed.
+
         Args:
             deployed: Upstream before downstream: what is known at once of several is reported so.
             hint: How to deploy a model that is missing.
@@ -160,6 +171,8 @@ class Ledger:
         """
         with self._lock:
             self._run = _Run(execution_time, plan, below or {}, above or {})
+            if deployed:
+                self._show(deployed)
             self._places = {name: place for place, name in enumerate(deployed)}
             self._holds_last = holds_last or self._late is not None
             self._selected.update(name for names in self._run.below.values() for name in names)
@@ -175,11 +188,14 @@ class Ledger:
 
         Args:
             rest: Status and reason of models of which nothing was heard, if they were not just idle.
+                Without it, what a plan has built is deployed.
 
         Returns:
             What failed that is of no model, if no model is there to report it.
         """
         with self._lock:
+            if rest is None:
+                self._show(None)
             for name in self._unreported():
                 entry = self._entry(name)
                 if entry.failure:
@@ -236,6 +252,7 @@ class Ledger:
                 entry = self._entry(name)
                 entry.failure = "audit_failed" if error.kind == "audit" else "failed"
                 entry.error = error
+                entry.audits.update(entry.unshown.audits)
                 if name in self._selected:
                     self._report_failed(name)
             for name, culprit in below.items():
@@ -245,7 +262,7 @@ class Ledger:
 
     @contextmanager
     def planning(self) -> Iterator[None]:
-        """Open while a plan is applied; what it builds is reported with what the run builds."""
+        """Open while a plan is applied; what it builds is reported once the environment shows it."""
         self._is_planning = True
         try:
             yield
@@ -305,9 +322,12 @@ class Ledger:
         """One batch of a model has been built or audited."""
         with self._lock:
             entry = self._entry(name)
+            if self._is_planning:
+                entry.unshown.built.append(batch)
+                return
             entry.identify(batch.model)
             entry.built.append(batch)
-            if not self._is_planning and len(entry.built) >= len(entry.planned):
+            if len(entry.built) >= len(entry.planned):
                 self._report_once(
                     name, "audited" if self._is_audit else "executed", _partial(entry)
                 )
@@ -344,13 +364,15 @@ class Ledger:
         with self._lock:
             entry = self._entry(name)
             audits = entry.late_audits if entry.is_reported else entry.audits
+            audits = entry.unshown.audits if self._is_planning else audits
             for result in results:
                 audits[result.check_name] = _added(audits.get(result.check_name), result)
 
     def has_audited(self, name: str) -> bool:
         """Whether audits of it ran."""
         with self._lock:
-            return bool(self._entry(name).audits)
+            entry = self._entry(name)
+            return bool(entry.audits or entry.unshown.audits)
 
     def is_reported(self, name: str) -> bool:
         """Whether the model's outcome is known."""
@@ -361,6 +383,19 @@ class Ledger:
 
     def _entry(self, name: str) -> _Entry:
         return self._entries.setdefault(name, _Entry())
+
+    def _show(self, deployed: Mapping[str, DeployedModel] | None) -> None:
+        """Counts what plans have built of these models; None for whatever they have built."""
+        for name, entry in self._entries.items():
+            unshown, entry.unshown = entry.unshown, _Unshown()
+            if deployed is not None:
+                snapshot = deployed[name].snapshot if name in deployed else None
+                unshown.built = [b for b in unshown.built if b.model.snapshot == snapshot]
+            if unshown.built or deployed is None:
+                entry.audits.update(unshown.audits)
+            for batch in unshown.built:
+                entry.identify(batch.model)
+                entry.built.append(batch)
 
     def _unreported(self) -> list[str]:
         return [n for n in self._in_order(self._selected) if not self._entry(n).is_reported]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from sqlmesh_dagster.facts.ledger import CANCELLED, Batch, DeployedModel, Ledger
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, RowSample
 
@@ -29,8 +31,11 @@ def _ledger(*selected: str, is_audit: bool = False) -> tuple[Ledger, _Told]:
     return ledger, told
 
 
+BUILT = DeployedModel("built", "2")
+
+
 def _batch(start: int = 1, **numbers: int) -> Batch:
-    return Batch((start, start + 1), 10, DeployedModel("built", "2"), 99, **numbers)
+    return Batch((start, start + 1), 10, BUILT, 99, **numbers)
 
 
 def _audit(rows: int, query: str = "q", sample: RowSample | None = None) -> AuditOutcome:
@@ -302,13 +307,15 @@ def test_what_fails_besides_models_that_fail_is_left_to_who_ends_the_run() -> No
 
 def test_what_a_plan_builds_is_told_with_the_run_that_follows() -> None:
     """Promise: a model that the plan built is executed, though nothing is due any more."""
-    ledger, told = _ledger(A, B)
+    told = _Told()
+    ledger = Ledger([A, B], told.append)
     with ledger.planning():
         assert ledger.is_planning
         ledger.planned({A: [(1, 2)], B: [(1, 2)]})
         ledger.built(A, _batch())
         ledger.built(B, _batch())
     assert told == [] and not ledger.is_planning
+    ledger.begin(dict.fromkeys((A, B), BUILT), NOW, "hint")
     ledger.planned({B: [(2, 3)]})
     assert told.statuses == [(A, "executed")]
     ledger.built(B, _batch(2))
@@ -328,15 +335,50 @@ def test_a_plan_that_fails_is_no_longer_planning() -> None:
 
 def test_what_a_plan_builds_beside_the_selection_is_told_at_the_end() -> None:
     """Promise: with where it comes from; what it did not build is not."""
-    ledger, told = _ledger(A)
+    told = _Told()
+    ledger = Ledger([A], told.append)
     with ledger.planning():
         ledger.built(B, _batch())
+    ledger.begin(dict.fromkeys((A, B, C), BUILT), NOW, "hint")
     ledger.held_back(C, "signal")
     ledger.planned({})
     assert told.statuses == [(A, "up_to_date")]
     ledger.end()
     assert told.statuses == [(A, "up_to_date"), (B, "executed")]
     assert told[1].reason == "built by the plan that deployed it"
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed", "as deployed"])
+def test_what_a_plan_has_built_and_nobody_sees_is_not_told_as_built(how: str) -> None:
+    """Promise: the environment goes on showing the old version: no interval and no audit is of that one."""
+    told = _Told()
+    ledger = Ledger([A], told.append)
+    with ledger.planning():
+        for name in (A, B):
+            ledger.audited(name, [_audit(0)])
+            ledger.built(name, _batch())
+    if how == "as deployed":
+        ledger.begin(DEPLOYED, NOW, "hint")
+        ledger.planned({})
+        ledger.end()
+    elif how == "failed":
+        ledger.fail(BOOM)
+    else:
+        ledger.end(CANCELLED)
+    words = {"stopped": "cancelled", "failed": "failed", "as deployed": "up_to_date"}
+    assert told.statuses == [(A, words[how])]
+    assert [(o.intervals, o.audits) for o in told] == [((), ())]
+
+
+def test_an_audit_of_a_plan_says_why_its_model_could_not_be_deployed() -> None:
+    """Promise: its rows and its query are shown, though the plan was not completed."""
+    told = _Told()
+    ledger = Ledger([A], told.append)
+    with ledger.planning():
+        ledger.audited(A, [_audit(2)])
+    ledger.refused({A: ErrorOutcome("audit", "2 rows")}, {})
+    assert told.statuses == [(A, "audit_failed")]
+    assert told[0].audits == (_audit(2),)
 
 
 def test_an_audit_is_told_when_its_batches_are_through() -> None:
