@@ -280,11 +280,13 @@ def test_an_error_of_the_whole_run_is_told_for_every_untold_model() -> None:
 
 def test_what_fails_besides_the_models_is_told_by_the_last_one() -> None:
     """Promise: once, also if nothing is due of it; what a plan built besides is still told."""
-    ledger, told = _ledger(A, B)
+    told = _Told()
+    ledger = Ledger([A, B], told.append)
     with ledger.planning():
         ledger.built(C, _batch())
         ledger.built(A, _batch())
     ledger.failed_besides(BOOM)
+    ledger.begin(dict.fromkeys((A, B, C), BUILT), NOW, "hint")
     ledger.planned({})
     assert told.statuses == [(A, "executed")]
     assert ledger.end() is None
