@@ -11,6 +11,8 @@ Only this module decides which outcome follows from SQLMesh's reports:
 | intervals are due, and a model upstream lacks them | not ready                   |
 | planned, and nothing heard until the end         | upstream failed               |
 | selected, and not in the environment             | not deployed                  |
+
+What a plan builds counts once its environment shows it.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ MADE_WITH: Verified = {
 
 def _run_storage(base_dir: str) -> SqliteRunStorage:
     path = Path(base_dir) / "history" / "runs.db"
-    _make_whole(path, _no_runs)
+    _make_whole(path, partial(_made_by_dagster, SqliteRunStorage.from_local, path.name))
     if not _is_made(path, "instance_info"):
         return _Runs.from_local(str(path.parent))
     return _Runs(create_db_conn_string(str(path.parent), "runs"))
@@ -130,7 +130,7 @@ class _Runs(SqliteRunStorage):
 
 def _schedule_storage(base_dir: str) -> SqliteScheduleStorage:
     path = Path(base_dir) / "schedules" / "schedules.db"
-    _make_whole(path, _no_ticks)
+    _make_whole(path, partial(_made_by_dagster, SqliteScheduleStorage.from_local, path.name))
     if not _is_made(path, "job_ticks"):
         return SqliteScheduleStorage.from_local(str(path.parent))
     return SqliteScheduleStorage(create_db_conn_string(str(path.parent), "schedules"))
@@ -187,27 +187,11 @@ def _make_whole(path: str | Path, content: Callable[[], bytes]) -> None:
 
 
 @cache
-def _no_runs() -> bytes:
-    """A file of runs as Dagster makes it."""
+def _made_by_dagster(make: Callable[[str], object], name: str) -> bytes:
+    """The file that a new storage of Dagster's makes in its folder."""
     with TemporaryDirectory() as folder:
-        SqliteRunStorage.from_local(folder)
-        return (Path(folder) / "runs.db").read_bytes()
-
-
-@cache
-def _no_index() -> bytes:
-    """A file of the event log's index as Dagster makes it."""
-    with TemporaryDirectory() as folder:
-        path = SqliteEventLogStorage(folder).path_for_shard(INDEX_SHARD_NAME)
-        return Path(path).read_bytes()
-
-
-@cache
-def _no_ticks() -> bytes:
-    """A file of schedules as Dagster makes it."""
-    with TemporaryDirectory() as folder:
-        SqliteScheduleStorage.from_local(folder)
-        return (Path(folder) / "schedules.db").read_bytes()
+        make(folder)
+        return (Path(folder) / name).read_bytes()
 
 
 @cache
@@ -287,7 +271,8 @@ class PooledSqliteEventLog(SqliteEventLogStorage):
         _logs.add(self)
         weakref.finalize(self, _close, self._shards)  # at exit, too: SQLite tidies up
         if self._opens:
-            _make_whole(Path(base_dir) / f"{INDEX_SHARD_NAME}.db", _no_index)
+            index = Path(base_dir) / f"{INDEX_SHARD_NAME}.db"
+            _make_whole(index, partial(_made_by_dagster, SqliteEventLogStorage, index.name))
         super().__init__(base_dir)
 
     def run_connection(self, run_id: str | None = None) -> Any:
