@@ -18,6 +18,7 @@ from tests.integration import alone
 
 _APPLY: dict[str, Any] = {"environment": "prod", "undeployed_changes": "apply"}
 _DAILY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day)"
+_HISTORY = "kind SCD_TYPE_2_BY_TIME (unique_key id)"
 _VIEWS = "SELECT view_name FROM duckdb_views() WHERE schema_name = 'demo' ORDER BY ALL"
 
 
@@ -35,13 +36,22 @@ def test_a_new_production_shows_nothing_empty(
     daily = "SELECT id, '2025-01-09'::DATE AS day FROM main.nowhere"
     project.model("daily", daily, _DAILY)  # its table cannot be made
     project.model("below_daily", "SELECT id FROM demo.daily")
+    history = "SELECT word::INT AS id, TIMESTAMP '2025-01-01' AS updated_at FROM demo.text"
+    project.model("history", history, _HISTORY)  # built after SQLMesh has promoted it in its state
+    project.model("below_history", "SELECT id FROM demo.history")
+    project.model("added", "SELECT 1 AS id FROM demo.text", "kind INCREMENTAL_UNMANAGED")
     run = run_in_process(project.definitions(**_APPLY), instance)
-    assert sorted(run.materialized) == ["empty", "text"]
-    assert "warehouse__demo__bad" in run.failed and "warehouse__demo__doubt" in run.failed
+    assert sorted(run.materialized) == ["added", "empty", "text"]
+    assert {"warehouse__demo__bad", "warehouse__demo__doubt", "warehouse__demo__history"} <= {
+        *run.failed
+    }
     assert "nowhere does not exist" in run.failed["warehouse__demo__daily"]
     project.model("daily", "SELECT 8 AS id, '2025-01-09'::DATE AS day", _DAILY)
-    assert project.query(_VIEWS) == [("empty",), ("text",)]
-    assert project.query("SELECT id FROM demo.empty") == [(1,)]
+    assert project.query(_VIEWS) == [("added",), ("empty",), ("text",)]
+    assert project.query("SELECT id FROM demo.empty UNION ALL SELECT id FROM demo.added") == [
+        (1,),
+        (1,),
+    ]
     project.model("text", "SELECT '7' AS word")
     project.model("doubt", "SELECT 8 AS id", "kind FULL, audits (not_null(columns := (id)))")
     run = run_in_process(project.definitions(**_APPLY), instance)
@@ -52,6 +62,37 @@ def test_a_new_production_shows_nothing_empty(
         (7,),
         (8,),
     ]
+    assert project.query("SELECT id FROM demo.below_history") == [(7,)]
+
+
+def test_a_new_history_that_fails_keeps_nothing_else_from_production(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: it and what reads it stay as they are, the rest is deployed, and the plan is finished.
+
+    SQLMesh builds it after it has promoted it in its state, which a failure leaves half done.
+    """
+    project.model("good", "SELECT 1 AS id")
+    project.model("child", "SELECT id FROM demo.good")
+    assert run_in_process(project.definitions(**_APPLY), instance).success
+    word, moment = "CASE WHEN id = 2 THEN error('boom') ELSE id END::INT", "TIMESTAMP '2025-01-01'"
+    project.model(
+        "history", f"SELECT {word} AS id, {moment} AS updated_at FROM demo.good", _HISTORY
+    )
+    project.model("good", "SELECT 2 AS id")
+    project.model("child", "SELECT id + 10 AS id FROM demo.history")
+    for built in (["good"], []):
+        run = run_in_process(project.definitions(**_APPLY), instance)
+        assert (list(run.failed), run.materialized) == (["warehouse__demo__history"], built)
+        assert "boom" in run.failed["warehouse__demo__history"]
+        assert project.query(_VIEWS) == [("child",), ("good",)]
+        assert project.query("SELECT id FROM demo.good UNION ALL SELECT id FROM demo.child") == [
+            (2,),
+            (2,),
+        ]
+    project.model("good", "SELECT 3 AS id")
+    assert run_in_process(project.definitions(**_APPLY), instance).success
+    assert project.query("SELECT id FROM demo.child") == [(13,)]
 
 
 def test_a_new_production_waits_for_what_the_run_loads(

@@ -349,7 +349,7 @@ class CaptureConsole(NoopConsole):
     ) -> None:
         """Records why an evaluation failed, of which time if the model is built by time."""
         kind, failure = _failure(error, query, covered)
-        is_known = self.ledger.is_reported(name)
+        is_known = self.ledger.is_reported(name) and not self.ledger.is_planning
         self.ledger.failed(name, kind, failure)
         if failure and is_known:
             self._log_another(name, failure)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from sqlmesh_dagster import errors
@@ -118,6 +119,34 @@ class LocalChanges:
         if scope.is_partial and not scope.changed:
             return Refused()
         found = self._findings(scope.changed)
+        first = self._before_promotion(scope)
+        if not first:
+            return self._attempts(scope, found)
+        refused = self._attempts(replace(scope, changed=first, is_partial=True), found)
+        stored = self.context.state_reader.get_environment(self.settings.environment)
+        rest = replace(scope, changed=scope.changed - first - refused.names, is_partial=True)
+        return replace(self, environment=stored)._attempts(rest, found) if rest.changed else refused
+
+    def _before_promotion(self, scope: _Scope) -> set[str]:
+        """What of a new production SQLMesh builds before it promotes it, where it builds others afterwards.
+
+        Forward-only models, to which those that add to their history belong, are built when SQLMesh has
+        promoted them in its state: if one fails then, a further plan without it would show it empty.
+        """
+        models, dag = self.context.models, self.context.dag
+        if self.environment is not None or scope.built is not None:
+            return set()
+        late = {
+            name
+            for name in scope.changed & models.keys()
+            if models[name].forward_only or models[name].auto_restatement_cron
+        }
+        late |= {below for name in late for below in dag.downstream(name)}
+        audits = self._standalone_audits()
+        return scope.changed - late - audits if late else set()
+
+    def _attempts(self, scope: _Scope, found: dict[str, ErrorOutcome]) -> Refused:
+        """Plans of these changes, each without what made the ones before fail, which is added to what was found."""
         while isinstance(ended := self._attempt(scope, found), _Failure) and ended.culprits:
             found.update(ended.culprits)
         return ended if isinstance(ended, Refused) else self._without_all(ended, found)
@@ -135,6 +164,10 @@ class LocalChanges:
         left = scope.changed - refused.names
         # SQLMesh's selection takes models alone; a changed audit is deployed with the next plan of all
         names = sorted(left - self._standalone_audits()) if found else sorted(left)
+        if found and not names:
+            names = self._unchanged(
+                scope
+            )  # a plan that failed may have left the state half promoted
         if found and not names:
             return _Failure(refused, names, "\n".join(error.message for error in found.values()))
         said = self.console.errors
@@ -166,6 +199,28 @@ class LocalChanges:
             )
         return failure.refused
 
+    def _unchanged(self, scope: _Scope) -> list[str]:
+        """A model by which an environment that was whole is planned as it was, if it is no longer whole."""
+        before = self.environment
+        if before is None or not before.finalized_ts or self._is_whole():
+            return []
+        same = {s.name for s in before.snapshots} & self.context.models.keys() - scope.changed
+        return sorted(same)[:1]
+
+    @contextmanager
+    def _since_it_was_whole(self, *, has_failed: bool) -> Iterator[None]:
+        """Meanwhile plans compare with the environment as it was before a plan of this run failed."""
+        plan = self.context.config.plan
+        is_known = self.environment is not None and self.environment.finalized_ts
+        if not (has_failed and is_known and self.context.config.virtual_environment_mode.is_full):
+            yield
+            return
+        before, plan.use_finalized_state = plan.use_finalized_state, True
+        try:
+            yield
+        finally:
+            plan.use_finalized_state = before
+
     def _is_applied(self) -> bool:
         before = self.environment.plan_id if self.environment is not None else None
         return finished_plan(self.context, self.settings.environment) not in (None, before)
@@ -188,14 +243,15 @@ class LocalChanges:
         is_mixed = bool(between) and self.environment is not None
         first = {*names} if built is None else {*names} & {*built}
         chosen = sorted({*first, *between}) if is_mixed or (built is not None and first) else None
-        with self.console.planning():
+        has_failed = bool(refused.errors)
+        with self.console.planning(), self._since_it_was_whole(has_failed=has_failed):
             context.plan(
                 self.settings.environment,
                 auto_apply=True,
                 no_prompts=True,
                 skip_tests=True,  # they ran already, for each model
                 skip_linter=True,
-                select_models=names if refused.errors or scope.is_partial else None,
+                select_models=names if has_failed or scope.is_partial else None,
                 backfill_models=chosen,
                 skip_backfill=not (chosen or built is None),
                 enable_preview=False,

@@ -113,7 +113,8 @@ def test_the_driver_of_postgres_is_the_one_without_a_compiler(root: Path) -> Non
 
 def _set_all(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for variable in variables_of(WAREHOUSES[name]):
-        monkeypatch.setenv(variable, "1")
+        is_path = variable.endswith(("KEY_PATH", "KEYFILE"))
+        monkeypatch.setenv(variable, __file__ if is_path else "1")
     monkeypatch.setenv("WAREHOUSE_OPTIONS", "{}")
     for variable in variables_of(STATE, state=True):
         monkeypatch.setenv(variable, "1")
