@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -141,6 +142,8 @@ def _note(reads: Reads, event: str, arguments: tuple[Any, ...], *, is_helper: bo
     if not isinstance(given, (str, bytes, os.PathLike)):
         return
     path = os.path.abspath(os.fsdecode(given))  # noqa: PTH100 - no file may be touched here
+    if event == _ASKED and (path in reads.asked or path in reads.opened):
+        return
     if path.startswith(_NEVER) or is_library(path):
         return
     if event == "open" and _is_written(*arguments[1:3]):
@@ -199,6 +202,7 @@ def _callers(frame: FrameType | None) -> Iterator[str]:
         frame = frame.f_back
 
 
+@cache
 def _is_own(file: str) -> bool:
     """Whether code is the project's; SQLMesh runs macros and models from a `<string>`."""
     return file == "<string>" or not (
