@@ -292,7 +292,6 @@ def test_a_deployment_that_failed_at_its_views_is_finished_by_the_next_run(
     """Promise: its message has the model and the reason; corrected, the next run ends it at once, as a plan does."""
     project.model("first", "SELECT 1 AS id")
     settings = {**_APPLY, "promotion": promotion}
-    assert run_in_process(project.definitions(**settings), instance).success
     project.write("models/second.sql", _GRANTED)
     failed = run_in_process(project.definitions(**settings), instance)
     said = failed.failed["warehouse__demo__second"]
@@ -314,12 +313,28 @@ def test_a_deployment_that_failed_at_its_views_is_finished_by_the_next_run(
     assert project.query("SELECT count(*) FROM grants") == [(1,)]
 
 
+def test_a_change_that_fails_at_its_view_leaves_production_whole(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: its model fails with the reason, no other does, and the environment is as it was."""
+    project.model("first", "SELECT 1 AS id")
+    assert run_in_process(project.definitions(**_APPLY), instance).success
+    project.write("models/second.sql", _GRANTED)
+    for _ in range(2):
+        run = run_in_process(project.definitions(**_APPLY), instance)
+        assert list(run.failed) == ["warehouse__demo__second"]
+        assert "grants does not exist" in run.failed["warehouse__demo__second"]
+        assert (_unfinished(project), project.query(_VIEWS)) == ([], [("first",)])
+    project.execute("CREATE TABLE grants (id INT)")
+    assert run_in_process(project.definitions(**_APPLY), instance).success
+    assert project.query(_VIEWS) == [("first",), ("second",)]
+
+
 def test_production_whose_plan_failed_is_told_at_once(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: who has opened the file is alone with it, so that a run that may not deploy waits for nobody."""
     project.model("first", "SELECT 1 AS id")
-    assert run_in_process(project.definitions(**_APPLY), instance).success
     project.write("models/second.sql", _GRANTED)
     assert not run_in_process(project.definitions(**_APPLY), instance).success
     (told,) = [f for f in diagnose(ProjectSettings(project_dir=str(project.root))) if f.remedy]
