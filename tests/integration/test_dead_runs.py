@@ -33,6 +33,7 @@ def execute(context: ExecutionContext, **kwargs: t.Any) -> pd.DataFrame:
     return pd.DataFrame({"id": [1]})
 """
 _ALIVE = (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED)
+_HAS_RESOURCES = dg.DagsterEventType.RESOURCE_INIT_SUCCESS
 
 
 @pytest.fixture
@@ -102,13 +103,13 @@ def _instance(home: Path) -> dg.DagsterInstance:
 
 
 def _active(home: Path) -> Iterator[dg.DagsterRun]:
-    """The run that has just begun."""
+    """The run that has just begun, and has given its first sign: with its resources."""
     for _ in range(1200):
         with _instance(home) as instance:
             found = instance.get_runs(filters=dg.RunsFilter(statuses=[_ALIVE[1]]))
-        if found:
-            yield found[0]
-            return
+            if found and instance.all_logs(found[0].run_id, of_type=_HAS_RESOURCES):
+                yield found[0]
+                return
         time.sleep(0.1)
     raise AssertionError((home / "run.log").read_text())
 
