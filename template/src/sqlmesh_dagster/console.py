@@ -21,7 +21,6 @@ from sqlglot import exp
 
 from sqlmesh_dagster.definition.names import audit_identity, check_names
 from sqlmesh_dagster.definition.partitions import Interval
-from sqlmesh_dagster.definition.spans import in_words
 from sqlmesh_dagster.engine.explanation import unavailable_database
 from sqlmesh_dagster.engine.reader import audit_arguments
 from sqlmesh_dagster.facts.ledger import Batch, DeployedModel, FailureKind, Ledger
@@ -359,9 +358,8 @@ class CaptureConsole(NoopConsole):
 
     def _log_another(self, name: str, failure: ErrorOutcome) -> None:
         """The model's step has failed with the error of a batch before."""
-        when = f" in {in_words([failure.covered])}" if failure.covered else ""
         plain = name.replace('"', "")
-        self._log(logging.ERROR, f"Model `{plain}` failed{when}, too: {failure.message}")
+        self._log(logging.ERROR, f"Model `{plain}` failed{failure.when}, too: {failure.message}")
 
     @_guarded
     def capture_row_count(self, name: str, count: int | None) -> None:

@@ -35,7 +35,7 @@ from sqlmesh_dagster.definition.markdown import sql_block
 from sqlmesh_dagster.definition.names import digest
 from sqlmesh_dagster.definition.partitions import Interval, keys_within, merged, newest_within
 from sqlmesh_dagster.definition.project import ModelAsset
-from sqlmesh_dagster.definition.spans import in_words, utc
+from sqlmesh_dagster.definition.spans import utc
 from sqlmesh_dagster.facts.outcomes import ModelOutcome
 from sqlmesh_dagster.facts.reported import Reported, has_moved
 from sqlmesh_dagster.facts.tables import BuiltTable
@@ -280,10 +280,9 @@ def raise_for(name: str, outcome: ModelOutcome) -> NoReturn:
             metadata["sqlmesh/query"] = sql_block(error.query)
         if error.traceback:
             metadata["sqlmesh/traceback"] = dg.MetadataValue.md(f"```\n{error.traceback}\n```")
-        when = f" in {in_words([error.covered])}" if error.covered else ""
         query = f"\n\nSQL:\n{error.query[:_SHOWN_QUERY_LENGTH]}" if error.query else ""
         raise errors.ModelFailedError(
-            f"Model `{name}` failed{when} with {error.kind}: {error.message}{query}",
+            f"Model `{name}` failed{error.when} with {error.kind}: {error.message}{query}",
             metadata=metadata,
         )
     if outcome.status == "not_deployed":

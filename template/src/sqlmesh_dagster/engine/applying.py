@@ -165,9 +165,8 @@ class LocalChanges:
         # SQLMesh's selection takes models alone; a changed audit is deployed with the next plan of all
         names = sorted(left - self._standalone_audits()) if found else sorted(left)
         if found and not names:
-            names = self._unchanged(
-                scope
-            )  # a plan that failed may have left the state half promoted
+            # a plan that failed may have left the state half promoted
+            names = self._unchanged(scope)
         if found and not names:
             return _Failure(refused, names, "\n".join(error.message for error in found.values()))
         said = self.console.errors
@@ -229,8 +228,7 @@ class LocalChanges:
         """Whether the environment exists, and its last plan was completed."""
         if not has_state(self.context):  # asking would create it
             return False
-        environment = self.context.state_reader.get_environment(self.settings.environment)
-        return environment is not None and environment.finalized_ts is not None
+        return finished_plan(self.context, self.settings.environment) is not None
 
     def _plan(self, scope: _Scope, names: Sequence[str], refused: Refused) -> None:
         """Applies a plan of all local changes; if some are refused, of those of the other models.

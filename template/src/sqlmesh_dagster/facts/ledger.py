@@ -140,7 +140,7 @@ class Ledger:
         self._is_planning = False
         self._holds_last = False
         self._held: ModelOutcome | None = None
-        self._late: ErrorOutcome | None = None
+        self._failed_besides: ErrorOutcome | None = None
 
     # ------------------------------------------------------------ the run
 
@@ -176,7 +176,7 @@ class Ledger:
             if deployed:
                 self._show(deployed)
             self._places = {name: place for place, name in enumerate(deployed)}
-            self._holds_last = holds_last or self._late is not None
+            self._holds_last = holds_last or self._failed_besides is not None
             self._selected.update(name for names in self._run.below.values() for name in names)
             for name in sorted(self._selected - deployed.keys()):
                 self._report_once(name, "not_deployed", hint)
@@ -208,8 +208,8 @@ class Ledger:
                     self._report_once(name, "upstream_failed", None)
                 else:
                     self._report_idle(name)
-            late = self._late
-            has_said_so = self._report_held(late)
+            besides = self._failed_besides
+            has_said_so = self._report_held(besides)
             self._report_late()
             for name in self._in_order(self._entries):
                 entry = self._entries[name]
@@ -219,12 +219,12 @@ class Ledger:
                     self._report_once(name, "audit_failed", None)
                 elif entry.built:
                     self._report_once(name, "executed", BUILT_BY_PLAN)
-            return None if has_said_so else late
+            return None if has_said_so else besides
 
     def failed_besides(self, error: ErrorOutcome) -> None:
         """Something failed that keeps no model from being built: the last one reports it, at the end."""
         with self._lock:
-            self._late, self._holds_last = error, True
+            self._failed_besides, self._holds_last = error, True
 
     def fail(self, error: ErrorOutcome) -> bool:
         """Reports that the run failed, for every model that was not reported yet.
@@ -365,8 +365,11 @@ class Ledger:
         """Adds the results of one batch's audits: rows add up, the last query with rows is kept."""
         with self._lock:
             entry = self._entry(name)
-            audits = entry.late_audits if entry.is_reported else entry.audits
-            audits = entry.unshown.audits if self._is_planning else audits
+            audits = entry.audits
+            if self._is_planning:
+                audits = entry.unshown.audits
+            elif entry.is_reported:
+                audits = entry.late_audits
             for result in results:
                 audits[result.check_name] = _added(audits.get(result.check_name), result)
 
@@ -437,7 +440,7 @@ class Ledger:
         entry.told_batches = len(entry.built)
         above = tuple(n for n in self._run.above.get(name, ()) if self._entry(n).planned)
         outcome = _outcome(name, entry, self._run, status, reason, above)
-        may_tell = status == "executed" or (self._late is not None and outcome.is_success)
+        may_tell = status == "executed" or (self._failed_besides is not None and outcome.is_success)
         if self._holds_last and may_tell and not self._unreported():
             self._held = outcome
         else:

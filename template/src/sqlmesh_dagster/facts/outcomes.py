@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from sqlmesh_dagster.definition.spans import in_words
 from sqlmesh_dagster.facts.tables import BuiltTable
 
 Status = Literal[
@@ -71,6 +72,11 @@ class ErrorOutcome:
     query: str | None = None
     traceback: str | None = None
     covered: tuple[int, int] | None = None
+
+    @property
+    def when(self) -> str:
+        """` in 2025-01-04`, to follow "failed"; empty where it is of no time."""
+        return f" in {in_words([self.covered])}" if self.covered else ""
 
 
 @dataclass(frozen=True)
