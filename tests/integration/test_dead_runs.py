@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 from tests.sqlmesh_dagster.projects import Project, multiprocess, run_in_process, start
 
+from sqlmesh_dagster.upstream.dagster import run_start
 from tests.integration.test_schedule import _tick
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,7 @@ def test_the_next_tick_after_a_kill_ends_the_dead_run_and_builds_what_is_missing
             time.sleep(moments.uniform(0, 2))
             killed += _kill(process)
             with _instance(home) as instance:
+                _wait_for_end(instance, run)
                 requests, reason = _tick(due.definitions(), instance, _NEXT)
                 ended = instance.get_run_by_id(run.run_id)
             assert ended is not None and ended.is_finished, reason
@@ -112,6 +114,16 @@ def _active(home: Path) -> Iterator[dg.DagsterRun]:
                 return
         time.sleep(0.1)
     raise AssertionError((home / "run.log").read_text())
+
+
+def _wait_for_end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Until the run's process is gone: that of a warm command is killed just after its client."""
+    start = run_start(instance, run.run_id)
+    assert start is not None
+    with suppress(ProcessLookupError):
+        for _ in range(600):
+            os.kill(start[0], 0)
+            time.sleep(0.1)
 
 
 def _kill(process: subprocess.Popen[str]) -> bool:

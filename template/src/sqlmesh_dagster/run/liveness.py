@@ -39,6 +39,8 @@ _TICK_SECONDS = 0.1
 """Processes begin at whole ticks of the kernel's clock."""
 _STARTED = 19
 """Place of a process's start in `/proc/<pid>/stat`, after its name; see `man 5 proc`."""
+_ENDED = ("Z", "X")
+"""States of a process that has ended, and keeps its number until its parent asks how (a zombie)."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ def _is_running(process: RunProcess) -> bool:
         return False
     except PermissionError:  # another user's
         pass
-    return _began(process.pid) <= _latest_begin(process)
+    state, began = _state_and_begin(process.pid)
+    return state not in _ENDED and began <= _latest_begin(process)
 
 
 def _latest_begin(process: RunProcess) -> float:
@@ -198,8 +201,8 @@ def _latest_begin(process: RunProcess) -> float:
     return since - (time.time() - process.began_at) + _CLOCK_SECONDS
 
 
-def _began(pid: int) -> float:
-    """Seconds from the host's start to that of a process; 0 where only its number is known.
+def _state_and_begin(pid: int) -> tuple[str, float]:
+    """State of a process, and seconds from the host's start to its own; "" and 0 where only its number is known.
 
     Not the time of its folder in `/proc`, which is that of the first look at it, and of the first one
     since the kernel needed the memory.
@@ -207,8 +210,8 @@ def _began(pid: int) -> float:
     if sys.platform == "linux":
         with suppress(OSError, ValueError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            return int(fields[_STARTED]) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+            return fields[0], int(fields[_STARTED]) / os.sysconf("SC_CLK_TCK")
+    return "", 0.0
 
 
 def _since_boot() -> float | None:

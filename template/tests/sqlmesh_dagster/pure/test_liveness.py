@@ -61,6 +61,16 @@ def test_a_run_whose_process_is_gone_is_dead(gone: int) -> None:
     assert death_of(replace(STARTED, process=_process(gone)), NOW) == f"its process {gone} is gone"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux tells the state of a process.")
+def test_a_process_that_has_ended_and_is_still_listed_is_gone() -> None:
+    """Promise: in a container whose first process asks for no ends, a killed run stops no schedule."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as zombie:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(zombie.pid, 0)  # its number is still there
+        signs = replace(STARTED, process=_process(zombie.pid))
+        assert death_of(signs, NOW) == f"its process {zombie.pid} is gone"
+
+
 def test_a_run_that_holds_the_projects_lock_lives(gone: int) -> None:
     """A step's process goes on though the run's own was killed: nobody else may start meanwhile."""
     assert death_of(replace(STARTED, process=_process(gone), holds_lock=True), NOW) is None
