@@ -106,6 +106,18 @@ def test_a_view_on_the_table_goes_on(load: Load) -> None:
     assert load.rows("colour") == [("red",)]
 
 
+def test_a_header_in_upper_case_is_found_by_models(load: Load) -> None:
+    """Promise: by the names that SQLMesh writes for DuckDB's dialect, on each engine; declared types and times count."""
+    for day in ("2025-01-01", "2025-01-02"):
+        loaded = load(f"ID,Zip,Paid\n1,007,{day}\n", "paid", zip="TEXT")
+    assert load.rows('"id", "zip"') == [(1, "007")]
+    assert loaded.changed == (date(2025, 1, 1), date(2025, 1, 2))
+    kept = "_Kept" if load.adapter.dialect != "duckdb" else "ID"
+    load.adapter.execute(f'ALTER TABLE raw."{load.name}" ADD COLUMN "_Kept" INT')
+    load("_Kept,ID\n7,1\n", None)
+    assert kept in load.adapter.columns(f'raw."{load.name}"'), "others may read it by this name"
+
+
 def test_the_time_of_what_changed_is_known(load: Load) -> None:
     """Promise: of rows that are new, changed or gone; of the same file again, nothing is."""
     assert load(_HEADER + _ROWS).changed is None, "of a first load, everything is new"

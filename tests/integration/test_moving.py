@@ -70,7 +70,8 @@ def living(project: Project, instance: dg.DagsterInstance, patch: pytest.MonkeyP
         "INSERT INTO raw.events SELECT DATE '2025-01-01' + i::INT, ['a, \"b\"', '', NULL, 'ü\nx', '\\N'][i % 5 + 1],"
         " i * 1000000007, TIMESTAMP '2025-01-01 10:00:00.123456' + to_days(i::INT), 'x\\xFFy'::BLOB"
         " FROM range(9) t(i);"
-        "CREATE TABLE raw.prices (id INT, price DECIMAL(10, 2)); INSERT INTO raw.prices VALUES (1, 1.10), (2, 2.25);"
+        'CREATE TABLE raw."Prices" ("Id" INT UNIQUE, price DECIMAL(10, 2)); '
+        "INSERT INTO raw.prices VALUES (1, 1.10), (2, 2.25);"
         "CREATE TABLE raw.unread (weight DOUBLE, is_known BOOLEAN, share FLOAT);"
         "INSERT INTO raw.unread VALUES (0.1, true, 0.1), ('nan'::DOUBLE, NULL, 3.4e38);"
         "CREATE VIEW raw.of_a_person AS SELECT 1 AS one"
@@ -166,6 +167,9 @@ def test_nothing_is_lost_and_nothing_is_built_again(
     said = capsys.readouterr().out
     assert hashlib.sha256(living.database.read_bytes()).hexdigest() == before
     assert re.search(r"copied +raw\.unread: 2 rows", said) and "raw.of_a_person" in said
+    assert (
+        "indexes, which are not moved, of raw.Prices" in said
+    )  # its names are as models ask for them
     for name, (here, there) in rows(living, server, "moved").items():
         assert (here and here == there) or name == "raw.prices", name
     assert len(server.query("moved", "SELECT * FROM demo.prices WHERE valid_to IS NOT NULL")) == 1

@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from string import ascii_lowercase, ascii_uppercase
 
 from sqlmesh_dagster.production import PRODUCTION
 
@@ -62,6 +63,7 @@ _KEYWORDS = re.compile(
     re.IGNORECASE,
 )
 _FLAGS = ("TRUE", "FALSE")
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 AuditCall = tuple[str, Mapping[str, str]]
 """An audit's name and its arguments as SQL text, `blocking` left out."""
@@ -72,6 +74,14 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     last = name.rpartition(".")[2]
     near = get_close_matches(name, sorted(known), 5)
     return next((n for n in near if get_close_matches(last, [n.rpartition(".")[2]])), None)
+
+
+def name_for_models(name: str, dialect: str) -> str:
+    """A loaded table's or column's name as models that are written in DuckDB's dialect ask an engine for it.
+
+    DuckDB takes a name in any case, of the letters of ASCII; SQLMesh writes it in lower case, in quotes.
+    """
+    return name if dialect == "duckdb" else name.translate(_LOWER)
 
 
 def digest(text: str, length: int = 6) -> str:

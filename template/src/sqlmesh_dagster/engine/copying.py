@@ -95,15 +95,18 @@ def create(adapter: EngineAdapter, table: exp.Table, columns: Mapping[str, str])
 
 
 def copy(
-    file: DuckDBFile, source: str, adapter: EngineAdapter, target: exp.Table, names: Sequence[str]
+    file: DuckDBFile,
+    source: str,
+    adapter: EngineAdapter,
+    target: exp.Table,
+    columns: Mapping[str, str],
 ) -> None:
     """Replaces the rows of a table by those of one in the file: all of them, or none where the engine has transactions.
 
     Args:
-        names: The columns, which both have.
+        columns: Which both have, with DuckDB's types.
     """
-    here = file.columns(source)
-    columns = {name: here[name] for name in names}
+    names = list(columns)
     chunks = file.texts(source, columns, adapter.dialect)
     with adapter.transaction():
         adapter.delete_from(target, exp.true())
@@ -206,7 +209,7 @@ def _totals(row: Sequence[Any], columns: Mapping[str, str]) -> Totals:
         number = len(_figures(exp.column(name), kind))
         found[name] = tuple(row[place : place + number])
         place += number
-    return Totals(int(row[0]), found)
+    return Totals(int(row[0]), found, columns)
 
 
 def _as_text(name: str, kind: str, dialect: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 from sqlglot import exp
 
+from sqlmesh_dagster.definition.names import name_for_models
 from sqlmesh_dagster.engine.csv_faults import refuse, refuse_columns, unreadable
 from sqlmesh_dagster.upstream.internals import EngineAdapter
 
@@ -37,15 +38,20 @@ def load(
     """
     target = exp.table_(table[1], db=table[0], quoted=True)
     with closing(duckdb.connect()) as memory:
-        columns = _read(memory, path, types)
+        found = _read(memory, path, types)
         [(count,)] = memory.execute(f"SELECT count(*) FROM {_ROWS}").fetchall()
         is_there = adapter.table_exists(target)
+        there = adapter.columns(target) if is_there else {}
+        columns = {
+            name if name in there else name_for_models(name, adapter.dialect): kind
+            for name, kind in found.items()
+        }
         changed = _changed(adapter, target, memory, columns, time) if time and is_there else None
         kinds = {n: exp.DataType.build(kind, dialect="duckdb") for n, kind in columns.items()}
         if not is_there:
             adapter.create_table(target, kinds)
         if count:
-            _replace(adapter, target, _texts(memory), kinds)
+            _replace(adapter, target, _texts(memory, list(kinds)), kinds)
         else:
             adapter.delete_from(target, exp.true())
     return count, changed
@@ -59,7 +65,10 @@ def _read(
     file = _literal(_plainly(path))
     try:
         header = _header(memory, path, file)
-        known = ", ".join(f"{_literal(n)}: {_literal(types[n])}" for n in header if n in types)
+        told = {name.lower(): kind for name, kind in types.items()}
+        known = ", ".join(
+            f"{_literal(n)}: {_literal(told[n.lower()])}" for n in header if n.lower() in told
+        )
         option = f", types = {{{known}}}" if known else ""
         memory.execute(f"CREATE TABLE {_ROWS} AS SELECT * FROM read_csv({file}{option})")
     except duckdb.Error as error:
@@ -78,9 +87,10 @@ def _header(memory: duckdb.DuckDBPyConnection, path: Path, file: str) -> list[st
     return list(columns)
 
 
-def _texts(memory: duckdb.DuckDBPyConnection) -> Any:
+def _texts(memory: duckdb.DuckDBPyConnection, names: list[str]) -> Any:
     """A DataFrame with each value as text: no driver rounds a number or shifts a time."""
     frame = memory.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {_ROWS}").df().astype(object)
+    frame.columns = names
     return frame.where(frame.notna(), None)
 
 
@@ -118,6 +128,7 @@ def _changed(
 ) -> Range:
     """Of which time the rows are that a load adds, changes or drops; compared as DuckDB's values."""
     there = list(adapter.columns(target))
+    time = next((name for name in columns if name.lower() == time.lower()), time)
     if time not in there or time not in columns:
         return None
     names = [exp.column(name, quoted=True) for name in there]

@@ -255,10 +255,15 @@ class _Reader:
 
     def _tables(self) -> Iterator[OtherTable]:
         schemas, tables = self._of_sqlmesh()
+        with_rules = {
+            *self._named("duckdb_constraints()", "table_name", "true"),
+            *self._named("duckdb_indexes()", "table_name", "true"),
+            *self._named("duckdb_columns()", "table_name", "column_default IS NOT NULL"),
+        }
         for schema, name in self._named("duckdb_tables()", "table_name"):
             if schema not in schemas and (schema, name) not in tables:
                 columns = self._file.columns(self._quoted(schema, name))
-                yield OtherTable(schema, name, columns)
+                yield OtherTable(schema, name, columns, (schema, name) in with_rules)
 
     def _views(self) -> Iterator[str]:
         shown = {
@@ -280,10 +285,12 @@ class _Reader:
             if (schema, name) not in shown | tables and schema not in schemas:
                 yield f"{schema}.{name}"
 
-    def _named(self, function: str, column: str) -> list[tuple[str, str]]:
+    def _named(
+        self, function: str, column: str, only: str = "NOT internal"
+    ) -> list[tuple[str, str]]:
         catalog = self._quoted_text(next(iter(self._catalogs)))
         found = self._file.rows(
-            f"SELECT schema_name, {column} FROM {function} WHERE NOT internal"
+            f"SELECT schema_name, {column} FROM {function} WHERE {only}"
             f" AND database_name = {catalog} ORDER BY 1, 2"
         )
         return [(str(schema), str(name)) for schema, name in found]
@@ -493,9 +500,10 @@ class _Move:
     def _make_tables(self, plan: Plan) -> None:
         """What a plan makes before it builds; a statement of `before_all` may make what models need."""
         for table in self._source.tables:
-            target = exp.table_(table.name, db=table.schema, quoted=True)
+            there = table.known_to_models(self._adapter.dialect)
+            target = exp.table_(there.name, db=there.schema, quoted=True)
             if not self._adapter.table_exists(target):
-                create(self._adapter, target, table.columns)
+                create(self._adapter, target, there.columns)
         evaluatable = plan.to_evaluatable()
         snapshots = {snapshot.name: snapshot for snapshot in plan.snapshots.values()}
         execute_environment_statements(
@@ -512,11 +520,11 @@ class _Move:
         evaluator.create(by_id.values(), by_id, plan.deployability_index)
 
     def _copy_other(self, table: OtherTable) -> None:
+        table = table.known_to_models(self._adapter.dialect)
         target = exp.table_(table.name, db=table.schema, quoted=True)
         catalog = self._source.catalog
         source = exp.table_(table.name, db=table.schema, catalog=catalog, quoted=True)
-        there = self._adapter.columns(target)
-        if set(there) != set(table.columns):
+        if set(self._adapter.columns(target)) != set(table.columns):
             raise MoveRefusedError(
                 f"`{table.title}` is on {self._engine} already, with other columns. Drop it there, or give"
                 " it the columns of the DuckDB file; then run the same command again."
@@ -568,11 +576,11 @@ class _Move:
                     " and run the same command again; what was copied stays."
                 )
             try:
-                copy(self._file, source, self._adapter, target, list(columns))
+                copy(self._file, source, self._adapter, target, columns)
             except Exception as error:
                 raise MoveRefusedError(
-                    f"`{title}` cannot be copied to {self._engine}: {str(error).strip()} Nothing is recorded;"
-                    " the same command goes on with what was copied."
+                    f"`{title}` cannot be copied to {self._engine}: {str(error).strip()}\nNothing is recorded. When"
+                    " that is mended, the same command goes on with what was copied."
                 ) from error
             word = "copied"
             there = totals(self._adapter, target, columns)
@@ -678,6 +686,12 @@ class _Move:
             yield (
                 f"environment `{name}`: `poe apply --environment {name}` makes it of its own files; what is as"
                 f" in `{self._source.environment}` is not built again"
+            )
+        ruled = [table.title for table in self._source.tables if table.has_rules]
+        if ruled:
+            yield (
+                f"keys, constraints, defaults, computed columns and indexes, which are not moved, of"
+                f" {', '.join(ruled)}"
             )
         if self._source.left:
             yield f"views that no model makes: {', '.join(self._source.left)}"

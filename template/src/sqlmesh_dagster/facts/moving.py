@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 from sqlmesh_dagster.definition.markdown import counted
+from sqlmesh_dagster.definition.names import name_for_models
 
 Intervals = tuple[tuple[int, int], ...]
 _REBUILT_KINDS = ("FULL", "SEED")
@@ -29,7 +30,8 @@ _WIDER = {
     "TIMESTAMP_S": "TIMESTAMP",
 }
 """DuckDB's types that others lack, and what holds their values."""
-_CLOSE = 1e-7
+_CLOSE = 1e-9
+_CLOSE_FLOAT = 1e-7
 """Of a `FLOAT`, whose 24 bits some engines keep in 53; each value is copied as the text that is only its own."""
 
 
@@ -67,16 +69,28 @@ class MovedModel:
 
 @dataclass(frozen=True)
 class OtherTable:
-    """A table of the file that no model builds: one that is loaded, most often."""
+    """A table of the file that no model builds: one that is loaded, most often.
+
+    Attributes:
+        columns: With DuckDB's types.
+        has_rules: Whether it has keys, constraints, defaults, computed columns or indexes.
+    """
 
     schema: str
     name: str
     columns: Mapping[str, str]
+    has_rules: bool = False
 
     @property
     def title(self) -> str:
         """For people."""
         return f"{self.schema}.{self.name}"
+
+    def known_to_models(self, dialect: str) -> OtherTable:
+        """By the names under which models ask for it on another engine; DuckDB takes them, too."""
+        columns = {name_for_models(n, dialect): kind for n, kind in self.columns.items()}
+        schema, name = (name_for_models(n, dialect) for n in (self.schema, self.name))
+        return replace(self, schema=schema, name=name, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -123,10 +137,11 @@ def keys_that_end(keys: Sequence[Sequence[str]], source: Source, catalog: str) -
 
 @dataclass(frozen=True)
 class Totals:
-    """What one query says of a table: its rows, and figures of each column."""
+    """What one query says of a table: its rows, and figures of each column; `kinds` are DuckDB's types."""
 
     rows: int
     columns: Mapping[str, tuple[Any, ...]]
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 def uncopyable(columns: Mapping[str, str], dialect: str) -> list[str]:
@@ -170,13 +185,14 @@ def difference(here: Totals, there: Totals) -> str:
         others = there.columns.get(name, ())
         if len(others) != len(figures):
             return f"column `{name}` is not there"
+        close = _CLOSE_FLOAT if here.kinds.get(name) == "FLOAT" else _CLOSE
         for mine, theirs in zip(figures, others, strict=True):
-            if not _is_same(mine, theirs):
+            if not _is_same(mine, theirs, close):
                 return f"column `{name}`: {mine} in the file, {theirs} there"
     return ""
 
 
-def _is_same(mine: Any, theirs: Any) -> bool:
+def _is_same(mine: Any, theirs: Any, close: float) -> bool:
     mine, theirs = _plain(mine), _plain(theirs)
     if isinstance(mine, float) or isinstance(theirs, float):
         if mine is None or theirs is None:
@@ -184,7 +200,7 @@ def _is_same(mine: Any, theirs: Any) -> bool:
         here, there = float(mine), float(theirs)
         if here == there or (math.isnan(here) and math.isnan(there)):
             return True
-        return abs(here - there) <= _CLOSE * max(abs(here), abs(there))
+        return abs(here - there) <= close * max(abs(here), abs(there))
     return bool(mine == theirs)
 
 
