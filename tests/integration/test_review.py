@@ -393,11 +393,17 @@ def failing_review(project: Project, instance: dg.DagsterInstance) -> tuple[str,
         )
     )
     assert not result.success
-    (event,) = [e for e in result.all_events if e.is_step_failure]
+    shown = metadata_of_failure(Run(result.success, result.run_id, result.all_events))
+    kept = "\n".join(str(entry) for entry in instance.all_logs(result.run_id))
+    return str(shown["sqlmesh/review"]), kept
+
+
+def metadata_of_failure(run: Run) -> dict[str, Any]:
+    """What the only failed step shows all the same."""
+    (event,) = [e for e in run.events if e.is_step_failure]
     shown = event.step_failure_data.user_failure_data
     assert shown is not None
-    kept = "\n".join(str(entry) for entry in instance.all_logs(result.run_id))
-    return str(shown.metadata["sqlmesh/review"].value), kept
+    return {name: entry.value for name, entry in shown.metadata.items()}
 
 
 def test_unit_tests_and_linter_stand_beside_what_they_say_of_production(
@@ -485,14 +491,22 @@ def test_rows_are_shown_only_where_the_owner_allows_it_and_masked_columns_never(
 def test_what_is_promoted_is_what_was_reviewed(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Neither what a rule stops, nor what has moved since; then production's assets say by what."""
+    """Neither what a rule stops, nor what has moved since; then production's assets say by what.
+
+    An `after_all` that fails changes nothing of that: SQLMesh has promoted by then.
+    """
+    config = project.root / "config.yaml"
+    before = config.read_text()
     views = project.query(_VIEWS)
     prod = {"environment": "prod", "apply": True, "allow_production": True, "execution_time": NOW}
     project.write("review.toml", "[gates]\noverride_by = ['ada']\nrequire_review = true\n")
     project.model("orders", ORDERS + " WHERE i > 10", GRAIN)
     run, _ = execute_of(project.definitions(), instance, "plan", **prod)
     assert "Run `poe review`, then `poe promote`." in failure(run)
-    review(project, instance)
+    config.write_text(f"{before}after_all:\n  - INSERT INTO main.nowhere VALUES (1)\n")
+    run, page = review(project, instance)
+    assert row(page, "orders")[:2] == ("100", "90") and "Table with name nowhere" in page
+    assert "could not be built" not in page and "such as `after_all`, fails" in failure(run)
     run, _ = execute_of(project.definitions(), instance, "plan", **prod)
     assert "`fewer_rows_percent`: `warehouse.demo.orders` has 10.0 % fewer rows" in failure(run)
     agreed = {**prod, "override": "agreed", "override_by": "ada"}
@@ -504,8 +518,9 @@ def test_what_is_promoted_is_what_was_reviewed(
 
     reviewed, _ = review(project, instance)
     definitions = project.definitions()
-    run, facts = execute_of(definitions, instance, "plan", **agreed)
-    assert run.success, run.failed
+    run, _ = execute_of(definitions, instance, "plan", **agreed)
+    assert "`prod` is as the plan was to make it" in failure(run)
+    facts = metadata_of_failure(run)
     assert facts["sqlmesh/overridden_by"] == "ada" and facts["sqlmesh/override"] == "agreed"
     assert facts["sqlmesh/reviewed_in"] == reviewed.run_id
     assert project.query("SELECT count(*) FROM demo.orders") == [(89,)]
@@ -522,6 +537,7 @@ def test_what_is_promoted_is_what_was_reviewed(
 
     # the files of before bring back the tables of before; nothing is built
     project.write("review.toml", "")
+    config.write_text(before)
     project.model("orders", ORDERS, GRAIN)
     run, facts = execute_of(project.definitions(), instance, "plan", **prod, without_review=True)
     assert run.success, run.failed

@@ -26,7 +26,9 @@ def apply_plan(context: Context, plan: Plan) -> errors.PlanFailedError | None:
         name = plan.environment.name
         if finished_plan(context, name) != plan.plan_id:
             raise
-        return failed_late(name, error)
+        failure = failed_late(name, error)
+        failure.__cause__ = error
+        return failure
     return None
 
 

@@ -14,6 +14,7 @@ from sqlmesh_dagster.console import CaptureConsole
 from sqlmesh_dagster.definition.markdown import counted
 from sqlmesh_dagster.definition.names import check_names
 from sqlmesh_dagster.definition.partitions import merged
+from sqlmesh_dagster.engine.applied import apply_plan
 from sqlmesh_dagster.engine.basis import basis_of
 from sqlmesh_dagster.engine.built import read_built
 from sqlmesh_dagster.engine.code_reviews import CodeReviewing
@@ -116,7 +117,7 @@ class Reviewing:
                 remember(context, session.log)
                 try:
                     refuse_errors(verification)
-                    self._build(context, console, options)
+                    late = self._build(context, console, options)
                 except RunCancelled:
                     raise
                 except Exception as error:
@@ -130,7 +131,8 @@ class Reviewing:
                     text = f"Environment `{name}` could not be built: {problems[0]}"
                     raise PlanFailedError(text) from None
                 applied(read_built(session.settings, context.state_reader))
-                show(self._measured(context, options, verification, outcomes))
+                measured = self._measured(context, options, verification, outcomes)
+                show(replace(measured, late_failure=late))
 
     def _log(self, level: int, message: str) -> None:
         """As the session's; an error of the database is on the page, where its values are masked."""
@@ -147,18 +149,24 @@ class Reviewing:
 
     def _build(
         self, context: CaptureContext, console: CaptureConsole, options: PlanOptions
-    ) -> None:
+    ) -> str | None:
+        """Builds the environment; what failed once it was there, such as `after_all`."""
         session = self.planning.session
+        late: str | None = None
         console.begin({}, datetime.now(timezone.utc), session.settings.plan_hint)
         try:
             for plan in self._plans(context, options):
                 refuse_uncategorized(plan, session.settings)
                 self.planning.refuse_dropping(context, plan)
                 with console.planning(), session.cancel.watching(context.interrupter()):
-                    context.apply(plan)
+                    failure = apply_plan(context, plan)
+                if failure is not None:
+                    told = mask(str(failure.__cause__)).strip()
+                    late = self.rules.measure.shown_error(_kinds(failure), told)
         except NoChangesPlanError:
             pass  # a new environment that would equal production
         console.finish()
+        return late
 
     def _plans(self, context: CaptureContext, options: PlanOptions) -> Iterator[Plan]:
         """One plan, or two: what is forward-only is built of some days, and all else whole.

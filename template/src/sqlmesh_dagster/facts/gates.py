@@ -17,7 +17,7 @@ class Gates:
         removed_columns: Whether a removed column that somebody reads stops a promotion.
         retyped_columns: The same of a column with another type.
         fewer_rows_percent: More than that many per cent of a model's rows gone.
-        failing_checks: Whether a newly failing check does.
+        failing_checks: Whether a newly failing check does, or what comes after a plan.
         cost_minutes: An estimate above that.
         require_review: Whether a promotion needs a review at all.
         override_by: Who may promote all the same; nobody if it is empty.
@@ -97,6 +97,11 @@ def _checks(gates: Gates, review: Review) -> Iterator[Stop]:
         if check.fate == "newly failing" and not check.is_warning_of_linter:
             found = " ".join((check.problem or _found(check)).split()).removesuffix(".")
             yield Stop("failing_checks", f"`{check.name}` of `{check.model}` newly fails: {found}.")
+    if review.late_failure and gates.failing_checks:
+        found = " ".join(review.late_failure.split()).removesuffix(".")
+        yield Stop(
+            "failing_checks", f"What comes after a plan, such as `after_all`, fails: {found}."
+        )
 
 
 def _found(check: CheckReview) -> str:

@@ -410,6 +410,7 @@ class Review:
         built_seconds: What building the environment took in this run; None if nothing was built.
         commit: Of the files, if they are in git.
         problem: Why the environment could not be built, so that nothing is known of its data.
+        late_failure: What failed once it was built, such as `after_all`.
     """
 
     environment: str
@@ -424,6 +425,7 @@ class Review:
     built_seconds: float | None = None
     commit: str | None = None
     problem: str | None = None
+    late_failure: str | None = None
 
     @cached_property
     def touched(self) -> tuple[Touched, ...]:

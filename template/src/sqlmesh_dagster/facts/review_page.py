@@ -18,6 +18,7 @@ from sqlmesh_dagster.facts.review import (
 
 MARK = "<!-- sqlmesh_dagster review -->"
 """The first line of the page: a comment that begins with it is brought up to date in place."""
+_LATE = "The environment is built. What comes after a plan, such as `after_all`, failed in it:"
 _MOST_COLUMNS = 30
 _NONE = "-"
 
@@ -30,6 +31,9 @@ def page(review: Review, stops: Sequence[Stop]) -> str:
 def _sections(review: Review, stops: Sequence[Stop]) -> Iterator[str]:
     yield f"## Review of environment `{review.environment}`"
     yield _verdict(review, stops)
+    if review.late_failure:
+        yield _LATE
+        yield fenced(review.late_failure)
     yield from _changes(review)
     yield from _data(review.models)
     yield from _touched(review.touched)

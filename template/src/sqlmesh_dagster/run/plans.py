@@ -84,6 +84,7 @@ def _plan(
     shown: list[PlanSummary] = []
     built: list[str] = []
     durations: list[int] = []
+    applied_tables: list[BuiltTables] = []
 
     def show(summary: PlanSummary) -> None:
         shown.append(summary)
@@ -96,10 +97,16 @@ def _plan(
         recording.outcome(outcome, promotion.change if promotion else None)
 
     def applied(tables: BuiltTables) -> None:
+        applied_tables.append(tables)
         for key in recording.applied(tables, promotion.change if promotion else None):
             resource.say(
                 logging.INFO, f"`{key.to_user_string()}` had been built before, and is promoted."
             )
+
+    def finished() -> dict[str, Any]:
+        if promotion is None or not applied_tables:
+            return {}
+        return promotion.finish(resource, sum(durations) / 1000)
 
     def work(session: "Session") -> None:
         from sqlmesh_dagster.engine.plan import Planning  # imports SQLMesh
@@ -123,15 +130,16 @@ def _plan(
         if not shown:
             raise
         plan = {"sqlmesh/plan_summary": dg.MetadataValue.md(shown[0].markdown)}
-        raise type(error)(error.description, metadata={**error.metadata, **plan}) from error
+        # it is promoted all the same where what failed comes after that
+        metadata = {**error.metadata, **plan, **finished()}
+        raise type(error)(error.description, metadata=metadata) from error
     (summary,) = shown
     if config.apply and not recording.is_on:
         context.log.info(
             f"Dagster's assets are those of environment `{own.environment}`, so that nothing is"
             f" recorded of what was built in `{settings.environment}`."
         )
-    facts = promotion.finish(resource, sum(durations) / 1000) if promotion else {}
-    yield dg.Output(None, metadata={**_plan_metadata(summary, config.apply, built), **facts})
+    yield dg.Output(None, metadata={**_plan_metadata(summary, config.apply, built), **finished()})
 
 
 def _plan_metadata(summary: PlanSummary, is_applied: bool, built: list[str]) -> dict[str, Any]:

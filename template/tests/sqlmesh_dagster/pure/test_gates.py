@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sqlmesh_dagster.facts.gates import Gates, Stop, stops
@@ -118,6 +120,14 @@ def test_a_check_that_newly_fails_says_what_it_finds(check: CheckReview, told: s
         Stop("failing_checks", f"`c` of `m` newly fails: {told}."),
     )
     assert stops(_ALL_OFF, _review(checks=(check,))) == ()
+
+
+def test_what_fails_after_the_plan_stops_a_promotion_as_a_check_does() -> None:
+    """Promise: its words are there, in one line."""
+    late = replace(_review(), late_failure="Boom:\n  no `x`.")
+    told = "What comes after a plan, such as `after_all`, fails: Boom: no `x`."
+    assert stops(Gates(), late) == (Stop("failing_checks", told),)
+    assert stops(_ALL_OFF, late) == ()
 
 
 @pytest.mark.parametrize(

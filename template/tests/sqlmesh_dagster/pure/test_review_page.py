@@ -252,6 +252,17 @@ def test_an_environment_that_was_not_built_shows_why_and_no_cost() -> None:
     ]
 
 
+def test_what_failed_once_the_environment_was_built_stands_below_the_verdict() -> None:
+    """Promise: with all that is known, and never as an environment that could not be built."""
+    late = page(replace(_REVIEW, late_failure="Boom.\nNo table."), ()).split("\n\n")
+    assert late[3:6] == [
+        "**Nothing stops a promotion.**",
+        "The environment is built. What comes after a plan, such as `after_all`, failed in it:",
+        "```\nBoom.\nNo table.\n```",
+    ]
+    assert late[6:] == page(_REVIEW, ()).split("\n\n")[4:]
+
+
 def test_nothing_that_differs_is_one_sentence() -> None:
     """Promise: and what a promotion would build, which is nothing."""
     empty = PlanSummary("prod", "p", is_new=False, is_empty=True, create_from=None)
