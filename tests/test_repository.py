@@ -157,7 +157,7 @@ def test_ci_fails_when_a_part_does_and_ends_with_what_all_said(
     done = subprocess.run([script], check=False, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     said = [line.rpartition(": ")[2] for line in done.stdout.splitlines() if ": 1 " in line]
-    assert said == ["1 now", *(["1 of dbt"] if dbt is not None else []), "1 later"]
+    assert said == [*(["1 of dbt"] if dbt is not None else []), "1 now", "1 later"]
 
 
 def test_the_generated_readme_has_two_commands(render: Render) -> None:
