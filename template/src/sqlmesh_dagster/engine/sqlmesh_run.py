@@ -181,14 +181,15 @@ class SQLMeshRun:
     @contextmanager
     def _cleaned_up(self, context: CaptureContext) -> Iterator[None]:
         """The janitor follows, also after an `after_all` that fails."""
+        failure: SQLMeshError | None = None
         try:
             yield
-        except SQLMeshError:
-            if context.once is None:
-                self._clean_up(context)
-            raise
+        except SQLMeshError as error:
+            failure = error
         if context.once is None:
             self._clean_up(context)
+        if failure is not None:
+            raise failure
 
     def _clean_up(self, context: CaptureContext) -> None:
         """SQLMesh's janitor, as `sqlmesh run` of production does it, with the run's own materializations.

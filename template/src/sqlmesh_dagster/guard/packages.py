@@ -27,18 +27,12 @@ def missing(module: str) -> str | None:
 
 def installation() -> str:
     """The command that installs what the project's `pyproject.toml` names."""
-    root = _root()
-    if _is_uvs(root):
-        return f"cd {quote(str(root))} && uv sync"
-    return f"cd {quote(str(root))} && {_python(root)} -m pip install --editable . --group dev"
+    return _command("uv sync", "install --editable . --group dev")
 
 
 def addition(package: str) -> str:
     """The command that installs a package which the project's `pyproject.toml` doesn't name."""
-    root = _root()
-    if _is_uvs(root):
-        return f"cd {quote(str(root))} && uv add {quote(package)}"
-    return f"cd {quote(str(root))} && {_python(root)} -m pip install {quote(package)}"
+    return _command(f"uv add {quote(package)}", f"install {quote(package)}")
 
 
 def is_named(package: str) -> bool:
@@ -48,6 +42,13 @@ def is_named(package: str) -> bool:
     except OSError:
         return False
     return re.search(rf"['\"]{re.escape(package)}(?![\w-])", text) is not None
+
+
+def _command(with_uv: str, with_pip: str) -> str:
+    """A command that can be pasted in any folder, for whoever looks after the environment."""
+    root = _root()
+    pip = f"{_python(root)} -m pip {with_pip}"
+    return f"cd {quote(str(root))} && {with_uv if _is_uvs(root) else pip}"
 
 
 def _root() -> Path:

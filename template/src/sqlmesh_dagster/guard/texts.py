@@ -50,7 +50,7 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
     try:
         values = dotenv_values(path)
         if any("\0" in f"{name}{value}" for name, value in values.items()):
-            raise ValueError("no variable can have a NUL byte")
+            raise ValueError
     except ValueError as error:
         raise OSError(f"`{path}` {fault_of(path.read_bytes())}".rstrip(".")) from error
     return values

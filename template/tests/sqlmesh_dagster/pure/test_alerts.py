@@ -131,7 +131,7 @@ def _alert_of(instance: dg.DagsterInstance, *checks: dg.AssetChecksDefinition, *
 
 def test_a_failed_run_is_one_message_with_what_failed_and_where_to_look(chat: _Server) -> None:
     """Promise: the step and its error in a line, and a link to the run."""
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         _alert_of(instance, breaks="yes")
         (run,) = instance.get_runs()
     (text,) = chat.texts
@@ -144,7 +144,7 @@ def test_a_failed_run_is_one_message_with_what_failed_and_where_to_look(chat: _S
 
 def test_a_check_that_fails_is_a_message_though_the_run_succeeds(chat: _Server) -> None:
     """Promise: warnings, too; but not what a run with nothing due only repeats."""
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         _alert_of(instance)
         _alert_of(instance, _check("repeated", {"sqlmesh/found_at": 1}))
         assert chat.texts == []

@@ -432,3 +432,149 @@ def test_two_audits_of_a_model_are_two_results() -> None:
     ledger.audited(A, [_audit(0), other])
     ledger.end()
     assert told[0].audits == (_audit(0), other)
+
+
+@pytest.mark.parametrize(
+    ("signal", "others", "reason"),
+    [
+        (None, [], None),
+        ("weekend", [], "the rest of it waits for signal `weekend`"),
+        (None, ['"db"."x"', "y"], "the rest of it waits for `db.x`, `y`"),
+        ("weekend", ["x"], "the rest of it waits for signal `weekend` and `x`"),
+    ],
+)
+def test_a_model_that_is_built_in_part_says_what_the_rest_waits_for(
+    signal: str | None, others: list[str], reason: str | None
+) -> None:
+    """Promise: nobody takes a day that is missing for one that is built."""
+    ledger, told = _ledger(A)
+    if signal:
+        ledger.held_back(A, signal)
+    ledger.waits(A, others)
+    ledger.planned({A: [(1, 2)]})
+    ledger.built(A, _batch())
+    assert [(o.status, o.reason) for o in told] == [("executed", reason)]
+
+
+def test_a_model_that_is_idle_for_a_reason_has_it() -> None:
+    """Promise: of that model alone."""
+    ledger, told = _ledger(A, B)
+    ledger.is_idle_because(A, "nobody reads it")
+    ledger.end()
+    assert [o.reason for o in told] == ["nobody reads it", "nothing is due"]
+
+
+def test_audits_count_as_run_whoever_ran_them() -> None:
+    """Promise: those of a plan, too; and each model's own."""
+    ledger, _ = _ledger(A, B)
+    assert not ledger.has_audited(A)
+    ledger.audited(A, [_audit(0)])
+    assert ledger.has_audited(A) and not ledger.has_audited(B)
+    with ledger.planning():
+        ledger.audited(B, [_audit(0)])
+    assert ledger.has_audited(B)
+
+
+def test_models_that_cannot_be_deployed_are_told_with_those_below() -> None:
+    """Promise: an audit that failed is its check's failure; only selected models are told."""
+    told = _Told()
+    ledger = Ledger([A, B, C], told.append)
+    audit = ErrorOutcome("audit", "2 rows")
+    ledger.refused({A: BOOM, B: audit, "other": BOOM}, {C: '"db"."a"', "far": A})
+    assert told.statuses == [(A, "failed"), (B, "audit_failed"), (C, "upstream_failed")]
+    assert [o.error for o in told] == [BOOM, audit, None]
+    assert told[2].reason == "upstream could not be deployed: `db.a`"
+    ledger.end()
+    assert len(told) == 3
+
+
+def test_an_audit_of_a_plan_is_told_of_a_model_beside_the_selection() -> None:
+    """Promise: its check shows it at the end, though the run did not select the model."""
+    told = _Told()
+    ledger = Ledger([A], told.append)
+    with ledger.planning():
+        ledger.audited(B, [_audit(2)])
+    audit = ErrorOutcome("audit", "2 rows")
+    ledger.refused({B: audit}, {})
+    assert told == []
+    ledger.end()
+    assert told.statuses == [(A, "up_to_date"), (B, "audit_failed")]
+    assert (told[1].error, told[1].reason) == (audit, None)
+    assert [a.failing_rows for a in told[1].audits] == [2]
+
+
+def test_what_is_known_of_several_at_once_is_told_upstream_first() -> None:
+    """Promise: what a model was built from is known when it is told; what is not deployed comes before."""
+    told = _Told()
+    ledger = Ledger(["b", "z", "a", "m"], told.append)
+    ledger.begin(dict.fromkeys(("z", "m", "a"), BUILT), NOW, "hint")
+    ledger.end()
+    assert [o.fqn for o in told] == ["b", "z", "m", "a"]
+
+
+def test_models_upstream_that_are_built_along_are_told_and_named() -> None:
+    """Promise: those for which there are batches, in the outcome of the model that needs them."""
+    told = _Told()
+    ledger = Ledger([C], told.append)
+    ledger.begin(DEPLOYED, NOW, "hint", above={C: (A, B)})
+    ledger.planned({A: [(1, 2)], C: [(1, 2)]})
+    ledger.built(A, _batch())
+    ledger.built(C, _batch())
+    ledger.end()
+    assert told.statuses == [(A, "executed"), (C, "executed")]
+    assert [o.above for o in told] == [(), (A,)]
+
+
+def test_the_table_that_is_known_before_is_kept() -> None:
+    """Promise: a batch does not know the table's name; the asset's page shows it all the same."""
+    told = _Told()
+    ledger = Ledger([A], told.append)
+    ledger.begin({A: replace(BUILT, table="db.a__1", next_due="tomorrow")}, NOW, "hint")
+    ledger.planned({A: [(1, 2)]})
+    ledger.built(A, _batch())
+    assert (told[0].table, told[0].next_due) == ("db.a__1", "tomorrow")
+
+
+def test_a_run_that_ends_after_its_models_says_whether_somebody_told_it() -> None:
+    """Promise: the last model waits for `after_all` and has its error; later, nobody is left to tell it."""
+    told = _Told()
+    ledger = Ledger([A], told.append)
+    ledger.begin(DEPLOYED, NOW, "hint", holds_last=True)
+    ledger.planned({A: [(1, 2)]})
+    ledger.built(A, _batch())
+    assert told == []
+    assert ledger.fail(BOOM) is True
+    assert [(o.status, o.error) for o in told] == [("executed", BOOM)]
+    assert ledger.fail(BOOM) is False and len(told) == 1
+
+
+def test_what_fails_besides_while_models_are_built_waits_for_the_last() -> None:
+    """Promise: the model that ends last has it, also where nothing was to follow."""
+    ledger, told = _ledger(A, B)
+    ledger.planned({A: [(1, 2)], B: [(1, 2)]})
+    ledger.failed_besides(BOOM)
+    ledger.built(A, _batch())
+    ledger.built(B, _batch())
+    assert told.statuses == [(A, "executed")]
+    assert ledger.end() is None
+    assert [(o.fqn, o.error) for o in told] == [(A, None), (B, BOOM)]
+
+
+def test_late_batches_of_each_failed_model_are_told() -> None:
+    """Promise: a model that was built between them, and what it was, hide none."""
+    ledger, told = _ledger(A, B, C)
+    ledger.planned({name: [(1, 2), (2, 3)] for name in (A, B, C)})
+    for name in (A, C):
+        ledger.failed(name, "audit_failed", BOOM)
+        ledger.batch_ended(name)
+    for name in (A, B, C):
+        ledger.built(name, _batch(2))
+        ledger.audited(name, [_audit(3)])
+    ledger.built(B, _batch(1))
+    ledger.end()
+    late = [o for o in told if o.is_late]
+    assert [(o.fqn, o.status, o.intervals, o.above) for o in late] == [
+        (A, "audit_failed", ((2, 3),), ()),
+        (C, "audit_failed", ((2, 3),), ()),
+    ]
+    assert [[a.failing_rows for a in o.audits] for o in late] == [[3], [3]]

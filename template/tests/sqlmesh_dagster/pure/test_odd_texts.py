@@ -67,13 +67,13 @@ def definitions(found: Manifest, translator: SQLMeshTranslator | None = None) ->
 
 _FIELDS: dict[str, Any] = {
     "name": lambda t: {"name": t},
-    "catalog": lambda t: {"catalog": t},
-    "schema_name": lambda t: {"schema_name": t},
-    "group tag": lambda t: {"tags": (f"dagster:group_name:{t}",)},
-    "owner tag": lambda t: {"tags": (f"dagster:owner:{t}", "dagster:owner:jo")},
+    "catalog and schema": lambda t: {"catalog": t, "schema_name": t},
     "whatever is in no name": lambda t: {
         **dict.fromkeys(("dialect", "gateway", "source_type", "start", "owner", "path", "cron"), t),
-        "tags": (t, f"{t}:{t}", "plain"),
+        "tags": (
+            *(f"dagster:group_name:{t}", f"dagster:owner:{t}", "dagster:owner:jo"),
+            *(t, f"{t}:{t}", "plain"),
+        ),
         "description": t,
         "grains": (t,),
         "columns": (ColumnRecord(t, t, t),),

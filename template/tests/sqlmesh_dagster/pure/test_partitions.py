@@ -51,7 +51,7 @@ def daily(unit: str = "day", end: str | None = None) -> dg.TimeWindowPartitionsD
 )
 def test_each_interval_unit_has_partitions_of_its_length(unit: str, keys: list[str]) -> None:
     """Promise: keys as Dagster itself writes them, in UTC."""
-    now = datetime(2027 if unit == "year" else 2025, 3, 2, tzinfo=timezone.utc)
+    now = datetime(2027 if unit in ("year", "month") else 2025, 1, 3, tzinfo=timezone.utc)
     partitions = daily(unit)
     assert partitions.get_partition_keys(current_time=now)[:2] == keys
     assert partitions.timezone == "UTC"
@@ -131,7 +131,10 @@ def test_intervals_that_touch_or_overlap_become_one(
 def test_the_time_of_each_partition_is_what_dagster_says(unit: str) -> None:
     """Promise: also where it is not parsed from its key, across gaps, the ends of months and a leap day."""
     partitions = daily(unit)
-    spans = [("2026-02-27T00:00", "2026-03-02T00:00"), ("2028-02-01T00:00", "2028-03-02T00:00")]
+    february, march = {"month": ("01", "02"), "day": ("27", "02")}.get(unit, ("28", "01"))
+    spans = [
+        (f"{year}-02-{february}T00:00", f"{year}-03-{march}T02:00") for year in ("2026", "2028")
+    ]
     found = list(keys_within(partitions, [(at(begin), at(end)) for begin, end in spans]))
     assert found == [(key, window_of(partitions, key, key)) for key, _ in found]
     assert found and len({key for key, _ in found}) == len(found)

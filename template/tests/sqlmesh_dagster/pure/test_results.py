@@ -247,8 +247,7 @@ def test_a_folder_that_is_not_there_has_no_outcomes(tmp_path: Path) -> None:
 
 def test_records_are_where_the_instance_stores_its_own(tmp_path: Path) -> None:
     """Promise: a file for each project, in a folder for each run; or below `storage_dir`."""
-    (tmp_path / "home").mkdir()
-    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+    with dg.DagsterInstance.ephemeral(str(tmp_path / "home")) as instance:
         SQLMeshResultsResource().of_run(instance, _NEW).append(_OUTCOME)
         SQLMeshResultsResource().of_run(instance, _NEW, "two").append(_OUTCOME)
         storage = Path(instance.storage_directory())
@@ -313,8 +312,7 @@ def test_a_file_that_only_has_the_name_of_a_record_is_kept(tmp_path: Path, name:
 
 def test_a_resource_without_a_run_gives_no_sign(tmp_path: Path) -> None:
     """Promise: as in a test or a sensor, nothing is written."""
-    (tmp_path / "home").mkdir()
-    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+    with dg.DagsterInstance.ephemeral(str(tmp_path / "home")) as instance:
         context = dg.build_init_resource_context(instance=instance)
         SQLMeshResultsResource().setup_for_execution(context)
         assert not (Path(instance.storage_directory()) / RECORDS).exists()

@@ -35,6 +35,8 @@ def _byte(line: int, byte: str, meant: str) -> str:
         (b"\xff", _byte(1, "0xff", "ÿ")),
         (TEXT.encode().replace(b"AS", b"\0AS"), "has a NUL byte in line 2. Take it out."),
         (b"\0", "has a NUL byte in line 1. Take it out."),
+        (b"\na\0\n\0", "has a NUL byte in line 2. Take it out."),
+        (b"\n\xff", _byte(2, "0xff", "ÿ")),
         (
             codecs.BOM_UTF8 + TEXT.encode(),
             "begins with a byte order mark (BOM). Save it as UTF-8 without one.",

@@ -103,6 +103,7 @@ def test_postgres_keeps_the_state_unless_a_variable_says_otherwise() -> None:
 def test_definitions_need_no_variable_at_all(name: str) -> None:
     """Promise: an image is built, and a page is looked at, without any credentials."""
     found = said(name, {}, reads_credentials=False)
+    assert found.gateway == name
     assert found.catalog and not found.options and found.state is None
     variable = WAREHOUSES[name].catalog
     if variable is not None:
@@ -129,6 +130,8 @@ def test_a_gateway_that_there_is_not_is_named_with_those_that_there_are() -> Non
         said("", {"WAREHOUSE_HOST": "db.example.com", "WAREHOUSE_PATH": "warehouse.duckdb"})
     assert str(error.value).startswith("WAREHOUSE_HOST is set, and `SQLMESH_GATEWAY` is not")
     assert "`duckdb`, `postgres`, `ducklake`" in str(error.value)
+    with pytest.raises(UnsetVariablesError, match=r"^WAREHOUSE_HOST, WAREHOUSE_USER is set"):
+        said("", {"WAREHOUSE_USER": "x", "WAREHOUSE_HOST": "x"})
 
 
 def test_secrets_are_not_shown() -> None:
@@ -143,6 +146,8 @@ def test_secrets_are_not_shown() -> None:
         ("WAREHOUSE_PORT", "-1", "`WAREHOUSE_PORT` is `-1`"),
         ("WAREHOUSE_PORT", "0", "`WAREHOUSE_PORT` is `0`"),
         ("WAREHOUSE_PORT", "99999", "from 1 to 65535"),
+        ("WAREHOUSE_PORT", "65536", "from 1 to 65535"),
+        ("WAREHOUSE_CONCURRENT_TASKS", "1001", "`1001`. Set it to a whole number from 1 to 1000."),
         ("WAREHOUSE_PORT", "\u0661\u0662", "from 1 to 65535"),
         ("WAREHOUSE_PORT", "sesame", "`WAREHOUSE_PORT` is no number. Set it to a whole number"),
         ("WAREHOUSE_CONCURRENT_TASKS", "many", "`WAREHOUSE_CONCURRENT_TASKS` is `many`"),
@@ -158,6 +163,8 @@ def test_a_value_that_no_connection_takes_names_its_variable(
     with pytest.raises(UnsetVariablesError) as raised:
         connections("postgres", (), {**given, name: value}, reads_credentials=True)
     assert said in str(raised.value) and "cnry" not in str(raised.value)
+    most = {**given, "WAREHOUSE_PORT": "65535", "WAREHOUSE_CONCURRENT_TASKS": "1000"}
+    assert connections("postgres", (), most, reads_credentials=True).options["port"] == "65535"
     socket = {**given, "WAREHOUSE_HOST": "/var/run/postgresql"}  # a folder of sockets
     assert connections("postgres", (), socket, reads_credentials=True).gateway == "postgres"
 
@@ -193,6 +200,8 @@ def test_a_login_that_needs_a_package_of_its_own_names_it() -> None:
             "`WAREHOUSE_PRIVATE_KEY`",
         ),
         ("bigquery", {"project": "p", "keyfile_json": "{"}, "bad", "`WAREHOUSE_KEYFILE_JSON`"),
+        ("bigquery", {"project": "p", "keyfile": "f"}, "bad", "`WAREHOUSE_KEYFILE`"),
+        ("snowflake", {"role": "r", "token": "t"}, "Invalid field 'role'", "`WAREHOUSE_ROLE`"),
         (
             "databricks",
             {"oauth_client_id": "i", "oauth_client_secret": "s"},
@@ -225,3 +234,27 @@ def test_what_kubernetes_sets_for_services_of_these_names_is_not_meant() -> None
     assert half_set(links) == []
     with pytest.raises(UnsetVariablesError, match="`WAREHOUSE_PORT` is no number"):
         said("postgres", {**given, "WAREHOUSE_PORT": "tcp://10.96.0.7:5432"})  # a person's
+
+
+def test_each_value_that_no_connection_takes_is_named_in_one_message() -> None:
+    """Promise: the warehouse's and the state's; a host that cannot be read gets an example."""
+    given = {f"WAREHOUSE_{n}": "x" for n in ("USER", "PASSWORD", "DATABASE")}
+    given |= {**_STATE, "WAREHOUSE_HOST": "https://", "STATE_PORT": "x1"}
+    with pytest.raises(UnsetVariablesError) as raised:
+        said("postgres", given)
+    assert str(raised.value) == (
+        "`WAREHOUSE_HOST` must be the name of a host alone, such as `db.example`."
+        " `STATE_PORT` is `x1`. Set it to a whole number from 1 to 65535."
+    )
+    twice = {**given, "STATE_PORT": "1", "WAREHOUSE_HOST": "tcp://a@b:c@db.example/d://e"}
+    with pytest.raises(UnsetVariablesError, match=r"such as `db\.example`"):
+        said("postgres", twice)
+
+
+def test_a_value_of_state_does_not_matter_where_the_state_is_in_the_warehouse() -> None:
+    """Promise: a variable that Kubernetes sets for a Service named `state` refuses no run; nor is a text like it lost."""
+    given = {f"WAREHOUSE_{n}": "x" for n in ("HOST", "USER", "PASSWORD", "DATABASE")}
+    links = {"STATE_PORT": "udp://10.96.0.7:53", "STATE_SERVICE_HOST": "10.96.0.7"}
+    assert said("postgres", {**given, **links}) == said("postgres", given)
+    odd = {**given, "WAREHOUSE_PASSWORD": "tcp://x", "WAREHOUSE_PASS_SERVICE_HOST": "10.96.0.7"}
+    assert said("postgres", odd).options["password"] == "tcp://x"
