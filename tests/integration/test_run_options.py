@@ -36,20 +36,32 @@ def test_execution_time_is_utc_and_reaches_sqlmesh(
     ]
 
 
+_WEEKLY = "kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '@weekly', interval_unit 'day'"
+
+
 def test_ignore_cron_builds_what_its_cron_would_hold_back(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     """Promise: a weekly model is brought up to yesterday."""
-    project.model(
-        "weekly",
-        "SELECT @start_ds::DATE AS day",
-        "kind INCREMENTAL_BY_TIME_RANGE (time_column day), cron '@weekly', interval_unit 'day'",
-    )
+    project.model("weekly", "SELECT @start_ds::DATE AS day", _WEEKLY)
     definitions = project.definitions()
     run_in_process(definitions, instance)
     assert run_in_process(definitions, instance).unchanged == ["weekly"]
     run = run_in_process(definitions, instance, options={"ignore_cron": True})
     assert run.materialized == ["weekly"]
+
+
+def test_what_was_built_ahead_of_its_cron_is_restated_as_far(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """Promise: a restatement builds all that is done, and leaves no day of it missing."""
+    project.model("weekly", "SELECT @start_ds::DATE AS day", _WEEKLY)
+    definitions = project.definitions()
+    early = {"ignore_cron": True}
+    run_in_process(definitions, instance, options=early)
+    restated = run_in_process(definitions, instance, options={"restate": True})
+    assert restated.materialized == ["weekly"]
+    assert run_in_process(definitions, instance, options=early).unchanged == ["weekly"]
 
 
 def test_a_bad_execution_time_is_named(project: Project, instance: dg.DagsterInstance) -> None:

@@ -1,4 +1,4 @@
-"""A plan that was applied, though it ended in an error: `after_all` comes once its environment is finalized.
+"""Applies a plan, and knows whether it was applied although it ended in an error, as `after_all` comes last.
 
 Importing this module imports SQLMesh.
 """

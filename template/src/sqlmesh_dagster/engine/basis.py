@@ -1,4 +1,4 @@
-"""What a review stood on, and whether it has moved when the change is promoted.
+"""What a review was based on, and whether that has changed before the promotion.
 
 Importing this module imports SQLMesh.
 """

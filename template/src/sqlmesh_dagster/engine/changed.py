@@ -1,4 +1,4 @@
-"""The manifest after some files of SQL models were saved: only these are read, and whom it concerns.
+"""The manifest after files of some SQL models were saved: only these and the models that they affect are read.
 
 What depends on them is read, too, where their columns have changed; else it gets its new fingerprint alone.
 

@@ -1,4 +1,4 @@
-"""Unit tests and linter next to what they say of the models that production runs.
+"""Results of unit tests and linter, next to their results for the models of production.
 
 The tests and rules are those of the files, on both sides: those of then are in no state. Importing this
 module imports SQLMesh.

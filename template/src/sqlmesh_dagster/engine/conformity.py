@@ -1,4 +1,4 @@
-"""What SQLMesh alone makes of a project, and what a warehouse holds then: for `poe conform`.
+"""Builds a project with SQLMesh alone, and reads what the warehouse then contains: for `poe conform`.
 
 Importing this module imports SQLMesh.
 """

@@ -1,4 +1,4 @@
-"""Which file of a project made a load of it fail, where SQLMesh's message does not say it. Pure."""
+"""Which file made the load of a project fail, if SQLMesh's message does not say it. Pure."""
 
 from __future__ import annotations
 

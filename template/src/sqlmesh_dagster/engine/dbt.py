@@ -1,4 +1,4 @@
-"""What dbt's files say of models, sources and tests, and SQLMesh's models do not keep.
+"""Facts about models, sources and tests that are in dbt's files, but not in SQLMesh's models.
 
 Importing this module imports SQLMesh; dbt is imported by SQLMesh, in a dbt project alone.
 """

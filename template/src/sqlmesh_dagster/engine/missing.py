@@ -1,4 +1,4 @@
-"""What is due of many models at once: SQLMesh is asked once for models that differ in nothing it looks at.
+"""Which intervals of many models are due: SQLMesh is asked once for all models that must have the same answer.
 
 Evaluating a cron costs 0.1 ms, and SQLMesh does it three times a model; a project has few crons. A contract
 test compares the answers with those of `sqlmesh.core.snapshot.missing_intervals`, for all.

@@ -1,4 +1,4 @@
-"""What a Dagster run does once, though each of its steps runs SQLMesh alone: statements and janitor.
+"""Statements and janitor: done once in a Dagster run, although each of its steps runs SQLMesh by itself.
 
 Importing this module imports SQLMesh.
 """

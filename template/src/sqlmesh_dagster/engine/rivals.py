@@ -1,4 +1,4 @@
-"""Whether somebody has built the same as a run at the same time, where no file keeps processes apart."""
+"""Whether another process has built the same as a run at the same time, if no lock prevents that."""
 
 from __future__ import annotations
 

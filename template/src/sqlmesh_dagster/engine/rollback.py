@@ -1,4 +1,4 @@
-"""Production goes back to what it ran before: by SQLMesh's own plan, of snapshots that it has kept.
+"""Takes production back to an earlier version: by a plan of SQLMesh, of snapshots that it has kept.
 
 No file of the project is loaded, so that it works though they are broken. Importing this module imports
 SQLMesh.

@@ -1,4 +1,4 @@
-"""Who may work on a project's state: where its engine has locks one that every host sees, elsewhere this host's own.
+"""The lock on a project's state: one that every host sees if its engine has locks, otherwise one of this host.
 
 SQLMesh has no run lock. Environments share the tables of unchanged models, so that the lock is the
 state's and not an environment's.

@@ -1,4 +1,4 @@
-"""What production ran, recorded next to SQLMesh's state, which keeps only what it runs now.
+"""Records the versions of production next to SQLMesh's state, which keeps only the current one.
 
 The record is where the state is, so that every host has it, whoever promoted. Importing this module
 imports SQLMesh.

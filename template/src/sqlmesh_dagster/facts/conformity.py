@@ -1,4 +1,4 @@
-"""What two ways to build a project have made, compared: plain data, and a table of it."""
+"""Compares the results of two ways to build a project: plain data, and a table for people."""
 
 from __future__ import annotations
 

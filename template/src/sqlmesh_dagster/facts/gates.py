@@ -1,4 +1,4 @@
-"""What stops a promotion: the owner's rules, held against a review. Pure."""
+"""What stops a promotion: compares a review with the owner's rules. Pure."""
 
 from __future__ import annotations
 

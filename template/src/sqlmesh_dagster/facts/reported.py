@@ -1,4 +1,4 @@
-"""What was reported to Dagster last of an asset and its checks, as plain data."""
+"""The last reports to Dagster about an asset and its checks, as plain data."""
 
 from __future__ import annotations
 

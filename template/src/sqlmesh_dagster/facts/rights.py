@@ -1,4 +1,4 @@
-"""What Postgres doesn't let a role do, and the statement that lets it: from the server's words. Pure."""
+"""What Postgres does not allow a role to do, and the statement that allows it: from the server's message. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two processes have built at once, as SQLMesh's record of intervals shows it: plain data, pure."""
+"""What two processes have built at the same time, found in SQLMesh's record of intervals: plain data, pure."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Rules:
-    """The whole file; what it does not say has its default."""
+    """The whole file; what is not in it has its default."""
 
     gates: Gates = field(default_factory=Gates)
     measure: Measure = field(default_factory=Measure)
@@ -121,7 +121,7 @@ def read_rules(folder: Path) -> Rules:
     """Of the SQLMesh project in that folder; a project without the file has the defaults.
 
     Raises:
-        InvalidSettingError: It is no TOML, or says what nobody knows.
+        InvalidSettingError: It is no TOML, or has an unknown name or a value of the wrong type.
     """
     file = folder / FILE
     try:
@@ -135,10 +135,10 @@ def read_rules(folder: Path) -> Rules:
 
 
 def parse_rules(text: str) -> Rules:
-    """The rules that a text says.
+    """The rules in a text.
 
     Raises:
-        InvalidSettingError: It says what nobody knows.
+        InvalidSettingError: It has an unknown name or a value of the wrong type.
     """
     given = tomllib.loads(text)
     _known(given, [f.name for f in fields(Rules)], "a table")

@@ -1,4 +1,4 @@
-"""What production ran, plan by plan, and what it goes back to. Pure."""
+"""The versions of production, plan by plan, and the one that a rollback goes back to. Pure."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ Versions = Mapping[str, ProductionVersion]
 
 
 def version_before(now: ProductionVersion, known: Versions) -> ProductionVersion:
-    """What production ran before what it runs now, past plans that changed nothing of it.
+    """The version before the current one; plans that changed nothing are passed over.
 
     After a rollback, it is what was before that: rollbacks in a row go further back.
 
@@ -114,7 +114,7 @@ def version_named(
 
 
 def undone(now: ProductionVersion, known: Versions) -> tuple[ProductionVersion, ...]:
-    """What production was rolled back from, newest last; none where it was not, or is again as then."""
+    """The versions that production was rolled back from, newest last; none if it was not, or if it has them again."""
     found: list[ProductionVersion] = []
     at: ProductionVersion | None = now
     while at is not None and at.restores is not None and at.previous is not None:
@@ -130,7 +130,7 @@ def held_back(
     deployed: Mapping[str, str],
     undone: Sequence[ProductionVersion],
 ) -> frozenset[str]:
-    """What of the files differs from production because production was rolled back from just that.
+    """The names whose files differ from production because exactly this change was rolled back.
 
     Args:
         local: Fingerprints in the files, by name.
@@ -205,7 +205,7 @@ class Rollback:
 def others_than(
     now: ProductionVersion, target: ProductionVersion, known: Versions
 ) -> tuple[ProductionVersion, ...]:
-    """What is known and neither of both, newest first, each content once."""
+    """All other known versions, newest first, each content once."""
     found: list[ProductionVersion] = []
     for version in sorted(known.values(), key=lambda v: -v.at):
         if version.restores is None and not any(

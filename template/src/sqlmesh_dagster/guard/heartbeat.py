@@ -1,4 +1,4 @@
-"""A look every few seconds, on a thread of its own; and a word if the look itself does not end."""
+"""Looks every few seconds, in a thread of its own, and gives a message if a look does not end."""
 
 from __future__ import annotations
 

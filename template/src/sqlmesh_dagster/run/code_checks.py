@@ -31,7 +31,7 @@ def kept_code_results(
     """The last result of each check whose model, tests and rules are as they were.
 
     Args:
-        run_id: The Dagster run that asks; what was found in it needs no second word.
+        run_id: The Dagster run that asks; results of this run itself are left out.
     """
     for check in checks:
         last = found.get(check.spec.key)

@@ -1,4 +1,4 @@
-"""Of which commit the project's files are."""
+"""Which commit the project's files are from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Dagster knows of the inputs of a run's models: what they were built from, and what is there now."""
+"""What Dagster knows about the inputs of a run's models: their versions when the models were built, and now."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _load(instance: dg.DagsterInstance, entry: Any) -> Load | None:
 
 
 def _built_elsewhere(entry: Any) -> Load | None:
-    """A model of another project: as one of this, it is another one when what it was built from is."""
+    """A model of another project: like one of this project, its version changes when its inputs change."""
     recorded = _recorded(entry)
     load = _of_record(entry.last_materialization_record) if recorded and recorded.inputs else None
     if recorded is None or load is None:

@@ -1,4 +1,4 @@
-"""What the steps of a Dagster run tell each other where they share no folder: a tag of the run."""
+"""Steps of a Dagster run that share no folder tell each other what is done by a tag of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who promotes a change though a rule stops it, and why: checked, and kept in the run."""
+"""Who promotes a change although a rule stops it, and why: checked, and stored in the run."""
 
 from __future__ import annotations
 

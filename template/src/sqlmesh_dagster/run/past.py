@@ -1,4 +1,4 @@
-"""What the last runs tell of models, for the estimate of what comes: seconds and rows."""
+"""Seconds and rows of each model in its last runs, to estimate the next one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS = {
 def pasts_of(
     instance: dg.DagsterInstance, project: DagsterProject, names: Sequence[str]
 ) -> dict[str, Past]:
-    """By the model's plain name; without those of which no run tells."""
+    """By the model's plain name; models without a recorded run are left out."""
     by_name = {asset.model.fqn.replace('"', ""): asset for asset in project.assets}
     found = {name: _past(instance, by_name[name]) for name in names if name in by_name}
     return {name: past for name, past in found.items() if past is not None}
@@ -44,7 +44,7 @@ def _past(instance: dg.DagsterInstance, asset: ModelAsset) -> Past | None:
 
 
 def past_of(kind: str, interval_unit: str, metadata: Mapping[str, dg.MetadataValue[Any]]) -> Past:
-    """What one materialization tells: of one interval, or of the whole of what has none."""
+    """What one materialization says: for one interval, or for the whole table of a model without intervals."""
     seconds = metadata["sqlmesh/duration_seconds"].value
     number = _intervals(metadata, interval_unit) if kind.startswith("INCREMENTAL") else 1
     processed = metadata.get("sqlmesh/rows_processed")

@@ -1,4 +1,4 @@
-"""A promotion obeys the newest review: its rules, and that nothing has moved since."""
+"""Checks a promotion against the newest review: no rule is broken, and nothing has changed since."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Promoting:
-    """A promotion, and the review that it obeys; None where there is none."""
+    """A promotion, and the review that it is checked against; None without a review."""
 
     context: dg.OpExecutionContext
     settings: ProjectSettings
@@ -48,7 +48,7 @@ class Promoting:
         """Reads the rules and the newest review.
 
         Raises:
-            PromotionStoppedError: There has to be one, or a rule stops what it reviewed.
+            PromotionStoppedError: A review is required and there is none, or it has broken a rule.
         """
         rules = read_rules(settings.project_path)
         override = override_of(rules.gates, options.override, options.override_by)
@@ -72,7 +72,7 @@ class Promoting:
         """Refuses a plan that is not what was reviewed.
 
         Raises:
-            PromotionStoppedError: With each thing that has moved.
+            PromotionStoppedError: Something has changed since; the message names each of it.
         """
         self.before.append(now)
         moved = self.reviewed.basis.moved_since(now) if self.reviewed else ()

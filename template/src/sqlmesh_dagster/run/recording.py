@@ -1,4 +1,4 @@
-"""What a plan, a review or a rollback did, as Dagster's assets show it."""
+"""Shows what a plan, a review or a rollback did on the assets in Dagster."""
 
 from __future__ import annotations
 

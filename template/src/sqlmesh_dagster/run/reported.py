@@ -1,4 +1,4 @@
-"""What was reported to Dagster last of all models of a run: read at once, not for each step."""
+"""The last reports to Dagster about all models of a run: read once, and not for each step."""
 
 from __future__ import annotations
 

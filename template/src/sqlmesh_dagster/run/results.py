@@ -195,7 +195,7 @@ class SQLMeshResultsResource(dg.ConfigurableResource[None]):
 
 
 def _records_in(root: Path) -> Iterator[Path]:
-    """What has the name of a record, in folders of runs; a link to a folder leads to somebody else's."""
+    """Files with the name of a record, in folders of runs; links to folders are left out, as they lead elsewhere."""
     for folder in root.glob("*"):
         if _RUN_ID.fullmatch(folder.name) and not folder.is_symlink():
             yield from (*folder.glob("*.jsonl"), *folder.glob(SIGN))

@@ -1,4 +1,4 @@
-"""The newest review of a project, as Dagster has kept it: what it stood on, and what it said."""
+"""The newest review of a project, from Dagster's records: what it was based on, and its result."""
 
 from __future__ import annotations
 

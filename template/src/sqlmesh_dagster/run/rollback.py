@@ -1,4 +1,4 @@
-"""The job that lets production go back to what it ran before."""
+"""The job that takes production back to an earlier version."""
 
 # No `from __future__ import annotations`: Dagster reads the types of an op's arguments unquoted.
 

@@ -50,3 +50,25 @@ def test_a_load_that_fails_leaves_nothing_behind() -> None:
         raise RuntimeError
     changes.undo()
     assert os.environ["KEPT"] == "before"
+
+
+def test_one_variable_of_somebody_else_keeps_no_other() -> None:
+    """Promise: all others are as before, in whatever order they were set."""
+    names = [f"ADDED_{n}" for n in range(20)]
+    changes = EnvironmentChanges()
+    with changes.noted():
+        os.environ.update(dict.fromkeys(names, "loaded"))
+    os.environ["ADDED_7"] = "another step's"
+    changes.undo()
+    assert [name for name in names if name in os.environ] == ["ADDED_7"]
+    del os.environ["ADDED_7"]
+
+
+def test_a_variable_that_is_gone_by_then_stays_gone() -> None:
+    """Promise: a step that removes it is no error, nor brings an undo it back."""
+    changes = EnvironmentChanges()
+    with changes.noted():
+        os.environ["ADDED"] = "loaded"
+    del os.environ["ADDED"]
+    changes.undo()
+    assert "ADDED" not in os.environ

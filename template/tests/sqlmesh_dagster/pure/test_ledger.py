@@ -8,6 +8,7 @@ import pytest
 
 from sqlmesh_dagster.facts.ledger import CANCELLED, Batch, DeployedModel, Ledger
 from sqlmesh_dagster.facts.outcomes import AuditOutcome, ErrorOutcome, ModelOutcome, RowSample
+from sqlmesh_dagster.facts.tables import BuiltTable
 
 NOW = "2025-01-10T00:30:00+00:00"
 A, B, C = "a", "b", "c"
@@ -526,13 +527,13 @@ def test_models_upstream_that_are_built_along_are_told_and_named() -> None:
 
 
 def test_the_table_that_is_known_before_is_kept() -> None:
-    """Promise: a batch does not know the table's name; the asset's page shows it all the same."""
+    """Promise: a batch knows less of the table than the run does at its begin; the asset shows all of it."""
     told = _Told()
-    ledger = Ledger([A], told.append)
-    ledger.begin({A: replace(BUILT, table="db.a__1", next_due="tomorrow")}, NOW, "hint")
+    ledger, table = Ledger([A], told.append), BuiltTable(A, "s", "1", "1", None, 1, 2)
+    ledger.begin({A: replace(BUILT, table=table, next_due="tomorrow")}, NOW, "hint")
     ledger.planned({A: [(1, 2)]})
     ledger.built(A, _batch())
-    assert (told[0].table, told[0].next_due) == ("db.a__1", "tomorrow")
+    assert (told[0].table, told[0].next_due) == (table, "tomorrow")
 
 
 def test_a_run_that_ends_after_its_models_says_whether_somebody_told_it() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from sqlmesh_dagster.errors import InvalidSettingError
-from sqlmesh_dagster.facts.gates import Gates
+from sqlmesh_dagster.errors import InvalidSettingError, PromotionStoppedError
+from sqlmesh_dagster.facts.gates import Gates, Stop
 from sqlmesh_dagster.facts.rules import (
     Consumer,
     Measure,
@@ -17,7 +18,7 @@ from sqlmesh_dagster.facts.rules import (
     read_rules,
     unknown_reads,
 )
-from sqlmesh_dagster.run.overrides import Override, override_of
+from sqlmesh_dagster.run.overrides import Override, obey, override_of
 
 MODELS = ("db.marts.orders", "db.marts.cities", "db.staging.orders")
 
@@ -170,3 +171,38 @@ def test_an_error_that_may_repeat_a_value_is_named_by_its_kind_where_columns_are
     )
     assert Measure().shown_error([kind], "the text") == "the text"
     assert Measure(masked=("email",)).shown_error(["BinderException"], "the text") == "the text"
+
+
+def test_who_may_not_override_is_told_who_may() -> None:
+    """Promise: whole sentences; an empty list is nobody."""
+    for names, may in ((("ada", "jo"), "`ada`, `jo`"), ((), "nobody")):
+        with pytest.raises(InvalidSettingError) as raised:
+            override_of(Gates(override_by=names), "agreed", "bob")
+        assert raised.value.description == (
+            f"`bob` may not override the rules of `review.toml`; its `override_by` names {may}."
+        )
+    with pytest.raises(InvalidSettingError) as raised:
+        override_of(Gates(override_by=("ada",)), "", "ada")
+    assert raised.value.description == (
+        "`override` needs the reason, and `override_by` the name; give both."
+    )
+
+
+def test_a_broken_rule_stops_unless_it_is_overridden(capfd: pytest.CaptureFixture[str]) -> None:
+    """Promise: each rule is named; an override is logged with what it overrides."""
+    broken = [
+        Stop("removed_columns", "`a.x` is removed."),
+        Stop("failing_checks", "`b` fails."),
+    ]
+    lines = "".join(f"\n- {stop}" for stop in broken)
+    with dg.build_op_context() as context:
+        obey(context, [], None)
+        with pytest.raises(PromotionStoppedError) as raised:
+            obey(context, broken, None)
+        assert raised.value.description == (
+            f"`review.toml` stops the promotion of this change:{lines}\nChange the models, or let"
+            " somebody who may override it do so: `override` with the reason, `override_by` with the name."
+        )
+        obey(context, broken, Override("ada", "agreed."))
+    said = f"ada overrides the rules of `review.toml`: agreed. What is overridden:{lines}"
+    assert said in capfd.readouterr().err
