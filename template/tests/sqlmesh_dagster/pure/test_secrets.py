@@ -195,7 +195,7 @@ def test_lines_that_only_begin_alike_stay() -> None:
         "https://hooks.slack.com/services/T000/B000/canary",
         "https://x.blob.core.windows.net/c?sv=1&sig=canary%3D&se=2",
         "GET /c?sig=canary",
-        "Set-Cookıe: id=canary",  # a letter that is an i to whoever ignores case
+        "Set-Cook\u0131e: id=canary",  # a letter that is an i to whoever ignores case
         "All checks passed. PASSWORD='canary'",
         "-H 'Authorization: token canary-2'",
         "COPY INTO t CREDENTIALS=(AWS_KEY_ID='canary3' AWS_SECRET_KEY='canary4')",
