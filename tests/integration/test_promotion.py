@@ -46,6 +46,8 @@ def test_a_new_production_shows_nothing_empty(
         *run.failed
     }
     assert "nowhere does not exist" in run.failed["warehouse__demo__daily"]
+    assert "`not_null(columns=(id))` found 1 row" in run.failed["warehouse__demo__doubt"]
+    assert run.passed == {"empty:not_null_id": True, "doubt:not_null_id": False}
     project.model("daily", "SELECT 8 AS id, '2025-01-09'::DATE AS day", _DAILY)
     assert project.query(_VIEWS) == [("added",), ("empty",), ("text",)]
     assert project.query("SELECT id FROM demo.empty UNION ALL SELECT id FROM demo.added") == [

@@ -21,7 +21,7 @@ from sqlglot import exp
 
 from sqlmesh_dagster.definition.names import audit_identity, check_names
 from sqlmesh_dagster.definition.partitions import Interval
-from sqlmesh_dagster.engine.explanation import unavailable_database
+from sqlmesh_dagster.engine.explanation import unavailable_database, without_colors
 from sqlmesh_dagster.engine.reader import audit_arguments
 from sqlmesh_dagster.facts.ledger import Batch, DeployedModel, FailureKind, Ledger
 from sqlmesh_dagster.facts.outcomes import (
@@ -415,8 +415,8 @@ def as_error(error: BaseException) -> ErrorOutcome:
     """An exception as data."""
     return ErrorOutcome(
         kind=type(error).__name__,
-        message=mask(str(error).strip()),
-        traceback=mask("".join(traceback.format_exception(error))),
+        message=mask(without_colors(str(error)).strip()),
+        traceback=mask(without_colors("".join(traceback.format_exception(error)))),
     )
 
 

@@ -29,7 +29,12 @@ from sqlmesh_dagster.engine.appending import appended_once, state_in_transaction
 from sqlmesh_dagster.engine.connections import UnusableGatewayError, with_line
 from sqlmesh_dagster.engine.culprit import is_of_project, with_culprit, with_gateway
 from sqlmesh_dagster.engine.databases import anchor_databases
-from sqlmesh_dagster.engine.explanation import explained, is_of_a_lock, with_wheel
+from sqlmesh_dagster.engine.explanation import (
+    explained,
+    is_of_a_lock,
+    with_wheel,
+    without_colors,
+)
 from sqlmesh_dagster.engine.gaps import Upstream, buildable
 from sqlmesh_dagster.engine.once import Once, run_before_all
 from sqlmesh_dagster.engine.probes import failing_sample, is_written_whole, row_count
@@ -112,7 +117,6 @@ _STATE_SECONDS = 5.0
 """How long definitions wait for a state that other projects share."""
 WRITTEN_TEXTS = ("description", "query", "extra", "problem", "owner", "tags")
 """What a manifest has of a model that somebody wrote in his own words."""
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class CaptureScheduler(Scheduler):
@@ -695,7 +699,7 @@ def _load_errors_told(settings: ProjectSettings) -> Iterator[None]:
             raise errors.ProjectLoadError(
                 f"The SQLMesh project at `{settings.project_dir}` cannot be loaded: {mask(str(unusable))}"
             ) from error
-        message = mask(with_line(with_wheel(_ANSI.sub("", str(error)).strip()))).replace(
+        message = mask(with_line(with_wheel(without_colors(str(error)).strip()))).replace(
             "\0", "\\0"
         )
         message = with_gateway(with_remedy(message, settings.project_path), settings.gateway)

@@ -34,6 +34,7 @@ _HELD = re.compile(r"Could not set lock|Conflicting lock|used by another process
 """On Linux and macOS, and on Windows."""
 _BEFORE_ALL = re.compile(r"^An error occurred during .* 'before_all' statement", re.MULTILINE)
 """SQLMesh's words, of rendering or of running it."""
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _NODE = re.compile(r"SnapshotId<(.+): \d+>")
 """How SQLMesh writes a model whose view it could not make."""
 
@@ -80,6 +81,11 @@ def unfinished(settings: ProjectSettings) -> str:
         f"Environment `{settings.environment}` is being changed by a plan, or a plan of it died."
         f" {settings.plan_hint}"
     )
+
+
+def without_colors(text: str) -> str:
+    """SQLGlot underlines in a terminal's way what it cannot parse; pages show that as signs."""
+    return _ANSI.sub("", text)
 
 
 def reason_of(error: BaseException) -> str:

@@ -254,7 +254,6 @@ class Ledger:
                 entry = self._entry(name)
                 entry.failure = "audit_failed" if error.kind == "audit" else "failed"
                 entry.error = error
-                entry.audits.update(entry.unshown.audits)
                 if name in self._selected:
                     self._report_failed(name)
             for name, culprit in below.items():
@@ -426,7 +425,10 @@ class Ledger:
             self._report_once(name, "up_to_date", entry.idle_because or "nothing is due")
 
     def _report_failed(self, name: str) -> None:
-        failure = self._entry(name).failure
+        entry = self._entry(name)
+        failure = entry.failure
+        if failure == "audit_failed":
+            entry.audits.update(entry.unshown.audits)  # they say why, though no view shows the rows
         if failure == "cancelled":
             self._report_once(name, *CANCELLED)
         elif failure:

@@ -51,10 +51,10 @@ def test_an_outcome_that_cannot_be_told_fails_no_model(caplog: pytest.LogCapture
 
 
 def test_a_failure_of_the_whole_run_is_told_for_each_model() -> None:
-    """Promise: with the error's words."""
+    """Promise: with the error's words, without the signs by which a terminal underlines."""
     told: list[ModelOutcome] = []
     console = CaptureConsole(["a", "b"], told.append)
-    console.capture_failure("a", ValueError("of its own "), "SELECT 1")
+    console.capture_failure("a", ValueError("of \x1b[4mits\x1b[0m own "), "SELECT 1")
     console.fail(ErrorOutcome("Error", "of all"))
     assert [(o.fqn, o.error and o.error.message) for o in told] == [
         ("a", "of its own"),

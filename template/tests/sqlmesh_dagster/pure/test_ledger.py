@@ -373,12 +373,21 @@ def test_what_a_plan_has_built_and_nobody_sees_is_not_told_as_built(how: str) ->
     assert [(o.intervals, o.audits) for o in told] == [((), ())]
 
 
-def test_an_audit_of_a_plan_says_why_its_model_could_not_be_deployed() -> None:
-    """Promise: its rows and its query are shown, though the plan was not completed."""
+@pytest.mark.parametrize("is_told_by_its_batch", [True, False])
+def test_an_audit_of_a_plan_says_why_its_model_could_not_be_deployed(
+    is_told_by_its_batch: bool,
+) -> None:
+    """Promise: its rows and its query are shown, though the plan was not completed.
+
+    Regression: the end of its batch told it, before its audits counted: "Model `a`: ." was all that was said.
+    """
     told = _Told()
     ledger = Ledger([A], told.append)
     with ledger.planning():
         ledger.audited(A, [_audit(2)])
+        if is_told_by_its_batch:
+            ledger.failed(A, "audit_failed", ErrorOutcome("audit", "2 rows"))
+            ledger.batch_ended(A)
     ledger.refused({A: ErrorOutcome("audit", "2 rows")}, {})
     assert told.statuses == [(A, "audit_failed")]
     assert told[0].audits == (_audit(2),)
