@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from textwrap import indent
 
-from sqlmesh_dagster.commands.progress import SKIPPED, AssetLine, Problem, RunProgress
+from sqlmesh_dagster.commands.progress import SKIPPED, AssetLine, RunProgress
 
 _STATUS_WIDTH = len("materialized")
 _MOST_NAMES = 5
@@ -30,19 +32,19 @@ def ending(progress: RunProgress) -> Iterator[str]:
     ):
         if problems:
             yield f"\n{title}:"
-            for problem in problems:
-                yield from _problem(problem)
+            for (names, place), of_one in groupby(problems, key=attrgetter("names", "place")):
+                if names:
+                    yield f"  {_named(names)}{f'  ({place})' if place else ''}"
+                for problem in of_one:
+                    yield from _message(problem.message)
     skipped = [line.name for line in progress.lines.values() if line.status == SKIPPED]
     if skipped:
         why = "the run was stopped" if progress.was_stopped else "of what failed before them"
         yield f"\nNot built, because {why}: {_named(skipped)}."
 
 
-def _problem(problem: Problem) -> Iterator[str]:
-    place = f"  ({problem.place})" if problem.place else ""
-    if problem.names:
-        yield f"  {_named(problem.names)}{place}"
-    lines = problem.message.splitlines()
+def _message(text: str) -> Iterator[str]:
+    lines = text.splitlines()
     shown = lines[:_MOST_LINES]
     yield indent("\n".join(shown), "    ")
     if len(lines) > len(shown):

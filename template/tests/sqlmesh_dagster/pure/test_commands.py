@@ -148,6 +148,25 @@ def test_one_message_names_all_that_it_is_about() -> None:
     assert "… and 76 more lines in the run's log" in text and len(text.splitlines()) < 30
 
 
+def test_what_an_audit_stopped_stands_under_its_model_once() -> None:
+    """Promise: the failed check, and the model that is not built because of it, have one heading."""
+    progress = RunProgress()
+    for message in (
+        "check no_null: found 1 row",
+        "Model `a`: blocking audit `no_null` found 1 row.",
+    ):
+        progress.errors.append(Problem(message, ("a",), "models/a.sql:2"))
+    progress.errors.append(Problem("Model `b` failed.", ("b",), "models/b.sql:1"))
+    assert list(ending(progress)) == [
+        "\nErrors:",
+        "  a  (models/a.sql:2)",
+        "    check no_null: found 1 row",
+        "    Model `a`: blocking audit `no_null` found 1 row.",
+        "  b  (models/b.sql:1)",
+        "    Model `b` failed.",
+    ]
+
+
 def test_a_line_is_as_wide_as_the_longest_name() -> None:
     """Promise: columns are columns."""
     line = AssetLine("a/b", "built", 3, 120, ("68 rows", "0.1 s"))
