@@ -17,7 +17,7 @@ from tests.sqlmesh_dagster.projects import Project, run_in_process
 
 from sqlmesh_dagster import SQLMeshTranslator
 from sqlmesh_dagster.engine.moving import move
-from sqlmesh_dagster.errors import MoveRefusedError
+from sqlmesh_dagster.errors import DatabaseUnavailableError, MoveRefusedError
 from sqlmesh_dagster.settings import ProjectSettings
 from tests.integration.conftest import instance, own_process, project
 from tests.postgres import Server, postgres
@@ -218,6 +218,14 @@ def test_a_move_is_refused_before_it_begins_and_goes_on_where_it_ended(
     kept.write_text(text)
     assert server.query("half", _TABLES) == []
 
+    for setting, told in (
+        ("statement_timeout = '1ms'", "= 0"),
+        (_READ_ONLY, "`WAREHOUSE_HOST` and"),
+    ):
+        server.query("postgres", f"ALTER DATABASE half SET {setting}")
+        with pytest.raises(DatabaseUnavailableError, match=told):
+            move(settings, "duckdb", is_meant=True)
+        server.query("postgres", "ALTER DATABASE half RESET ALL")
     with held(living):
         assert "in use by another process" in (said := refusal()) and "schedule" in said
     server.query("half", "CREATE SCHEMA demo; CREATE VIEW demo.shown AS SELECT 1 AS one")
@@ -292,6 +300,7 @@ def test_a_restatement_that_has_begun_goes_on_there(
     ) == [day]
 
 
+_READ_ONLY = "default_transaction_read_only = on"
 _RAW = """
 CREATE SCHEMA raw; CREATE TABLE raw.prices (id INT, price DECIMAL(10, 2));
 INSERT INTO raw.prices VALUES (1, 5);

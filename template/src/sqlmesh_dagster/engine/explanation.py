@@ -9,7 +9,7 @@ import duckdb
 
 from sqlmesh_dagster import errors
 from sqlmesh_dagster.engine.refusals import refusal_of
-from sqlmesh_dagster.facts.reaching import Server, failed
+from sqlmesh_dagster.facts.reaching import Server, failed, has_remedy
 from sqlmesh_dagster.guard.packages import addition
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import SQLMeshError
@@ -67,7 +67,17 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
             "`before_all` in SQLMesh's config failed, so that no model was built. Correct it, and run"
             f" again: what was due still is. {message}"
         )
-    return unavailable or error
+    return unavailable or _of_postgres(error) or error
+
+
+def _of_postgres(error: BaseException) -> errors.DatabaseUnavailableError | None:
+    """What its driver raised itself, and is no model's: SQLMesh gives those another error."""
+    is_its = type(error).__module__.startswith(("psycopg2", "pandas"))
+    if not is_its or not has_remedy(str(error)):
+        return None
+    servers = Server("The warehouse, or SQLMesh's state,", None, None, (), _login(), "WAREHOUSE_")
+    said = failed(servers, f"{type(error).__name__}: {error}")
+    return errors.DatabaseUnavailableError(said.message)
 
 
 def is_of_a_lock(error: BaseException) -> bool:

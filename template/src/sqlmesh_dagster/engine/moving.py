@@ -24,6 +24,7 @@ from sqlmesh_dagster.definition.markdown import counted
 from sqlmesh_dagster.engine.context import (
     CaptureContext,
     load_files,
+    open_adapter,
     open_context,
     waited_state,
 )
@@ -108,6 +109,7 @@ def move(
 
     Raises:
         MoveRefusedError: Something must be done before; nothing that a run sees was changed.
+        DatabaseUnavailableError: A server cannot be worked with.
     """
     lock = ProjectLock(settings.lock_name, settings.project_path)
     with lock.held(_NAME, settings.wait_timeout, None, click.echo):
@@ -121,6 +123,7 @@ def move(
             state.alone(),
             opened(found.catalogs) as file,
         ):
+            open_adapter(context, session.settings)
             _Move(context, settings, found, file, is_rebuilding).run(is_meant=is_meant)
 
 
@@ -361,6 +364,8 @@ class _Move:
         try:
             self._make_tables(plan)
         except Exception as error:  # a driver's own, of a table that is loaded
+            if explained(error, self._settings) is not error:
+                raise
             raise MoveRefusedError(
                 f"{self._engine} cannot be given the tables: {str(error).strip()}\nChange the models, or what"
                 " loads the table, so that both engines take them, deploy that on the DuckDB file, and run the"

@@ -135,6 +135,9 @@ def _server(cause: BaseException) -> Server:
         host, port, database = (value_of(name, os.environ) for name in names)
         if place == (host, port or "5432", database):
             return Server("", None, None, (f"{prefix}HOST", f"{prefix}PORT"), (), prefix)
+    given = [p for p in ("STATE_", "WAREHOUSE_") if value_of(f"{p}HOST", os.environ)]
+    if not any(place) and len(given) == 1:  # a connection that is closed says nothing
+        return Server("", None, None, (f"{given[0]}HOST", f"{given[0]}PORT"), (), given[0])
     return Server("", None, None)
 
 

@@ -115,6 +115,11 @@ def failed(server: Server, message: str) -> Unreachable:
     return Unreachable(server, text, remedy.format_map(names), is_there=True)
 
 
+def has_remedy(message: str) -> bool:
+    """Whether it is known what to do, whoever logs in."""
+    return any(re.search(words, message, re.IGNORECASE) for words, _ in _REMEDIES)
+
+
 def shortened(message: str) -> str:
     """A driver's message in a line: without line breaks, empty brackets and what it repeats."""
     text = " ".join(message.split())
@@ -172,6 +177,23 @@ _REMEDIES = (
     (
         "starting up|shutting down|is in recovery",
         "Wait until it is up, and try again.",
+    ),
+    (
+        "statement timeout",
+        "Give this user more time: `statement_timeout` of the role, the database or the server, as by"
+        " ALTER ROLE … SET statement_timeout = 0 there.",
+    ),
+    (
+        "lock timeout|deadlock detected",
+        "Another session holds what is needed: Postgres shows it in `pg_stat_activity`. Try again when it has ended.",
+    ),
+    (
+        "terminating connection",
+        "The server has ended the connection: its log says why. Try again.",
+    ),
+    (
+        "out of shared memory",
+        "Raise `max_locks_per_transaction` on the server.",
     ),
     (
         "No space left|disk full|could not extend file|could not write",

@@ -10,6 +10,8 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.engine.explanation import explained, is_of_a_lock, unavailable_database
 from sqlmesh_dagster.settings import ProjectSettings
 
+_OF_POSTGRES = {"__module__": "psycopg2.errors"}  # which not each project has
+_TIMEOUT = "canceling statement due to statement timeout"
 SETTINGS = ProjectSettings(project_dir="/p", environment="dev", wait_timeout=7)
 
 
@@ -95,10 +97,19 @@ def test_an_error_of_the_whole_run_says_what_to_do(
     assert words in str(told)
 
 
+def test_a_server_that_gives_too_little_time_is_one_message() -> None:
+    """Promise: what a driver raises outside any model is told with what to do."""
+    told = explained(type("QueryCanceled", (Exception,), _OF_POSTGRES)(_TIMEOUT), SETTINGS)
+    assert type(told) is errors.DatabaseUnavailableError
+    assert _TIMEOUT in str(told) and "SET statement_timeout = 0" in str(told)
+
+
 @pytest.mark.parametrize(
     "error",
     [
         ValueError("Permission denied"),
+        ValueError("canceling statement due to statement timeout"),  # of no server
+        type("SyntaxError", (Exception,), _OF_POSTGRES)("syntax error at or near SELEC"),
         SQLMeshError("another"),
         duckdb.BinderException("no lock"),
         ValueError("SQLMesh (local)"),

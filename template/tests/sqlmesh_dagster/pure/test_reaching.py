@@ -75,6 +75,10 @@ def test_a_host_that_is_silent_or_unknown_is_told_with_its_variables() -> None:
         ('FATAL:  role "ada" does not exist', "Correct `WAREHOUSE_USER` and `WAREHOUSE_PASSWORD`"),
         ("permission denied for schema sqlmesh", "GRANT ALL ON SCHEMA"),
         ("could not extend file: No space left on device", "Make room on the server's disk."),
+        ("canceling statement due to statement timeout", "SET statement_timeout = 0"),
+        ("canceling statement due to lock timeout", "`pg_stat_activity`"),
+        ("terminating connection due to idle-session timeout", "its log says why"),
+        ("out of shared memory", "`max_locks_per_transaction`"),
         ("Insufficient privileges to operate on schema", "GRANT CREATE"),
         (
             "250001 (08001): Incorrect username or password was specified.",
