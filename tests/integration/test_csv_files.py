@@ -165,6 +165,7 @@ _BAD = {
     "id,name\n1,M\u00fcller\n".encode("utf-16"): "its text is UTF-16",
     gzip.compress(b"id,name\n1,a\n", mtime=0): "it is compressed with gzip",
     b"PK\x03\x04 of a spreadsheet": "it is a zip or Excel file",
+    b"\xef\xbb\xbfsep=;\r\nid;name\r\n1;a\r\n": "its first line, `sep=;`, is for Excel alone",
     b"id,name\n1," + b"x" * 3_000_000 + b"\n": "a line of it is longer than 2 MB",
 }
 """What a file holds, and what is told of it."""
@@ -191,8 +192,9 @@ def test_a_file_that_cannot_be_read_is_told_and_its_table_stays(load: Load, data
         ("id,name\n1,\u00fc\n".encode("latin-1"), "iconv"),
         ("id,name\n1,\u00fc\n".encode("utf-16"), "iconv"),
         ("id,name\r\n1,\u00fc\n2,b\r\n".encode(), "tr"),
+        ("sep=;\nid;name\n1;\u00fc\n".encode(), "tail"),
     ],
-    ids=["gzip", "latin-1", "utf-16", "two line ends"],
+    ids=["gzip", "latin-1", "utf-16", "two line ends", "a line for Excel"],
 )
 def test_the_command_that_is_told_mends_the_file(load: Load, data: bytes, command: str) -> None:
     """Promise: it can be pasted, whatever is in the file's name."""

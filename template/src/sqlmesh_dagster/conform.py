@@ -25,6 +25,7 @@ from sqlmesh_dagster.guard.secrets import learn_of_project, mask
 from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.manifest.inputs import CONFIGS
 from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.surroundings import fault_of_surroundings
 from sqlmesh_dagster.times import check_times, iso_moment
 
 _LEFT_OUT = (".git", ".venv", "node_modules", ".cache", "__pycache__", "logs", "target")
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str]) -> int:
         check_times(start=None, end=None, execution_time=at)
     except InvalidSettingError as error:
         print(error, file=sys.stderr)
+        return 2
+    if fault := fault_of_surroundings():
+        print(fault, file=sys.stderr)
         return 2
     given = options.folders or [project_folder()]
     if missing := [folder for folder in given if not Path(folder).is_dir()]:

@@ -18,6 +18,7 @@ from sqlmesh_dagster.argument_types import INT_ENV_VAR, refuse_another_type
 from sqlmesh_dagster.errors import InvalidSettingError
 from sqlmesh_dagster.layout import is_project_of, poe_root
 from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.surroundings import fault_of_surroundings
 
 UndeployedChanges = Literal["apply", "warn", "fail"]
 MissingUpstream = Literal["build", "wait"]
@@ -64,8 +65,6 @@ _LONGEST_ENVIRONMENT = 100
 
 
 _ENVIRONMENT = "SQLMESH_ENVIRONMENT"
-_WORKERS = "MAX_FORK_WORKERS"
-"""SQLMesh's variable."""
 
 
 def _seems(text: str) -> str:
@@ -219,7 +218,8 @@ class ProjectSettings(BaseModel):
         Raises:
             InvalidSettingError: A setting that makes no sense, such as an unset variable.
         """
-        _check_surroundings()
+        if fault := fault_of_surroundings():
+            raise InvalidSettingError(fault)
         check_types(self)
         text = _text("project_dir", _given_folders(self.project_dir))
         folder_of("project_dir", text)
@@ -402,25 +402,6 @@ def check_types(options: BaseModel) -> None:
             refuse_another_type(name, getattr(options, name), field.annotation)
 
 
-def _check_surroundings() -> None:
-    """What SQLMesh reads when it is imported, where it fails without the name of the variable."""
-    workers = os.environ.get(_WORKERS, "1")
-    try:
-        int(workers)
-    except ValueError as error:
-        raise InvalidSettingError(
-            f"The environment variable `{_WORKERS}` is `{workers}`. SQLMesh takes a whole number: correct it, or"
-            " remove it."
-        ) from error
-    try:
-        Path.home()
-    except RuntimeError as error:
-        raise InvalidSettingError(
-            "`HOME` is not set, and this user has no entry in the list of users. SQLMesh keeps settings there: set"
-            " it to a folder that this user may write, such as `HOME=/tmp`."
-        ) from error
-
-
 def _given_folders(value: Any) -> str:
     parts = value if type(value) in (list, tuple) else [value]
     if not all(isinstance(part, (str, Path)) for part in parts):
@@ -464,7 +445,9 @@ def _text(name: str, value: Any) -> str:
             )
         return text
     if not value:
-        raise InvalidSettingError(f"`{name}` is empty. Set it, or leave it out.")
+        is_of_variable = name == "environment" and os.environ.get(_ENVIRONMENT) == ""
+        whence = f" The variable `{_ENVIRONMENT}` is set to nothing." if is_of_variable else ""
+        raise InvalidSettingError(f"`{name}` is empty.{whence} Set it, or leave it out.")
     return str(value)
 
 

@@ -14,8 +14,9 @@ import click
 
 from sqlmesh_dagster.commands.location import NotInAProjectError, code_location
 from sqlmesh_dagster.commands.request import RunRequest, Scope
-from sqlmesh_dagster.guard.texts import read_dotenv
+from sqlmesh_dagster.guard.texts import whole_dotenv
 from sqlmesh_dagster.production import PRODUCTION
+from sqlmesh_dagster.surroundings import fault_of_surroundings
 
 if TYPE_CHECKING:
     from sqlmesh_dagster.commands.progress import LaunchedRun
@@ -37,7 +38,9 @@ def main() -> None:
     os.chdir(root)
     for name, value in _dotenv(root / ".env").items():
         os.environ.setdefault(name, value or "")
-    os.environ.setdefault("DAGSTER_HOME", str(root / "dagster_home"))
+    os.environ["DAGSTER_HOME"] = os.environ.get("DAGSTER_HOME") or str(root / "dagster_home")
+    if fault := fault_of_surroundings():
+        raise click.ClickException(fault)
 
 
 @main.command()
@@ -271,7 +274,7 @@ def format_models(check: bool) -> None:
 
 def _dotenv(path: Path) -> dict[str, str | None]:
     try:
-        return read_dotenv(path)
+        return whole_dotenv(path)
     except OSError as error:
         said = str(error) if error.errno is None else f"`{path}` cannot be read: {error}"
         raise click.ClickException(f"{said}.") from None

@@ -106,7 +106,7 @@ class RunReader:
     def _fail(self, event: dg.DagsterEvent) -> str:
         """Keeps what went wrong; the status of what failed."""
         failure, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
-        names = self._names(event.step_key)
+        names = self._failed_names(event.step_key)
         self._show(failure.metadata if failure else {})
         if failure and failure.description:
             place = next((self.files[name] for name in names if name in self.files), None)
@@ -120,6 +120,11 @@ class RunReader:
             place = next(your_places("".join(cause.stack), self.root), None)
             _add(self.progress.errors, Problem(cause.message.strip(), names, place))
         return FAILED
+
+    def _failed_names(self, step: str | None) -> tuple[str, ...]:
+        """The assets of a step that failed, but for those that it had loaded before."""
+        names = self._names(step)
+        return tuple(name for name in names if name not in self._materialized) or names
 
     def _names(self, step: str | None) -> tuple[str, ...]:
         """The assets of a step, or the one that it checks; any other step has its own name."""
@@ -137,12 +142,12 @@ class RunReader:
         self.progress.facts.update({name: value.value for name, value in metadata.items()})
 
     def _end(self, step: str | None, failed: str) -> Iterator[AssetLine]:
+        failing = self._failed_names(step) if failed else ()
         for name in [key for key, key_step in self._steps.items() if key_step == step]:
             if name in self.progress.lines and self.progress.lines[name].status != FAILED:
                 continue  # a step that is tried again
-            line = AssetLine(
-                name, failed or self._status(name), 0, self.progress.total, self._details(name)
-            )
+            status = failed if name in failing else self._status(name)
+            line = AssetLine(name, status, 0, self.progress.total, self._details(name))
             number = len({*self.progress.lines, name})
             self.progress.lines[name] = replace(line, number=number)
             yield self.progress.lines[name]

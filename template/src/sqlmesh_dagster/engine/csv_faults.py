@@ -26,6 +26,8 @@ _PACKED = {
     b"BZh": ("compressed with bzip2", "bzip2 -dc {file} > {other} && mv {other} {file}"),
     b"PAR1": ("a Parquet file", ""),
 }
+_OF_EXCEL = re.compile(rb"(?:\xef\xbb\xbf)?(sep=[,;|\t])\r?\n", re.IGNORECASE)
+"""A line that says which sign is between the columns; it would be taken for their names."""
 _RECODE = "iconv -f {encoding} -t UTF-8 {file} > {other} && mv {other} {file}"
 _LINE = re.compile(r"CSV Error on Line: (\d+)")
 _CONVERTED = re.compile(
@@ -56,6 +58,9 @@ def refuse(path: Path) -> None:
     if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
         step = _by("Save it as UTF-8", path, _RECODE.replace("{encoding}", "UTF-16"))
         raise _error(path, "its text is UTF-16", step)
+    if first := _OF_EXCEL.match(begin):
+        step = _by("Remove the line", path, "tail -n +2 {file} > {other} && mv {other} {file}")
+        raise _error(path, f"its first line, `{first[1].decode()}`, is for Excel alone", step)
     if not begin.strip(b"\xef\xbb\xbf \t\r\n"):
         raise _error(
             path,

@@ -59,6 +59,10 @@ def unreadable(error: Exception) -> str:
 
 
 def _unreadable(error: Exception, home: str) -> str:
+    home = os.path.expanduser(home)  # noqa: PTH111 # as Dagster does; no error without a home
+    if home and not os.path.isabs(home):  # noqa: PTH117 # as it is written
+        whole = os.path.abspath(home)  # noqa: PTH100
+        return f"`{HOME}` is `{home}`. Dagster takes a whole path alone: set it to `{whole}`."
     if not Path(home).is_dir():
         return (
             f"`{HOME}` is `{home}`, which is no folder. Make one that has a `dagster.yaml`, or let the"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, BinaryIO, TextIO, TypeVar, cast
 
 from dotenv import dotenv_values
 
@@ -124,8 +124,27 @@ class _MaskedStream:
         for line in lines:
             self.write(line)
 
+    @property
+    def buffer(self) -> _MaskedBuffer:
+        return _MaskedBuffer(self._stream.buffer)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _MaskedBuffer:
+    """What is below such a stream, for those who write bytes."""
+
+    def __init__(self, buffer: BinaryIO) -> None:
+        self._buffer = buffer
+
+    def write(self, data: bytes) -> int:
+        text = bytes(data).decode(errors="surrogateescape")
+        self._buffer.write(mask(text).encode(errors="surrogateescape"))
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._buffer, name)
 
 
 def learn_of_config(config: Mapping[str, object]) -> None:

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 _WIDE = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -54,3 +55,27 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
     except ValueError as error:
         raise OSError(f"`{path}` {fault_of(path.read_bytes())}".rstrip(".")) from error
     return values
+
+
+def whole_dotenv(path: Path) -> dict[str, str | None]:
+    """The same of a file that nobody else reads: what would be left out without a word is an error.
+
+    Raises:
+        OSError: As above; or it is no file, or a line of it sets nothing.
+    """
+    if path.is_dir():  # Docker makes one where a file that is mounted is not there
+        raise OSError(f"`{path}` is a folder. Put the file in its place, or remove it")
+    if path.is_symlink() and not path.exists():
+        raise OSError(f"`{path}` is a link to nothing. Let it lead to a file, or remove it")
+    values = read_dotenv(path)
+    if path.is_file() and (line := _broken_line(path)):
+        raise OSError(
+            f"`{path}` cannot be read: its line {line} sets no variable. Write it as `NAME=value`, with quotes"
+            " that end, or as a comment that begins with `#`"
+        )
+    return values
+
+
+def _broken_line(path: Path) -> int | None:
+    with path.open(encoding="utf-8") as lines:
+        return next((each.original.line for each in parse_stream(lines) if each.error), None)

@@ -31,8 +31,9 @@ _SAID = (
 _PATTERNS = tuple(
     (hints, re.compile(pattern, re.IGNORECASE | re.DOTALL))
     for hints, pattern in (
-        # a URL's password, or the long token that stands for user and password
-        (("://",), r"(?<![\w+.\-])\w[\w+.\-]*://[^\s:/@'\"]*:(?P<secret>[^\s'\"]+)@"),
+        # a URL's password, or the long token that stands for user and password; what takes the URL for a
+        # file, as DuckDB does without an extension, leaves one slash
+        ((":/",), r"(?<![\w+.\-])\w[\w+.\-]*:/{1,2}[^\s:/@'\"]*:(?P<secret>[^\s'\"]+)@"),
         (("://",), r"(?<![\w+.\-])\w[\w+.\-]*://(?P<secret>[\w\-.~%]{20,})@"),
         # Oracle's user/password@place
         (("oracle",), r"\bjdbc:oracle:\w+:[^\s/@'\"]+/(?P<secret>[^\s@'\"]+)@"),

@@ -14,6 +14,7 @@ from sqlmesh_dagster.facts.review import Review
 from sqlmesh_dagster.facts.review_page import page
 from sqlmesh_dagster.facts.rules import read_rules
 from sqlmesh_dagster.facts.tables import BuiltTables
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.options import PlanOptions, ReviewOptions
 from sqlmesh_dagster.production import PRODUCTION
 from sqlmesh_dagster.run.commits import commit_of
@@ -95,7 +96,7 @@ def _review(
         broken = stops(rules.gates, found[-1])
         metadata = {
             **error.metadata,
-            "sqlmesh/review": dg.MetadataValue.md(page(found[-1], broken)),
+            "sqlmesh/review": _shown(found[-1], broken),
         }
         raise type(error)(error.description, metadata=metadata) from error
     (review,) = found
@@ -117,17 +118,22 @@ def _plan_of(config: ReviewOptions) -> PlanOptions:
     return options
 
 
+def _shown(review: Review, broken: Sequence[Stop]) -> dg.MarkdownMetadataValue:
+    """The page. Rows and extremes of the data are on it, and a model may select what is secret."""
+    return dg.MetadataValue.md(mask(page(review, broken)))
+
+
 def review_metadata(
     review: Review, broken: Sequence[Stop], override: Override | None
 ) -> dict[str, Any]:
     """The page, and its facts for what comes after."""
     estimate = review.seconds
     return {
-        "sqlmesh/review": dg.MetadataValue.md(page(review, broken)),
+        "sqlmesh/review": _shown(review, broken),
         "sqlmesh/environment": review.environment,
         "sqlmesh/models_changed": len(review.plan.changes),
         "sqlmesh/models_touched": sum(model.is_touched for model in review.models),
-        "sqlmesh/stopped_by": dg.MetadataValue.json([[s.rule, s.text] for s in broken]),
+        "sqlmesh/stopped_by": dg.MetadataValue.json([[s.rule, mask(s.text)] for s in broken]),
         BASIS: dg.MetadataValue.json(basis_json(review)),
         **({"sqlmesh/estimated_seconds": float(estimate)} if estimate is not None else {}),
         **({"sqlmesh/commit": review.commit} if review.commit else {}),

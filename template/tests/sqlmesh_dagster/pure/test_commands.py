@@ -91,6 +91,22 @@ def test_each_asset_ends_in_one_line(instance: dg.DagsterInstance) -> None:
     assert sorted(line[:5] for line in lines) == ["[1/3]", "[2/3]", "[3/3]"]
 
 
+def test_what_a_step_had_loaded_before_it_failed_is_not_told_as_failed(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Promise: the file that is bad is named, and not the one that is loaded."""
+
+    @dg.multi_asset(specs=[dg.AssetSpec("good"), dg.AssetSpec("bad")])
+    def files() -> Iterator[dg.MaterializeResult[None]]:
+        yield dg.MaterializeResult(asset_key="good")
+        raise dg.Failure("The file `bad.csv` is empty.")
+
+    progress = _run(instance, files)
+    statuses = {name: line.status for name, line in progress.lines.items()}
+    assert statuses == {"good": "materialized", "bad": "FAILED"}
+    assert [problem.names for problem in progress.errors] == [("bad",)]
+
+
 def test_what_is_wrong_stands_once(instance: dg.DagsterInstance) -> None:
     """Promise: a failure has its own words; another error the line of the project that raised it."""
     progress = _run(instance, loaded, warns, broken, wrong, after)
@@ -463,3 +479,19 @@ def test_poe_sqlmesh_is_the_program_that_finds_the_databases_of_runs(
     assert started == [
         [sys.executable, "-m", "sqlmesh_dagster.engine.program", "plan", "dev", "--help"]
     ]
+
+
+@pytest.mark.parametrize("command", ["check-models", "format", "doctor", "move", "sqlmesh", "run"])
+def test_no_command_begins_where_sqlmesh_cannot_be_imported(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: the variable is named, also by those that start SQLMesh's own program."""
+    (tmp_path / "pyproject.toml").write_text('[tool.dg]\nproject.root_module = "shop"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("MAX_FORK_WORKERS", "")
+    done = CliRunner().invoke(commands.main, [command])
+    assert done.exit_code == 1
+    assert done.output.startswith(
+        "Error: The environment variable `MAX_FORK_WORKERS` is ``. SQLMesh"
+    )

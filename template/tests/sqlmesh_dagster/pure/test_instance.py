@@ -105,3 +105,17 @@ def test_a_home_that_is_no_folder_is_named(home: Path) -> None:
     """Promise: with its variable."""
     shutil.rmtree(home)
     assert _told().startswith(f"`DAGSTER_HOME` is `{home}`, which is no folder.")
+
+
+@pytest.mark.parametrize("home", ["dagster_home", "./home"])
+def test_a_home_that_is_no_whole_path_is_told_with_the_one_it_may_mean(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise: not as a storage that does not answer."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", home)
+    meant = tmp_path / Path(home).name
+    meant.mkdir()
+    assert _told() == (
+        f"`DAGSTER_HOME` is `{home}`. Dagster takes a whole path alone: set it to `{meant}`."
+    )

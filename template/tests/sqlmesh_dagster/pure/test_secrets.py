@@ -23,6 +23,15 @@ import pytest
 from rich.console import Console
 
 from sqlmesh_dagster.definition.records import AuditRecord
+from sqlmesh_dagster.facts.gates import Stop
+from sqlmesh_dagster.facts.plan_summary import PlanSummary
+from sqlmesh_dagster.facts.review import (
+    Basis,
+    ColumnEquality,
+    ModelReview,
+    Review,
+    RowComparison,
+)
 from sqlmesh_dagster.guard import secrets
 from sqlmesh_dagster.guard.masking import MASK, Masks, is_maskable
 from sqlmesh_dagster.guard.secret_values import (
@@ -32,6 +41,7 @@ from sqlmesh_dagster.guard.secret_values import (
     secrets_of_variables,
     secrets_of_yaml,
 )
+from sqlmesh_dagster.run.review import review_metadata
 
 HARD = "pa'ss \"wörd\\/&+%=9"
 """A password in which each kind of quoting changes something."""
@@ -300,6 +310,10 @@ def test_what_a_message_cuts_is_masked(text: str, shown: str) -> None:
     [
         ("postgresql://me:hunter2@db/x", "postgresql://me:***@db/x"),
         ("postgresql://me:p@ss/w@db/x", "postgresql://me:***@db/x"),
+        (
+            'open file "/srv/x/postgresql:/me:abc@db:1/x"',
+            'open file "/srv/x/postgresql:/me:***@db:1/x"',
+        ),
         ("dbname=x password=abc host=y", "dbname=x password=*** host=y"),
         ("md:x?motherduck_token=abc&a=1", "md:x?motherduck_token=***&a=1"),
         ("{'pasword': 'x', 'password': 'abc'}", "{'pasword': 'x', 'password': '***'}"),
@@ -592,6 +606,7 @@ def test_what_is_printed_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> 
         Console(width=40).print("of canary-6", style="red")
         print("to canary-6", file=sys.stderr)
         sys.stderr.writelines(["canary-6"])
+        sys.stderr.buffer.write(b"bytes of canary-6")
         sys.excepthook(ValueError, ValueError("no canary-6"), None)
         assert sys.stdout.isatty() is before[0].isatty()
     assert (sys.stdout, sys.stderr) == before
@@ -600,6 +615,7 @@ def test_what_is_printed_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> 
     assert (
         out == "a *** {'x': '***'}\nof ***\n" and err.startswith("to ***\n***") and "no ***" in err
     )
+    assert "bytes of ***" in err
 
 
 def test_records_are_masked_in_their_texts_alone() -> None:
@@ -608,3 +624,17 @@ def test_records_are_masked_in_their_texts_alone() -> None:
     record = AuditRecord(name="canary-4", check_name="canary-4", query="SELECT 'canary-4'")
     (masked,) = secrets.masked_texts((record,), ("query",))
     assert masked == AuditRecord("canary-4", "canary-4", query="SELECT '***'")
+
+
+def test_the_page_of_a_review_shows_no_secret_that_a_model_selects() -> None:
+    """Promise: neither in rows that differ nor in what a rule that stops it says."""
+    secrets.learn(["canary-7"])
+    plan = PlanSummary("dev", "p", is_new=False, is_empty=False, create_from=None)
+    rows = RowComparison(("id",), 1, 1, 0, 0, 0, (ColumnEquality("note", 1, 0),))
+    samples = ({"id": "7", "note": "canary-7 → canary-7b"},)
+    model = ModelReview("s.orders", "modified", comparison=rows, samples=samples)
+    found = Review("dev", "prod", plan, Basis((), "p", None, ()), (model,))
+    metadata = review_metadata(found, [Stop("failing_checks", "no canary-7")], None)
+    shown = metadata["sqlmesh/review"].value
+    assert "canary" not in f"{shown} {metadata['sqlmesh/stopped_by'].value}"
+    assert "| 7 | *** → ***b |" in shown

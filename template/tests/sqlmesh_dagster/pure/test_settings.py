@@ -32,7 +32,7 @@ def test_a_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ProjectSettings(project_dir="~/a").checked().project_dir == str(tmp_path / "home/a")
 
 
-@pytest.mark.parametrize("value", ["many", "", "1.5"])
+@pytest.mark.parametrize("value", ["many", "", "1.5", "0", "-1"])
 def test_a_number_of_workers_that_sqlmesh_cannot_read_names_its_variable(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
@@ -40,6 +40,17 @@ def test_a_number_of_workers_that_sqlmesh_cannot_read_names_its_variable(
     monkeypatch.setenv("MAX_FORK_WORKERS", value)
     with pytest.raises(InvalidSettingError, match=f"variable `MAX_FORK_WORKERS` is `{value}`"):
         ProjectSettings().checked()
+
+
+def test_a_variable_that_is_set_to_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise: `SQLMESH_ENVIRONMENT=` in a `.env` is what empties the option."""
+    with pytest.raises(
+        InvalidSettingError, match=r"`environment` is empty\. Set it, or leave it out\."
+    ):
+        ProjectSettings(environment="").checked()
+    monkeypatch.setenv("SQLMESH_ENVIRONMENT", "")
+    with pytest.raises(InvalidSettingError, match="`SQLMESH_ENVIRONMENT` is set to nothing"):
+        ProjectSettings(environment="").checked()
 
 
 def test_settings_come_from_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sqlmesh_dagster.engine.culprit import with_culprit
-from sqlmesh_dagster.guard.texts import fault_of, read_dotenv
+from sqlmesh_dagster.guard.texts import fault_of, read_dotenv, whole_dotenv
 
 TEXT = "SELECT 1\nAS größe\n"
 
@@ -110,3 +110,33 @@ def test_a_dotenv_that_no_variable_can_come_from_is_named(tmp_path: Path, data: 
         read_dotenv(tmp_path / ".env")
     (tmp_path / ".env").write_bytes(b"# \0\nA=1\n")
     assert read_dotenv(tmp_path / ".env") == {"A": "1"}
+
+
+@pytest.mark.parametrize(
+    "line", ["SQLMESH_ENVIRONMENT: prod", "NAME='no end", "= x", "NAME = 'a' b"]
+)
+def test_a_line_that_sets_nothing_is_told_and_not_left_out(tmp_path: Path, line: str) -> None:
+    """Promise: with its number, and not with its value, which may be a secret; else another environment is built."""
+    file = tmp_path / ".env"
+    good = "# why\n\nexport A=1\r\nALONE\nB='two\nlines'\nC = \"x # y\" # z\n"
+    file.write_bytes(good.encode())
+    assert whole_dotenv(file) == {"A": "1", "ALONE": None, "B": "two\nlines", "C": "x # y"}
+    file.write_text(f"{good}{line}\nD=1\n")
+    with pytest.raises(OSError) as told:
+        whole_dotenv(file)
+    assert str(told.value).startswith(
+        f"`{file}` cannot be read: its line 8 sets no variable. Write"
+    )
+
+
+def test_a_dotenv_that_is_no_file_is_told(tmp_path: Path) -> None:
+    """Promise: a folder, which Docker makes of a file that is not there, and a link to nothing; not one that is not there."""
+    file = tmp_path / ".env"
+    assert whole_dotenv(file) == {}
+    file.symlink_to(tmp_path / "gone")
+    with pytest.raises(OSError, match="is a link to nothing"):
+        whole_dotenv(file)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(OSError, match="is a folder"):
+        whole_dotenv(file)
