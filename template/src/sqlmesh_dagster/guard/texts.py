@@ -58,7 +58,7 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
 
 
 def whole_dotenv(path: Path) -> dict[str, str | None]:
-    """The same of a file that nobody else reads: what would be left out without a word is an error.
+    """The same of a file that nobody else reads: what would be left out silently is an error.
 
     Raises:
         OSError: As above; or it is no file, or a line of it sets nothing.
