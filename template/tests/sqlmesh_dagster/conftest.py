@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import dagster as dg
@@ -38,10 +39,16 @@ def throw_away_warehouse() -> None:
     """Not needed: each test here makes a project of its own, with a DuckDB file of its own."""
 
 
+_folders = count()
+"""Of tests; pytest looks through all folders for a number of its own, the longer the more tests there were."""
+
+
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No analytics, no fork, no settings of the project around it, and a temp folder, where the locks are, of this test's own."""
-    temp = str(tmp_path_factory.mktemp("tmp"))  # short: Dagster's sockets are in it
+    folder = tmp_path_factory.getbasetemp() / "t" / str(next(_folders))
+    folder.mkdir(parents=True)
+    temp = str(folder)  # short: Dagster's sockets are in it
     monkeypatch.setenv("TMPDIR", temp)
     monkeypatch.setattr("tempfile.tempdir", temp)
     monkeypatch.setenv("MAX_FORK_WORKERS", "1")
