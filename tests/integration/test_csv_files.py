@@ -108,8 +108,10 @@ def test_a_view_on_the_table_goes_on(load: Load) -> None:
 
 def test_a_header_in_upper_case_is_found_by_models(load: Load) -> None:
     """Promise: by the names that SQLMesh writes for DuckDB's dialect, on each engine; declared types and times count."""
+    load.name = f"{load.name[:20]}_Upper"
     for day in ("2025-01-01", "2025-01-02"):
         loaded = load(f"ID,Zip,Paid\n1,007,{day}\n", "paid", zip="TEXT")
+    load.name = load.name if load.adapter.dialect == "duckdb" else load.name.lower()
     assert load.rows('"id", "zip"') == [(1, "007")]
     assert loaded.changed == (date(2025, 1, 1), date(2025, 1, 2))
     kept = "_Kept" if load.adapter.dialect != "duckdb" else "ID"

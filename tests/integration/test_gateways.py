@@ -13,6 +13,7 @@ from sqlmesh.utils.errors import ConfigError
 
 from sqlmesh_dagster import ProjectLoadError, SQLMeshResource
 from sqlmesh_dagster.definition.records import Manifest
+from sqlmesh_dagster.engine.connections import translated
 from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.manifest.loading import project_manifest
 from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, variables_of
@@ -121,6 +122,23 @@ def test_the_gateway_is_the_only_one_and_has_the_variables(
     assert (connection.concurrent_tasks, connection.connect_timeout) == (7, 3)
     assert config.get_state_connection() is None
     assert '"amount" DOUBLE PRECISION' in "".join(config.before_all or ())
+
+
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [
+        (
+            'CREATE TABLE raw.People (ID INT, "Two Words" TEXT)',
+            '"raw"."people" ("id" INT, "two words"',
+        ),
+        ("INSERT INTO raw.T SELECT 'Ab' AS X", """ "raw"."t" SELECT 'Ab' AS "x" """),
+        ('GRANT SELECT ON raw.t TO "Readers"', 'TO "Readers"'),
+        ("CREATE TABLE raw.@name (ID INT)", "CREATE TABLE raw.@name (ID INT)"),
+    ],
+)
+def test_statements_name_what_models_read(written: str, there: str) -> None:
+    """Promise: a table that `before_all` makes is the one that models ask for, on each engine; roles stay."""
+    assert there.strip() in translated(written, "duckdb", "postgres")
 
 
 def test_the_state_is_apart_where_its_variables_are_set(

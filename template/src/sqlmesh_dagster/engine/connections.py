@@ -114,7 +114,7 @@ def with_line(message: str) -> str:
 
 
 def translated(statement: str, read: str, write: str) -> str:
-    """A statement in another dialect, every name quoted, as SQLMesh quotes those of models.
+    """A statement in another dialect, every name as SQLMesh writes those of models: quoted, and in DuckDB's lower case.
 
     SQLMesh sends statements as they are written; what calls a macro, or is no SQL, stays so.
     """
@@ -124,7 +124,11 @@ def translated(statement: str, read: str, write: str) -> str:
         expressions = [each for each in parse(statement, dialect=read) if each is not None]
     except SqlglotError:
         return statement
-    return ";\n".join(each.sql(dialect=write, identify=True) for each in expressions)
+    named = (
+        each if isinstance(each, exp.Grant) else normalize_identifiers(each, dialect=read)
+        for each in expressions
+    )
+    return ";\n".join(each.sql(dialect=write, identify=True) for each in named)
 
 
 def _dialect(config: Config) -> str:

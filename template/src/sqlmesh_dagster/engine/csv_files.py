@@ -41,6 +41,11 @@ def load(
         found = _read(memory, path, types)
         [(count,)] = memory.execute(f"SELECT count(*) FROM {_ROWS}").fetchall()
         is_there = adapter.table_exists(target)
+        if not is_there:
+            target = exp.table_(
+                name_for_models(table[1], adapter.dialect), db=table[0], quoted=True
+            )
+            is_there = adapter.table_exists(target)
         there = adapter.columns(target) if is_there else {}
         columns = {
             name if name in there else name_for_models(name, adapter.dialect): kind

@@ -72,8 +72,9 @@ def explained(error: Exception, settings: ProjectSettings) -> Exception:
 
 def _of_postgres(error: BaseException) -> errors.DatabaseUnavailableError | None:
     """What its driver raised itself, and is no model's: SQLMesh gives those another error."""
-    is_its = type(error).__module__.startswith(("psycopg2", "pandas"))
-    if not is_its or not has_remedy(str(error)):
+    if type(error).__module__.startswith("pandas"):  # whose text begins with the whole query
+        error = error.__cause__ or error
+    if not type(error).__module__.startswith("psycopg2") or not has_remedy(str(error)):
         return None
     servers = Server("The warehouse, or SQLMesh's state,", None, None, (), _login(), "WAREHOUSE_")
     said = failed(servers, f"{type(error).__name__}: {error}")

@@ -105,7 +105,8 @@ def lacks_java(server: Server) -> Unreachable:
 def failed(server: Server, message: str) -> Unreachable:
     """Its driver raised an error with this message."""
     text = shortened(message)
-    remedy = next((r for words, r in _REMEDIES if re.search(words, text, re.IGNORECASE)), _LOGIN)
+    whole = " ".join(message.split())
+    remedy = next((r for words, r in _REMEDIES if re.search(words, whole, re.IGNORECASE)), _LOGIN)
     names = {
         "login": _named(server.login),
         "place": _named(server.place),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import duckdb
+import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 import pytest
 from sqlmesh.utils.errors import SQLMeshError
 
@@ -99,9 +100,14 @@ def test_an_error_of_the_whole_run_says_what_to_do(
 
 def test_a_server_that_gives_too_little_time_is_one_message() -> None:
     """Promise: what a driver raises outside any model is told with what to do."""
-    told = explained(type("QueryCanceled", (Exception,), _OF_POSTGRES)(_TIMEOUT), SETTINGS)
-    assert type(told) is errors.DatabaseUnavailableError
-    assert _TIMEOUT in str(told) and "SET statement_timeout = 0" in str(told)
+    raised = type("QueryCanceled", (Exception,), _OF_POSTGRES)(_TIMEOUT)
+    of_pandas = pd.errors.DatabaseError(f"Execution failed on sql 'SELECT 1': {_TIMEOUT}")
+    of_pandas.__cause__ = raised
+    for error in (raised, of_pandas):
+        told = explained(error, SETTINGS)
+        assert type(told) is errors.DatabaseUnavailableError
+        assert f": QueryCanceled: {_TIMEOUT} → " in str(told)
+        assert "SET statement_timeout = 0" in str(told)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from sqlmesh_dagster.facts.reaching import (
     Server,
     failed,
     refused,
+    shortened,
     silent,
     unanswered,
     unknown_host,
@@ -76,6 +77,7 @@ def test_a_host_that_is_silent_or_unknown_is_told_with_its_variables() -> None:
         ("permission denied for schema sqlmesh", "GRANT ALL ON SCHEMA"),
         ("could not extend file: No space left on device", "Make room on the server's disk."),
         ("canceling statement due to statement timeout", "SET statement_timeout = 0"),
+        ("a" * 500 + " statement timeout", "SET statement_timeout = 0"),
         ("canceling statement due to lock timeout", "`pg_stat_activity`"),
         ("terminating connection due to idle-session timeout", "its log says why"),
         ("out of shared memory", "`max_locks_per_transaction`"),
@@ -89,7 +91,7 @@ def test_a_host_that_is_silent_or_unknown_is_told_with_its_variables() -> None:
 def test_what_a_driver_says_has_its_own_remedy(message: str, remedy: str) -> None:
     """Promise: one for each thing that keeps people from working with a server."""
     found = failed(_OURS, message)
-    assert found.said == " ".join(message.split()) and remedy in found.remedy
+    assert found.said == shortened(message) and remedy in found.remedy
 
 
 def test_a_long_message_of_a_driver_is_one_line() -> None:
