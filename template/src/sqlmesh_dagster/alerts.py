@@ -214,7 +214,8 @@ def _evaluations(events: Iterable[dg.DagsterEvent | None]) -> Iterator[dg.AssetC
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    """Masked before it is cut: the beginning of a secret is no longer known as one."""
+    line = " ".join(mask(text).split())
     return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
 
 

@@ -231,3 +231,14 @@ def test_an_address_that_makes_no_sense_is_told_without_it(variables: Mapping[st
     while error is not None:
         assert "canary" not in str(error)
         error = error.__cause__
+
+
+def test_a_secret_at_the_place_where_a_line_is_cut_is_masked() -> None:
+    """Bug: its first characters were sent, as the line was cut first."""
+    server = _Server()
+    with _running(server):
+        environ = {"ALERT_WEBHOOK_URL": f"http://127.0.0.1:{server.server_port}/x"}
+        for before in range(280, 300):
+            alert = Alert("Run failed", ("y" * before + " cnry-alert-1 and more",), "")
+            send(alert, {**environ, "API_TOKEN": "cnry-alert-1"})
+    assert len(server.texts) == 20 and "cn" not in "".join(server.texts)
