@@ -75,10 +75,11 @@ def test_a_bad_execution_time_is_named(project: Project, instance: dg.DagsterIns
 def test_the_janitor_is_skipped_when_told_to(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    """Promise: expired environments stay when `skip_janitor` is set, and go when it is not."""
+    """Promise: expired environments stay when `skip_janitor` is set, and go when it is not, after the models."""
     project.model("kept", "SELECT 1::INT AS id")
     settings = {"environment": "prod", "undeployed_changes": "apply"}
     run_in_process(project.definitions(environment="old"), instance)
+    project.model("reader", "SELECT id FROM demo__old.kept")
     run_in_process(project.definitions(**settings), instance)
     project.execute("UPDATE sqlmesh._environments SET expiration_ts = 1 WHERE name = 'old'")
 
@@ -87,8 +88,8 @@ def test_the_janitor_is_skipped_when_told_to(
 
     run_in_process(project.definitions(**settings), instance, options={"skip_janitor": True})
     assert is_there()
-    run_in_process(project.definitions(**settings), instance)
-    assert not is_there()
+    run = run_in_process(project.definitions(**settings), instance, now="2025-01-11T00:30:00")
+    assert run.success and not is_there(), run.failed
 
 
 def test_a_time_that_has_not_come_touches_nothing(

@@ -7,6 +7,8 @@ import pytest
 from sqlmesh_dagster.facts.reaching import (
     Server,
     failed,
+    lacks_java,
+    lacks_package,
     refused,
     shortened,
     silent,
@@ -39,6 +41,38 @@ def test_a_host_that_is_silent_or_unknown_is_told_with_its_variables() -> None:
     assert unknown_host(_FIXED).remedy.startswith("Look at this machine's DNS")
     assert "takes no connection: Connection refused" in refused(_OURS, "Connection refused").said
     assert "within 60 s" in unanswered(_OURS, 60).said
+
+
+def test_each_fault_is_one_message_with_what_to_do() -> None:
+    """Promise: whole sentences, of the server that it is about; what has answered is there, and is not unreachable."""
+    look = "`poe doctor` looks again."
+    gone, there = (
+        "Warehouse `postgres` cannot be reached: ",
+        "Warehouse `postgres` cannot be worked with: ",
+    )
+    assert [
+        fault.message
+        for fault in (
+            unknown_host(_OURS),
+            refused(_OURS, "Connection refused"),
+            unanswered(_OURS, 60),
+            lacks_package(_OURS, "No module named 'psycopg2'", "uv sync"),
+            lacks_java(_OURS),
+        )
+    ] == [
+        f"{gone}the host `db.example.com` is not known here. → Correct `WAREHOUSE_HOST`, or look at this"
+        f" machine's DNS, and its way to the network. {look}",
+        f"{gone}`db.example.com`, port 5432 takes no connection: Connection refused. → Look whether it is"
+        f" up; or correct `WAREHOUSE_HOST` and `WAREHOUSE_PORT`. {look}",
+        f"{there}it takes connections, and has not answered `SELECT 1` within 60 s. → Look whether it is"
+        f" overloaded, is still starting, or is a proxy without the server. {look}",
+        f"{there}No module named 'psycopg2' → Take the packages that the template names by `poe update`,"
+        f" and install the project again: `uv sync`. {look}",
+        f"{there}PySpark starts a Java program, and there is no `java` on the PATH and no `JAVA_HOME`. →"
+        " Install Java 17, such as by `apt-get install openjdk-17-jre-headless`, or set `JAVA_HOME`."
+        f" {look}",
+    ]
+    assert refused(_FIXED, "x").remedy == "Look whether it is up."
 
 
 @pytest.mark.parametrize(
