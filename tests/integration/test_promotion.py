@@ -30,9 +30,8 @@ def test_a_new_production_shows_nothing_empty(
     project.model("bad", "SELECT word::INT AS id FROM demo.text")
     project.model("below", "SELECT id FROM demo.bad")
     project.model("empty", "SELECT 1 AS id", "kind FULL, audits (not_null(columns := (id)))")
-    project.model(
-        "doubt", "SELECT NULL::INT AS id", "kind FULL, audits (not_null(columns := (id)))"
-    )
+    found = "audits (not_null(columns := (id)), number_of_rows(threshold := 5, blocking := false))"
+    project.model("doubt", "SELECT NULL::INT AS id", f"kind FULL, {found}")
     daily = "SELECT id, '2025-01-09'::DATE AS day FROM main.nowhere"
     project.model("daily", daily, _DAILY)  # its table cannot be made
     project.model("below_daily", "SELECT id FROM demo.daily")

@@ -428,7 +428,9 @@ class Ledger:
         entry = self._entry(name)
         failure = entry.failure
         if failure == "audit_failed":
-            entry.audits.update(entry.unshown.audits)  # they say why, though no view shows the rows
+            unshown = entry.unshown.audits.items()
+            # they say why; the others are of rows that no view shows
+            entry.audits.update({k: a for k, a in unshown if a.blocking and a.failing_rows})
         if failure == "cancelled":
             self._report_once(name, *CANCELLED)
         elif failure:

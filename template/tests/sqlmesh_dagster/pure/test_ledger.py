@@ -377,14 +377,16 @@ def test_what_a_plan_has_built_and_nobody_sees_is_not_told_as_built(how: str) ->
 def test_an_audit_of_a_plan_says_why_its_model_could_not_be_deployed(
     is_told_by_its_batch: bool,
 ) -> None:
-    """Promise: its rows and its query are shown, though the plan was not completed.
+    """Promise: its rows and its query are shown, though the plan was not completed; no other audit of it is.
 
     Regression: the end of its batch told it, before its audits counted: "Model `a`: ." was all that was said.
     """
     told = _Told()
     ledger = Ledger([A], told.append)
     with ledger.planning():
-        ledger.audited(A, [_audit(2)])
+        beside = replace(_audit(1), check_name="unique")
+        passing = replace(_audit(0), check_name="in_range")
+        ledger.audited(A, [_audit(2), replace(beside, blocking=False), passing])
         if is_told_by_its_batch:
             ledger.failed(A, "audit_failed", ErrorOutcome("audit", "2 rows"))
             ledger.batch_ended(A)
