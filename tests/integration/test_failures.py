@@ -85,9 +85,10 @@ def test_an_after_all_that_fails_fails_the_run_and_says_why(
     project.settings = {"environment": "prod", "undeployed_changes": "apply"}
     project.model("first", "SELECT 1::INT AS id")
     project.model("gone", "SELECT id FROM demo.first")
+    project.model("old", "SELECT id FROM demo.first")
     project.model("second", "SELECT id FROM demo.first")
     run = run_in_process(project.definitions(), instance)
-    assert sorted(run.materialized) == ["first", "gone"]
+    assert sorted(run.materialized) == ["first", "gone", "old"]
     assert list(run.failed) == ["warehouse__demo__second"]
     (error,) = run.failed.values()
     assert "`prod` is as the plan was to make it" in error and error.count("'after_all'") == 1
@@ -95,6 +96,7 @@ def test_an_after_all_that_fails_fails_the_run_and_says_why(
 
     project.execute("UPDATE sqlmesh._snapshots SET ttl_ms = 1 WHERE name LIKE '%gone%'")
     (project.root / "models" / "demo_46_gone.sql").unlink()
+    (project.root / "models" / "demo_46_old.sql").unlink()
     run = run_in_process(project.definitions(), instance, now="2025-01-11T00:30:00")
     assert not run.success
     ((step, error),) = run.failed.items()
@@ -105,6 +107,12 @@ def test_an_after_all_that_fails_fails_the_run_and_says_why(
     assert last is not None and last.asset_materialization is not None
     assert last.asset_materialization.metadata["sqlmesh/built_in_run"].value == run.run_id
     assert not project.query("SELECT 1 FROM sqlmesh._snapshots WHERE name LIKE '%gone%'")
+
+    expired = "UPDATE sqlmesh._snapshots SET ttl_ms = 1, updated_ts = 1 WHERE name LIKE '%old%'"
+    project.execute(expired)
+    run = run_in_process(project.definitions(), instance, now="2025-01-12T00:30:00")
+    assert not run.success, "with nothing to deploy"
+    assert not project.query("SELECT 1 FROM sqlmesh._snapshots WHERE name LIKE '%old%'")
 
 
 def test_a_step_that_dagster_tries_again_builds_its_model_again(
