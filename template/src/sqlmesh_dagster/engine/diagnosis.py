@@ -150,7 +150,7 @@ def _looked(subject: str, look: Callable[[], Finding], server: Server) -> Findin
         right = found_missing(error)
         if right is not None:
             return Finding(subject, right.said, right.remedy)
-        found = failed(server, f"{type(error).__name__}: {error}")
+        found = failed(server, mask(f"{type(error).__name__}: {error}"))
         return Finding(subject, found.said, found.remedy)
 
 

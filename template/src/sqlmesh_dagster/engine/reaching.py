@@ -110,8 +110,13 @@ def look(server: Server, connection: ConnectionConfig) -> Unreachable | None:
         return unanswered(server, seconds)
     first = _first(error)
     if isinstance(first, ImportError):
-        return lacks_package(server, f"{type(first).__name__}: {first}", installation())
-    return failed(server, f"{type(first).__name__}: {first}") if first else None
+        return lacks_package(server, _told(first), installation())
+    return failed(server, _told(first)) if first else None
+
+
+def _told(error: BaseException) -> str:
+    """Without secrets before it is cut: half of one is told by nothing."""
+    return mask(f"{type(error).__name__}: {error}")
 
 
 def _first(error: Exception | None) -> BaseException | None:

@@ -17,6 +17,7 @@ from sqlmesh import Context
 from sqlmesh_dagster.errors import DatabaseUnavailableError
 from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.facts.rights import Missing, Refusal, granted_schema, missing
+from sqlmesh_dagster.guard.secrets import mask
 from sqlmesh_dagster.upstream.internals import ConnectionConfig
 from sqlmesh_dagster.upstream.reading import causes
 from sqlmesh_dagster.upstream.sqlmesh import ADAPTER_LOGGER, state_connection
@@ -98,7 +99,7 @@ def _found(cause: BaseException) -> Missing | None:
         return None
     text = (_unmade.last or "") if kind in _AFTER_ANOTHER else str(cause)
     if "read-only transaction" in text:
-        found = failed(_server(cause), text.partition("\n")[0])
+        found = failed(_server(cause), mask(text).partition("\n")[0])
         return Missing(found.said, found.remedy)
     return missing(_refusal(cause, text, kind))
 

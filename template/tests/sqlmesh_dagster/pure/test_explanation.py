@@ -110,6 +110,15 @@ def test_a_server_that_gives_too_little_time_is_one_message() -> None:
         assert "SET statement_timeout = 0" in str(told)
 
 
+@pytest.mark.parametrize("before", range(340, 400, 5))
+def test_a_message_is_cut_after_its_secrets_are_masked(before: int) -> None:
+    """Promise: where a long message ends in the middle of a password, none of it is shown."""
+    text = f"{_TIMEOUT} {'x' * (before - len(_TIMEOUT))} SET PASSWORD 'canary-canary' {'y' * 400}"
+    raised = type("QueryCanceled", (Exception,), _OF_POSTGRES)(text)
+    told = str(explained(raised, SETTINGS))
+    assert "y" * 400 not in told and "ca" not in told.partition("xxx ")[2].partition(" → ")[0]
+
+
 @pytest.mark.parametrize(
     "error",
     [
