@@ -6,7 +6,7 @@ Importing this module imports SQLMesh.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -36,22 +36,16 @@ def load(
     Raises:
         UnreadableFileError: The file cannot be read; the table is as it was.
     """
-    target = exp.table_(table[1], db=table[0], quoted=True)
     with closing(duckdb.connect()) as memory:
         found = _read(memory, path, types)
         [(count,)] = memory.execute(f"SELECT count(*) FROM {_ROWS}").fetchall()
-        is_there = adapter.table_exists(target)
-        if not is_there:
-            target = exp.table_(
-                name_for_models(table[1], adapter.dialect), db=table[0], quoted=True
-            )
-            is_there = adapter.table_exists(target)
-        there = adapter.columns(target) if is_there else {}
+        target, is_there = _target(adapter, *table)
+        there = list(adapter.columns(target)) if is_there else []
         columns = {
             name if name in there else name_for_models(name, adapter.dialect): kind
             for name, kind in found.items()
         }
-        changed = _changed(adapter, target, memory, columns, time) if time and is_there else None
+        changed = _changed(adapter, target, there, memory, columns, time) if time else None
         kinds = {n: exp.DataType.build(kind, dialect="duckdb") for n, kind in columns.items()}
         if not is_there:
             adapter.create_table(target, kinds)
@@ -60,6 +54,15 @@ def load(
         else:
             adapter.delete_from(target, exp.true())
     return count, changed
+
+
+def _target(adapter: EngineAdapter, schema: str, name: str) -> tuple[exp.Table, bool]:
+    """The table to load, and whether it is there: by its own name, or by the one that models ask for."""
+    for each in dict.fromkeys((name, name_for_models(name, adapter.dialect))):
+        target = exp.table_(each, db=schema, quoted=True)
+        if adapter.table_exists(target):
+            return target, True
+    return target, False
 
 
 def _read(
@@ -127,18 +130,22 @@ def _alter(
 def _changed(
     adapter: EngineAdapter,
     target: exp.Table,
+    there: Sequence[str],
     memory: duckdb.DuckDBPyConnection,
     columns: Mapping[str, str],
     time: str,
 ) -> Range:
-    """Of which time the rows are that a load adds, changes or drops; compared as DuckDB's values."""
-    there = list(adapter.columns(target))
+    """Of which time the rows are that a load adds, changes or drops; compared as DuckDB's values.
+
+    Args:
+        there: The columns of the target; none if there is no such table.
+    """
     time = next((name for name in columns if name.lower() == time.lower()), time)
     if time not in there or time not in columns:
         return None
     names = [exp.column(name, quoted=True) for name in there]
     before = adapter.fetchdf(exp.select(*names).from_(target), quote_identifiers=True)
-    before.columns = there
+    before.columns = list(there)
     memory.register("former", before)
     is_same_shape = set(there) == set(columns)
     compared = list(columns) if is_same_shape else [time]

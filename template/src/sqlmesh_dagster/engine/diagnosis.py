@@ -28,7 +28,7 @@ from sqlmesh_dagster.facts.reaching import Server, failed
 from sqlmesh_dagster.guard.cancel import CancelToken
 from sqlmesh_dagster.guard.instance import HOME, opened_instance, unset_variables
 from sqlmesh_dagster.guard.locks import ProjectLock
-from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.guard.secrets import mask, masked_message
 from sqlmesh_dagster.layout import project_folder
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import ConnectionConfig, EngineAdapter
@@ -150,7 +150,7 @@ def _looked(subject: str, look: Callable[[], Finding], server: Server) -> Findin
         right = found_missing(error)
         if right is not None:
             return Finding(subject, right.said, right.remedy)
-        found = failed(server, mask(f"{type(error).__name__}: {error}"))
+        found = failed(server, masked_message(error))
         return Finding(subject, found.said, found.remedy)
 
 

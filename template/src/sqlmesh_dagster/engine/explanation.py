@@ -11,7 +11,7 @@ from sqlmesh_dagster import errors
 from sqlmesh_dagster.engine.refusals import refusal_of
 from sqlmesh_dagster.facts.reaching import Server, failed, has_remedy
 from sqlmesh_dagster.guard.packages import addition
-from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.guard.secrets import mask, masked_message
 from sqlmesh_dagster.settings import ProjectSettings
 from sqlmesh_dagster.upstream.internals import SQLMeshError
 from sqlmesh_dagster.upstream.reading import causes
@@ -78,7 +78,7 @@ def _of_postgres(error: BaseException) -> errors.DatabaseUnavailableError | None
     if not type(error).__module__.startswith("psycopg2") or not has_remedy(str(error)):
         return None
     servers = Server("The warehouse, or SQLMesh's state,", None, None, (), _login(), "WAREHOUSE_")
-    said = failed(servers, mask(f"{type(error).__name__}: {error}"))
+    said = failed(servers, masked_message(error))
     return errors.DatabaseUnavailableError(said.message)
 
 

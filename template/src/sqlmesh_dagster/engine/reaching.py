@@ -33,7 +33,7 @@ from sqlmesh_dagster.facts.reaching import (
     unknown_host,
 )
 from sqlmesh_dagster.guard.packages import installation
-from sqlmesh_dagster.guard.secrets import mask
+from sqlmesh_dagster.guard.secrets import mask, masked_message
 from sqlmesh_dagster.upstream.internals import BaseDuckDBConnectionConfig, ConnectionConfig
 from sqlmesh_dagster.upstream.sqlmesh import engine_name, is_state_apart, state_connection
 from sqlmesh_dagster.warehouses import GATEWAY, STATE, WAREHOUSES, Warehouse, value_of, variables_of
@@ -110,13 +110,8 @@ def look(server: Server, connection: ConnectionConfig) -> Unreachable | None:
         return unanswered(server, seconds)
     first = _first(error)
     if isinstance(first, ImportError):
-        return lacks_package(server, _told(first), installation())
-    return failed(server, _told(first)) if first else None
-
-
-def _told(error: BaseException) -> str:
-    """Without secrets before it is cut: half of one is told by nothing."""
-    return mask(f"{type(error).__name__}: {error}")
+        return lacks_package(server, masked_message(first), installation())
+    return failed(server, masked_message(first)) if first else None
 
 
 def _first(error: Exception | None) -> BaseException | None:

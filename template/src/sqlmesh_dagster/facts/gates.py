@@ -95,13 +95,17 @@ def _rows(gates: Gates, review: Review) -> Iterator[Stop]:
 def _checks(gates: Gates, review: Review) -> Iterator[Stop]:
     for check in review.checks if gates.failing_checks else ():
         if check.fate == "newly failing" and not check.is_warning_of_linter:
-            found = " ".join((check.problem or _found(check)).split()).removesuffix(".")
+            found = _in_a_sentence(check.problem or _found(check))
             yield Stop("failing_checks", f"`{check.name}` of `{check.model}` newly fails: {found}.")
     if review.late_failure and gates.failing_checks:
-        found = " ".join(review.late_failure.split()).removesuffix(".")
+        found = _in_a_sentence(review.late_failure)
         yield Stop(
             "failing_checks", f"What comes after a plan, such as `after_all`, fails: {found}."
         )
+
+
+def _in_a_sentence(text: str) -> str:
+    return " ".join(text.split()).removesuffix(".")
 
 
 def _found(check: CheckReview) -> str:

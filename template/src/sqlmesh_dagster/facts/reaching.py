@@ -104,21 +104,23 @@ def lacks_java(server: Server) -> Unreachable:
 
 def failed(server: Server, message: str) -> Unreachable:
     """Its driver raised an error with this message."""
-    text = shortened(message)
-    whole = " ".join(message.split())
-    remedy = next((r for words, r in _REMEDIES if re.search(words, whole, re.IGNORECASE)), _LOGIN)
+    remedy = _remedy_of(" ".join(message.split())) or _LOGIN
     names = {
         "login": _named(server.login),
         "place": _named(server.place),
         "sslmode": f"`{server.prefix}SSLMODE`" if server.prefix else "`sslmode`",
         "database": f"`{server.prefix}DATABASE`" if server.prefix else "`database`",
     }
-    return Unreachable(server, text, remedy.format_map(names), is_there=True)
+    return Unreachable(server, shortened(message), remedy.format_map(names), is_there=True)
 
 
 def has_remedy(message: str) -> bool:
     """Whether it is known what to do, whoever logs in."""
-    return any(re.search(words, message, re.IGNORECASE) for words, _ in _REMEDIES)
+    return _remedy_of(message) is not None
+
+
+def _remedy_of(message: str) -> str | None:
+    return next((r for words, r in _REMEDIES if re.search(words, message, re.IGNORECASE)), None)
 
 
 def shortened(message: str) -> str:

@@ -52,6 +52,11 @@ def mask(text: str) -> str:
     return _Known.masks.mask(text)
 
 
+def masked_message(error: BaseException) -> str:
+    """Its kind and text, masked. Cut it afterwards, and not before: the beginning of a secret is not known as one."""
+    return mask(f"{type(error).__name__}: {error}")
+
+
 def learn(values: Iterable[str]) -> None:
     """From now on these are masked, also in what this process logs."""
     with _lock:

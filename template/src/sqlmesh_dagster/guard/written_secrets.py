@@ -16,8 +16,19 @@ _NAMES = (
 )
 _PASSWORD = r"pass(?:word|wd|phrase|code)"
 _NAME = re.compile(rf"{_NAMES}|identified\s+by", re.IGNORECASE)
-_NAME_HINTS = ("pass", "pwd", "secret", "token", "cred", "key", "connect", "auth", "signature")
-"""Each name has one of these."""
+_NAME_HINTS = (
+    "pass",
+    "pwd",
+    "secret",
+    "token",
+    "cred",
+    "key",
+    "connect",
+    "auth",
+    "signature",
+    "identified",
+)
+"""Each name has one of these, and so has what makes a user."""
 _NAMED: tuple[str, ...] = ()
 """Instead of its hints, for a pattern that needs one of the names."""
 _QUOTED = r"''[^',;()]+''|'(?:[^']|'')*'|\\+\"(?:[^\"\\]|\\+[^\"\\])*\\+\"|\"(?:[^\"\\]|\\.)*\""  # `\"…\"`: within JSON
@@ -264,7 +275,7 @@ def _folded(text: str) -> str:
 def _may_name(folded: str) -> bool:
     """Whether to look for a name: most lines of a run say that a check has passed, and have none."""
     rest = folded.replace("passed", "")
-    return "identified" in rest or any(hint in rest for hint in _NAME_HINTS)
+    return any(hint in rest for hint in _NAME_HINTS)
 
 
 def _of_statements(text: str, *, is_named: bool) -> Iterator[re.Pattern[str]]:
